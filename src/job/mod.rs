@@ -1,0 +1,1 @@
+//! A job under supervision: its directory of generations, the event loop, the control socket.

@@ -1,0 +1,1 @@
+//! Bringing a job back: a pure plan first, then process tree, descriptors, memory, threads, go.

@@ -1,0 +1,1 @@
+//! What this kernel and machine allow, tried once by function and kept in one struct.

@@ -1,0 +1,1 @@
+//! Memory of other processes: page maps, reading and writing.

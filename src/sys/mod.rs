@@ -1,0 +1,13 @@
+//! Every raw system call and ioctl, the parsers of /proc, and the kernel's features.
+//!
+//! Functions here are thin: one kernel interface each, typed, with the errors that it gives. They
+//! know nothing of images, dumps or restores. `unsafe` is allowed here and in the restorer blob only.
+
+pub mod clone;
+pub mod descriptor;
+pub mod features;
+pub mod memory;
+pub mod procfs;
+pub mod ptrace;
+pub mod signal;
+pub mod terminal;

@@ -1,0 +1,1 @@
+//! Signals: masks, queued signals, signalfd, and sending to processes by pidfd.

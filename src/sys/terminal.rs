@@ -1,0 +1,1 @@
+//! Terminals: modes, window size, foreground groups.
