@@ -1,11 +1,146 @@
 //! The command line: raw arguments become validated options, and those become one call.
 //!
-//! The only room that prints, and that turns the kind of an error into an exit status.
+//! The only room that prints, and that turns the kind of an error into an exit status. Each
+//! subcommand has one file with its `Arguments` and an `execute` that gives the exit status; what
+//! they share is in [`failure`], [`options`] and [`output`].
 
+mod check;
+mod completions;
+mod dump;
+#[allow(dead_code)] // Until every command is in place.
+mod failure;
+mod inspect;
+mod list;
+mod man;
+mod options;
+#[allow(dead_code)] // Until every command is in place.
+mod output;
+mod prune;
+mod restore;
+mod run;
+mod verify;
+
+use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use self::failure::Failure;
 
 /// Runs the command that `arguments` (program name first) ask for.
 pub fn run(arguments: std::env::ArgsOs) -> ExitCode {
-    drop(arguments);
-    ExitCode::from(2)
+    let arguments: Vec<OsString> = arguments.collect();
+    let convention = Convention::of(&arguments);
+    match CommandLine::try_parse_from(&arguments) {
+        Ok(line) => match line.command.execute() {
+            Ok(status) => ExitCode::from(status),
+            Err(failure) => {
+                output::say_failure(&failure);
+                ExitCode::from(failure.status.unwrap_or(convention.failed()))
+            }
+        },
+        Err(message) => {
+            output::print_clap(&message);
+            ExitCode::from(if message.use_stderr() { convention.misused() } else { 0 })
+        }
+    }
+}
+
+/// Checkpoints a running tree of Linux processes from outside, without privilege, and restores it
+/// later.
+#[derive(Parser)]
+#[command(name = "rckpt", version, disable_help_subcommand = true, max_term_width = 100)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// One variant for each subcommand, in the order in which help lists them.
+#[derive(Subcommand)]
+enum Command {
+    Run(run::Arguments),
+    Dump(dump::Arguments),
+    Restore(restore::Arguments),
+    List(list::Arguments),
+    Inspect(inspect::Arguments),
+    Verify(verify::Arguments),
+    Prune(prune::Arguments),
+    Check(check::Arguments),
+    Completions(completions::Arguments),
+    Man(man::Arguments),
+}
+
+impl Command {
+    /// Does what was asked and gives the exit status.
+    fn execute(self) -> Result<u8, Failure> {
+        match self {
+            Self::Run(arguments) => run::execute(arguments),
+            Self::Dump(arguments) => dump::execute(arguments),
+            Self::Restore(arguments) => restore::execute(arguments),
+            Self::List(arguments) => list::execute(arguments),
+            Self::Inspect(arguments) => inspect::execute(arguments),
+            Self::Verify(arguments) => verify::execute(arguments),
+            Self::Prune(arguments) => prune::execute(arguments),
+            Self::Check(arguments) => check::execute(arguments),
+            Self::Completions(arguments) => completions::execute(arguments),
+            Self::Man(arguments) => man::execute(arguments),
+        }
+    }
+}
+
+/// What a command's exit status means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Convention {
+    /// `run` and `restore`: low numbers are the job's own, so rckpt's own failures are 125.
+    Job,
+    /// All others: 1 refused or failed, 2 wrong usage.
+    Plain,
+}
+
+impl Convention {
+    /// The convention of the command that `arguments` name, also when they cannot be parsed.
+    fn of(arguments: &[OsString]) -> Self {
+        match arguments.get(1).map(OsString::as_os_str) {
+            Some(name) if name == OsStr::new("run") || name == OsStr::new("restore") => Self::Job,
+            _ => Self::Plain,
+        }
+    }
+
+    const fn failed(self) -> u8 {
+        match self {
+            Self::Job => 125,
+            Self::Plain => 1,
+        }
+    }
+
+    const fn misused(self) -> u8 {
+        match self {
+            Self::Job => 125,
+            Self::Plain => 2,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::{CommandLine, Convention};
+
+    #[test]
+    fn the_table_of_arguments_is_consistent() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn run_and_restore_keep_low_statuses_for_the_job() {
+        let check = |words: &[&str], expected: Convention| {
+            let arguments: Vec<_> = words.iter().map(Into::into).collect();
+            assert_eq!(Convention::of(&arguments), expected, "{words:?}");
+        };
+        check(&["rckpt"], Convention::Plain);
+        check(&["rckpt", "run", "--nonsense"], Convention::Job);
+        check(&["rckpt", "restore"], Convention::Job);
+        check(&["rckpt", "dump", "run"], Convention::Plain);
+    }
 }

@@ -1,0 +1,120 @@
+//! Raw words of the command line made into values: durations and the choices that several commands
+//! share.
+
+use std::time::Duration;
+
+use clap::ValueEnum;
+use nix::unistd::Pid;
+use thiserror::Error;
+
+/// `--compress`: how page data is stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Compression {
+    /// Fast compression on several threads.
+    #[default]
+    Lz4,
+    /// Stored as it is.
+    None,
+}
+
+/// The word is not the number of a process.
+#[derive(Debug, PartialEq, Eq, Error)]
+#[error("write the number of a process, as ps shows it")]
+pub struct PidError;
+
+/// Reads a process id.
+pub fn pid(word: &str) -> Result<Pid, PidError> {
+    match word.parse() {
+        Ok(number) if number > 0 => Ok(Pid::from_raw(number)),
+        _ => Err(PidError),
+    }
+}
+
+/// Why a word is not a duration.
+#[derive(Debug, PartialEq, Eq, Error)]
+pub enum DurationError {
+    /// There is nothing, or a part without a number or with an unknown unit.
+    #[error("write seconds (300) or units from large to small (5m, 1h30m, 2d)")]
+    Malformed,
+    /// It lasts no time at all.
+    #[error("it must be longer than nothing")]
+    Zero,
+    /// It is longer than time can be counted in.
+    #[error("it is too long")]
+    TooLong,
+}
+
+/// Reads `300` (seconds), `5m`, `1h30m`, `2d`: each unit (d, h, m, s) at most once, large to small.
+pub fn duration(word: &str) -> Result<Duration, DurationError> {
+    let seconds = if word.bytes().all(|byte| byte.is_ascii_digit()) {
+        number(word)?
+    } else {
+        seconds_of_units(word)?
+    };
+    // The kernel counts in signed 64-bit nanoseconds; 100 years is safely within.
+    match seconds {
+        0 => Err(DurationError::Zero),
+        1..=3_155_760_000 => Ok(Duration::from_secs(seconds)),
+        _ => Err(DurationError::TooLong),
+    }
+}
+
+fn seconds_of_units(word: &str) -> Result<u64, DurationError> {
+    let mut units = [('d', 86_400), ('h', 3_600), ('m', 60), ('s', 1)].into_iter();
+    let mut seconds = 0_u64;
+    let mut rest = word;
+    while !rest.is_empty() {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let (count, after) = rest.split_at(digits);
+        let letter = after.chars().next().ok_or(DurationError::Malformed)?;
+        // What was skipped to find the unit can no longer come: units go from large to small.
+        let (_, length) =
+            units.find(|(name, _)| *name == letter).ok_or(DurationError::Malformed)?;
+        let part = number(count)?.checked_mul(length).ok_or(DurationError::TooLong)?;
+        seconds = seconds.checked_add(part).ok_or(DurationError::TooLong)?;
+        rest = &after[letter.len_utf8()..];
+    }
+    Ok(seconds)
+}
+
+fn number(digits: &str) -> Result<u64, DurationError> {
+    if digits.is_empty() {
+        return Err(DurationError::Malformed);
+    }
+    digits.parse().map_err(|_| DurationError::TooLong)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{DurationError, duration};
+
+    #[test]
+    fn durations() {
+        let check = |word: &str, expected: Result<u64, DurationError>| {
+            assert_eq!(duration(word), expected.map(Duration::from_secs), "{word:?}");
+        };
+        check("300", Ok(300));
+        check("5m", Ok(300));
+        check("1h30m", Ok(5_400));
+        check("2d", Ok(172_800));
+        check("1d2h3m4s", Ok(93_784));
+        check("90s", Ok(90));
+        check("007", Ok(7));
+        check("", Err(DurationError::Malformed));
+        check("m", Err(DurationError::Malformed));
+        check("5 m", Err(DurationError::Malformed));
+        check("-5", Err(DurationError::Malformed));
+        check("1.5h", Err(DurationError::Malformed));
+        check("30m1h", Err(DurationError::Malformed));
+        check("5m5m", Err(DurationError::Malformed));
+        check("1h30", Err(DurationError::Malformed));
+        check("5µ", Err(DurationError::Malformed));
+        check("0", Err(DurationError::Zero));
+        check("0h0m", Err(DurationError::Zero));
+        check("99999999999", Err(DurationError::TooLong));
+        check("99999999999999999999999", Err(DurationError::TooLong));
+        check("9999999999999999999d", Err(DurationError::TooLong));
+    }
+}
