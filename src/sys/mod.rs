@@ -5,8 +5,10 @@
 
 pub mod clone;
 pub mod descriptor;
+pub mod fdinfo;
 pub mod features;
 pub mod memory;
+pub mod pipe;
 pub mod procfs;
 pub mod ptrace;
 pub mod signal;

@@ -1,0 +1,246 @@
+//! Parser of /proc/PID/fdinfo/N: what the kernel tells about an open file description.
+//!
+//! It takes bytes, never paths (proc_pid_fdinfo(5)).
+
+use thiserror::Error;
+
+use crate::model::time::{TimeSpec, TimerSpec};
+
+/// A line of fdinfo that is not as the kernel writes it.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("cannot read the line \"{}\" of fdinfo", line.escape_ascii())]
+pub struct ParseFdInfoError {
+    /// The line.
+    pub line: Vec<u8>,
+}
+
+/// Everything that fdinfo says and a checkpoint needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FdInfo {
+    /// `pos`: position.
+    pub position: u64,
+    /// `flags`: O_* bits of the description, and O_CLOEXEC for the descriptor itself.
+    pub flags: u32,
+    /// `mnt_id`: mount that the file was opened through.
+    pub mount: u64,
+    /// Locks held through it by its table of descriptors.
+    pub locks: Vec<HeldLock>,
+    /// `eventfd-count`.
+    pub eventfd_count: Option<u64>,
+    /// `eventfd-semaphore` (Linux 6.5).
+    pub eventfd_semaphore: Option<bool>,
+    /// What a timerfd shows.
+    pub timer: Option<TimerInfo>,
+}
+
+/// The timer behind a timerfd.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TimerInfo {
+    /// `clockid`.
+    pub clock: i32,
+    /// `ticks`: expirations not yet read.
+    pub ticks: u64,
+    /// `settime flags`: TFD_TIMER_*.
+    pub flags: u32,
+    /// `it_value` (time left) and `it_interval`.
+    pub timer: TimerSpec,
+}
+
+/// The class of a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockClass {
+    /// flock(2).
+    Flock,
+    /// fcntl(2) F_SETLK.
+    Posix,
+    /// fcntl(2) F_OFD_SETLK.
+    OpenFileDescription,
+    /// fcntl(2) F_SETLEASE, or a delegation given to a file server. `breaking`: somebody waits for
+    /// it to be given up.
+    Lease {
+        /// Whether it is being broken.
+        breaking: bool,
+    },
+}
+
+/// A `lock:` line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeldLock {
+    /// Its class.
+    pub class: LockClass,
+    /// Exclusive (WRITE) rather than shared (READ).
+    pub exclusive: bool,
+    /// Process that took it, in the reader's pid namespace; -1 for OFD locks.
+    pub pid: i32,
+    /// First byte.
+    pub start: u64,
+    /// Last byte; `None`: to the end of the file.
+    pub end: Option<u64>,
+}
+
+/// Parses the content of an fdinfo file. Lines of kinds not needed here are passed over.
+pub fn parse(content: &[u8]) -> Result<FdInfo, ParseFdInfoError> {
+    let mut info = FdInfo::default();
+    for line in content.split(|byte| *byte == b'\n') {
+        parse_line(line, &mut info).ok_or_else(|| ParseFdInfoError { line: line.to_vec() })?;
+    }
+    Ok(info)
+}
+
+fn parse_line(line: &[u8], info: &mut FdInfo) -> Option<()> {
+    let Some(colon) = line.iter().position(|byte| *byte == b':') else { return Some(()) };
+    let value = || std::str::from_utf8(&line[colon + 1..]).ok().map(str::trim);
+    match &line[..colon] {
+        b"pos" => info.position = parse_position(value()?)?,
+        b"flags" => info.flags = u32::from_str_radix(value()?, 8).ok()?,
+        b"mnt_id" => info.mount = value()?.parse().ok()?,
+        b"lock" => info.locks.push(parse_lock(value()?)?),
+        b"eventfd-count" => info.eventfd_count = Some(u64::from_str_radix(value()?, 16).ok()?),
+        b"eventfd-semaphore" => info.eventfd_semaphore = Some(value()? != "0"),
+        b"clockid" => timer(info).clock = value()?.parse().ok()?,
+        b"ticks" => timer(info).ticks = value()?.parse().ok()?,
+        b"settime flags" => timer(info).flags = u32::from_str_radix(value()?, 8).ok()?,
+        b"it_value" => timer(info).timer.value = parse_time(value()?)?,
+        b"it_interval" => timer(info).timer.interval = parse_time(value()?)?,
+        _ => {}
+    }
+    Some(())
+}
+
+fn timer(info: &mut FdInfo) -> &mut TimerInfo {
+    info.timer.get_or_insert_default()
+}
+
+/// The kernel prints the position signed, and directories on some file systems use all 64 bits.
+fn parse_position(text: &str) -> Option<u64> {
+    text.parse::<i64>().ok().map(i64::cast_unsigned)
+}
+
+/// `(seconds, nanoseconds)`.
+fn parse_time(text: &str) -> Option<TimeSpec> {
+    let (seconds, nanoseconds) = text.strip_prefix('(')?.strip_suffix(')')?.split_once(',')?;
+    Some(TimeSpec {
+        seconds: seconds.trim().parse().ok()?,
+        nanoseconds: nanoseconds.trim().parse().ok()?,
+    })
+}
+
+/// `1: FLOCK  ADVISORY  WRITE 359 00:13:11691 0 EOF` (fs/locks.c, `lock_get_status`).
+fn parse_lock(text: &str) -> Option<HeldLock> {
+    let mut words = text.split_ascii_whitespace();
+    let _number = words.next()?;
+    let (class, state) = (words.next()?, words.next()?);
+    let class = match class {
+        "FLOCK" => LockClass::Flock,
+        "POSIX" | "ACCESS" => LockClass::Posix,
+        "OFDLCK" => LockClass::OpenFileDescription,
+        "LEASE" | "DELEG" => LockClass::Lease { breaking: state != "ACTIVE" },
+        _ => return None,
+    };
+    let exclusive = match words.next()? {
+        "WRITE" => true,
+        "READ" => false,
+        // A lease that is being given up altogether shows as UNLCK.
+        "UNLCK" if matches!(class, LockClass::Lease { .. }) => false,
+        _ => return None,
+    };
+    let pid = words.next()?.parse().ok()?;
+    let _inode = words.next()?;
+    let start = words.next()?.parse().ok()?;
+    let end = match words.next()? {
+        "EOF" => None,
+        end => Some(end.parse().ok()?),
+    };
+    Some(HeldLock { class, exclusive, pid, start, end })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(content: &str, expected: FdInfo) {
+        assert_eq!(parse(content.as_bytes()), Ok(expected));
+    }
+
+    #[test]
+    fn regular_files() {
+        check(
+            "pos:\t1024\nflags:\t02102001\nmnt_id:\t29\nino:\t77\n",
+            FdInfo { position: 1024, flags: 0o2_102_001, mount: 29, ..FdInfo::default() },
+        );
+    }
+
+    #[test]
+    fn directory_positions_use_all_bits() {
+        check("pos:\t-2\n", FdInfo { position: u64::MAX - 1, ..FdInfo::default() });
+    }
+
+    #[test]
+    fn event_counters() {
+        check(
+            "pos:\t0\nflags:\t02\nmnt_id:\t15\nino:\t2057\neventfd-count:              1f\n\
+             eventfd-id: 3\neventfd-semaphore: 1\n",
+            FdInfo {
+                flags: 2,
+                mount: 15,
+                eventfd_count: Some(0x1f),
+                eventfd_semaphore: Some(true),
+                ..FdInfo::default()
+            },
+        );
+    }
+
+    #[test]
+    fn timers() {
+        check(
+            "flags:\t02\nclockid: 1\nticks: 3\nsettime flags: 01\nit_value: (0, 49406829)\n\
+             it_interval: (1, 0)\n",
+            FdInfo {
+                flags: 2,
+                timer: Some(TimerInfo {
+                    clock: 1,
+                    ticks: 3,
+                    flags: 1,
+                    timer: TimerSpec {
+                        value: TimeSpec { seconds: 0, nanoseconds: 49_406_829 },
+                        interval: TimeSpec { seconds: 1, nanoseconds: 0 },
+                    },
+                }),
+                ..FdInfo::default()
+            },
+        );
+    }
+
+    #[test]
+    fn locks() {
+        let lock =
+            |class, exclusive, pid, start, end| HeldLock { class, exclusive, pid, start, end };
+        check(
+            "lock:\t1: FLOCK  ADVISORY  WRITE 359 00:13:11691 0 EOF\n\
+             lock:\t2: POSIX  ADVISORY  READ  360 fe:00:12 10 19\n\
+             lock:\t3: OFDLCK ADVISORY  WRITE -1 fe:00:12 5 5\n\
+             lock:\t4: LEASE  ACTIVE    READ 9 fe:00:12 0 EOF\n\
+             lock:\t5: LEASE  BREAKING  UNLCK 9 fe:00:12 0 EOF\n",
+            FdInfo {
+                locks: vec![
+                    lock(LockClass::Flock, true, 359, 0, None),
+                    lock(LockClass::Posix, false, 360, 10, Some(19)),
+                    lock(LockClass::OpenFileDescription, true, -1, 5, Some(5)),
+                    lock(LockClass::Lease { breaking: false }, false, 9, 0, None),
+                    lock(LockClass::Lease { breaking: true }, false, 9, 0, None),
+                ],
+                ..FdInfo::default()
+            },
+        );
+    }
+
+    #[test]
+    fn lines_that_are_not_understood_are_named() {
+        for line in ["flags:\t9", "pos:\tx", "lock:\t1: NEW ADVISORY WRITE 1 0:0:0 0 EOF"] {
+            assert_eq!(
+                parse(line.as_bytes()),
+                Err(ParseFdInfoError { line: line.as_bytes().to_vec() })
+            );
+        }
+    }
+}
