@@ -1,1 +1,229 @@
-//! Making processes: clone3 with chosen ids, namespaces and their id maps, and waiting.
+//! Making processes: clone3 with chosen ids and namespaces, capabilities, and execution by descriptor.
+#![allow(unsafe_code)]
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::unistd::Pid;
+
+use crate::model::number::to_u64;
+
+/// Which side of a fork the caller is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fork {
+    /// The caller; the new process has this id in the caller's pid namespace.
+    Parent(Pid),
+    /// The new process.
+    Child,
+}
+
+/// Forks with `clone3`. `flags` are CLONE_* bits that leave memory unshared; `exit_signal` is what
+/// the parent gets at the end (0: none); `set_tid` chooses the id in the caller's innermost pid
+/// namespace, which needs CAP_CHECKPOINT_RESTORE in its user namespace.
+///
+/// The caller must have one thread only: the child gets no other, nor the locks they hold.
+///
+/// # Errors
+/// As `clone3(2)`: EEXIST when the id is taken, EPERM without the capability or where namespaces are
+/// forbidden, EAGAIN and ENOMEM, ENOSPC at the limit of namespaces.
+pub fn fork(flags: u64, exit_signal: i32, set_tid: Option<i32>) -> io::Result<Fork> {
+    const SHARING: i32 = libc::CLONE_VM | libc::CLONE_THREAD | libc::CLONE_SIGHAND;
+    assert!(flags & u64::from(SHARING.unsigned_abs()) == 0, "a fork shares no memory");
+    let wanted = set_tid.unwrap_or_default();
+    // SAFETY: `clone_args` is plain integers, for which zero is valid and means "not asked for".
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    arguments.flags = flags;
+    arguments.exit_signal = u64::from(exit_signal.unsigned_abs());
+    if set_tid.is_some() {
+        arguments.set_tid = to_u64(std::ptr::from_ref(&wanted).addr());
+        arguments.set_tid_size = 1;
+    }
+    // SAFETY: without CLONE_VM the child has its own copy of everything; the arguments live on this
+    // frame until the call returns.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_clone3,
+            std::ptr::from_ref(&arguments),
+            size_of::<libc::clone_args>(),
+        )
+    };
+    let result = Errno::result(result)?;
+    match i32::try_from(result).expect("a process id fits an int") {
+        0 => Ok(Fork::Child),
+        pid => Ok(Fork::Parent(Pid::from_raw(pid))),
+    }
+}
+
+/// Ends the process at once, without flushing or destructors: how a forked child ends.
+pub fn exit_now(status: i32) -> ! {
+    // SAFETY: `_exit` never returns and touches no memory.
+    unsafe { libc::_exit(status) }
+}
+
+/// Executes the file behind `program` with one argument and no environment. Returns only to tell why
+/// it failed.
+#[must_use]
+pub fn execute(program: BorrowedFd<'_>, name: &CStr) -> io::Error {
+    let arguments = [name.as_ptr(), std::ptr::null()];
+    let environment: [*const libc::c_char; 1] = [std::ptr::null()];
+    // SAFETY: both arrays end in a null pointer and outlive the call; the path is a C string.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            program.as_raw_fd(),
+            c"".as_ptr(),
+            arguments.as_ptr(),
+            environment.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        );
+    }
+    io::Error::last_os_error()
+}
+
+/// Header of `capget` and `capset` (`struct __user_cap_header_struct`), version 3.
+#[repr(C)]
+struct CapabilityHeader {
+    version: u32,
+    pid: i32,
+}
+
+/// `struct __user_cap_data_struct`: one 32-bit half of three sets.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct CapabilityData {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+/// `_LINUX_CAPABILITY_VERSION_3`.
+pub const CAPABILITY_VERSION: u32 = 0x2008_0522;
+
+/// CAP_SYS_ADMIN.
+pub const CAP_SYS_ADMIN: u32 = 21;
+/// CAP_SYS_RESOURCE.
+pub const CAP_SYS_RESOURCE: u32 = 24;
+/// CAP_CHECKPOINT_RESTORE, since Linux 5.9.
+pub const CAP_CHECKPOINT_RESTORE: u32 = 40;
+
+/// The calling thread's effective capabilities, one bit each.
+///
+/// # Errors
+/// As `capget(2)`.
+pub fn effective_capabilities() -> io::Result<u64> {
+    let (header, mut data) = capability_arguments();
+    // SAFETY: version 3 fills two halves, and `data` has two.
+    let result =
+        unsafe { libc::syscall(libc::SYS_capget, std::ptr::from_ref(&header), data.as_mut_ptr()) };
+    Errno::result(result)?;
+    Ok(u64::from(data[1].effective) << 32 | u64::from(data[0].effective))
+}
+
+/// Makes those of the permitted capabilities in `wanted` survive an `execve` by a user other than
+/// root (they become inheritable and ambient). Capabilities that are not permitted are left out.
+///
+/// # Errors
+/// As `capset(2)` and `prctl(PR_CAP_AMBIENT)`.
+pub fn keep_capabilities_over_exec(wanted: &[u32]) -> io::Result<()> {
+    let (header, mut data) = capability_arguments();
+    // SAFETY: as in `effective_capabilities`.
+    let result =
+        unsafe { libc::syscall(libc::SYS_capget, std::ptr::from_ref(&header), data.as_mut_ptr()) };
+    Errno::result(result)?;
+    for half in &mut data {
+        half.inheritable = half.permitted;
+    }
+    // SAFETY: the header and both halves are valid for reading.
+    let result =
+        unsafe { libc::syscall(libc::SYS_capset, std::ptr::from_ref(&header), data.as_ptr()) };
+    Errno::result(result)?;
+    for capability in wanted {
+        let half = data[usize::from(*capability >= 32)];
+        if half.permitted >> (capability % 32) & 1 == 0 {
+            continue;
+        }
+        // SAFETY: this prctl takes integers only.
+        let result = unsafe {
+            libc::prctl(
+                libc::PR_CAP_AMBIENT,
+                libc::PR_CAP_AMBIENT_RAISE,
+                libc::c_ulong::from(*capability),
+                0,
+                0,
+            )
+        };
+        Errno::result(result)?;
+    }
+    Ok(())
+}
+
+fn capability_arguments() -> (CapabilityHeader, [CapabilityData; 2]) {
+    (CapabilityHeader { version: CAPABILITY_VERSION, pid: 0 }, [CapabilityData::default(); 2])
+}
+
+/// Sets the calling process's `personality(2)`.
+///
+/// # Errors
+/// As `personality(2)`.
+pub fn set_personality(persona: u32) -> io::Result<()> {
+    // SAFETY: takes an integer only.
+    let result = unsafe { libc::personality(libc::c_ulong::from(persona)) };
+    Errno::result(result)?;
+    Ok(())
+}
+
+/// Has the kernel send `signal` to the caller when its parent ends; 0: none.
+///
+/// # Errors
+/// As `prctl(PR_SET_PDEATHSIG)`.
+pub fn set_parent_death_signal(signal: i32) -> io::Result<()> {
+    // SAFETY: this prctl takes an integer only.
+    let result = unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::c_ulong::from(signal.unsigned_abs()), 0, 0, 0)
+    };
+    Errno::result(result)?;
+    Ok(())
+}
+
+/// Makes the caller adopt (or no longer adopt) the orphans among its descendants.
+///
+/// # Errors
+/// As `prctl(PR_SET_CHILD_SUBREAPER)`.
+pub fn set_child_subreaper(adopt: bool) -> io::Result<()> {
+    // SAFETY: this prctl takes an integer only.
+    let result =
+        unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, libc::c_ulong::from(adopt), 0, 0, 0) };
+    Errno::result(result)?;
+    Ok(())
+}
+
+/// Closes the descriptors in `first..end`; those that are not open do not matter.
+///
+/// # Errors
+/// As `close_range(2)`.
+pub fn close_range(first: RawFd, end: RawFd) -> io::Result<()> {
+    if first >= end {
+        return Ok(());
+    }
+    // SAFETY: the caller owns every descriptor of this process, a forked child about to execute, and
+    // uses none of the closed ones again.
+    let result = unsafe {
+        libc::syscall(libc::SYS_close_range, first.unsigned_abs(), end.unsigned_abs() - 1, 0)
+    };
+    Errno::result(result)?;
+    Ok(())
+}
+
+/// Makes `number` another name of what `source` refers to.
+///
+/// # Errors
+/// As `dup3(2)`; EINVAL when both are the same.
+pub fn duplicate_to(source: RawFd, number: RawFd, close_on_exec: bool) -> io::Result<()> {
+    let flags = if close_on_exec { libc::O_CLOEXEC } else { 0 };
+    // SAFETY: replacing a descriptor of a forked child that owns its whole table is what is asked for.
+    let result = unsafe { libc::dup3(source, number, flags) };
+    Errno::result(result)?;
+    Ok(())
+}

@@ -1,0 +1,354 @@
+//! In which order, and by whom, the processes of a job are forked so that parents, sessions and
+//! groups come out as recorded.
+//!
+//! Pure. A process can only be given its session by being born into it, and its parent by being
+//! forked by it or orphaned towards it. Where a session's or group's leader has ended, a stand-in with
+//! the leader's id takes its place for a moment.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use thiserror::Error;
+
+use crate::model::id::Pid;
+use crate::model::job::Job;
+
+/// What a forked process is to become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The process at this index of [`Job::processes`].
+    Process(usize),
+    /// A stand-in for a leader that has ended, or that passes a child on to the reaper. It ends
+    /// before the job runs.
+    StandIn,
+}
+
+/// One fork and what follows from it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Birth {
+    /// The id to be born with; `None`: any, for a stand-in that leads nothing.
+    pub pid: Option<Pid>,
+    /// What it is.
+    pub role: Role,
+    /// Signal that its parent gets at its end.
+    pub exit_signal: i32,
+    /// Whether it shares working directory, root and umask with the process that forks it.
+    pub shares_fs: bool,
+    /// Children forked before `new_session`.
+    pub earlier: Vec<Birth>,
+    /// Whether it leads a session of its own.
+    pub new_session: bool,
+    /// Children forked after that.
+    pub later: Vec<Birth>,
+    /// The process group to join or found, once everybody is born; `None`: the one it was born into.
+    pub group: Option<Pid>,
+}
+
+/// Why a tree cannot be built again.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[allow(missing_docs)] // The messages say what each field is.
+pub enum BirthError {
+    #[error(
+        "process {pid} belongs to session {session}, whose leader has ended, but its parent {parent} \
+         belongs to another one and adopts no orphans: no order of forks leads there"
+    )]
+    FindSession { pid: Pid, session: Pid, parent: Pid },
+    #[error(
+        "processes {one} and {other} share one {what} without being parent and child: no order of \
+         forks leads there"
+    )]
+    Share { one: Pid, other: Pid, what: &'static str },
+}
+
+/// Plans the births of all processes of `job`. The result are the processes forked by the job's
+/// reaper, the process that plays everybody's parent outside.
+///
+/// # Errors
+/// When no order of forks leads to the recorded tree.
+pub fn plan(job: &Job) -> Result<Vec<Birth>, BirthError> {
+    check_sharing(job)?;
+    let by_pid: BTreeMap<Pid, usize> =
+        job.processes.iter().enumerate().map(|(index, process)| (process.pid, index)).collect();
+    let outside = Outside::of(job, &by_pid);
+    let mut planner =
+        Planner { job, by_pid, outside, adopted: BTreeMap::new(), founded: BTreeSet::new() };
+    planner.find_adopted();
+    let mut births = Vec::new();
+    for index in 0..job.processes.len() {
+        if planner.parent(index).is_none() && !planner.is_born_elsewhere(index) {
+            births.push(planner.birth(index)?);
+        }
+    }
+    planner.add_dead_sessions(&mut births)?;
+    Ok(births)
+}
+
+/// Directories can only be shared with a parent, tables of descriptors not at all: `execve` gives each
+/// process a table of its own.
+fn check_sharing(job: &Job) -> Result<(), BirthError> {
+    let mut tables = BTreeMap::new();
+    let mut contexts = BTreeMap::new();
+    for process in job.processes.iter().filter(|process| !process.is_zombie()) {
+        if let Some(other) = tables.insert(process.fd_table, process.pid) {
+            return Err(BirthError::Share {
+                one: other,
+                other: process.pid,
+                what: "descriptor table",
+            });
+        }
+        let others: &mut BTreeSet<Pid> = contexts.entry(process.fs).or_default();
+        if let Some(other) = others.first()
+            && !others.contains(&process.ppid)
+        {
+            let what = "working directory";
+            return Err(BirthError::Share { one: *other, other: process.pid, what });
+        }
+        others.insert(process.pid);
+    }
+    Ok(())
+}
+
+/// The session and group that the job's root was started in by others.
+struct Outside {
+    session: Option<Pid>,
+    group: Option<Pid>,
+}
+
+impl Outside {
+    fn of(job: &Job, by_pid: &BTreeMap<Pid, usize>) -> Self {
+        let root = by_pid.get(&job.root).map(|index| &job.processes[*index]);
+        let unless_inside = |pid: Pid| (!by_pid.contains_key(&pid)).then_some(pid);
+        Self {
+            session: root.and_then(|root| unless_inside(root.sid)),
+            group: root.and_then(|root| unless_inside(root.pgid)),
+        }
+    }
+}
+
+struct Planner<'a> {
+    job: &'a Job,
+    by_pid: BTreeMap<Pid, usize>,
+    outside: Outside,
+    /// Orphans by the session that they must be born into: a session's live leader inside the job
+    /// forks them through a stand-in.
+    adopted: BTreeMap<Pid, Vec<usize>>,
+    /// Groups whose leaders have ended and that a stand-in founds already.
+    founded: BTreeSet<Pid>,
+}
+
+impl Planner<'_> {
+    /// The index of a process's parent, when that is in the job.
+    fn parent(&self, index: usize) -> Option<usize> {
+        self.by_pid.get(&self.job.processes[index].ppid).copied()
+    }
+
+    /// Whether `index` is a child of the reaper whose session lives inside the job or has lost its
+    /// leader, so that it cannot simply be forked by the reaper.
+    fn is_born_elsewhere(&self, index: usize) -> bool {
+        let process = &self.job.processes[index];
+        self.parent(index).is_none()
+            && process.sid != process.pid
+            && Some(process.sid) != self.outside.session
+    }
+
+    fn find_adopted(&mut self) {
+        for index in 0..self.job.processes.len() {
+            if self.is_born_elsewhere(index) {
+                let session = self.job.processes[index].sid;
+                self.adopted.entry(session).or_default().push(index);
+            }
+        }
+    }
+
+    /// The session that a process is in when it is born.
+    fn native_session(&self, index: usize) -> Pid {
+        let process = &self.job.processes[index];
+        if process.sid != process.pid {
+            return process.sid;
+        }
+        match self.parent(index) {
+            Some(parent) => self.job.processes[parent].sid,
+            None => self.outside.session.unwrap_or(process.sid),
+        }
+    }
+
+    fn birth(&mut self, index: usize) -> Result<Birth, BirthError> {
+        let process = &self.job.processes[index];
+        let new_session = process.sid == process.pid;
+        let mut earlier = Vec::new();
+        let mut later = Vec::new();
+        for child in 0..self.job.processes.len() {
+            if self.parent(child) != Some(index) {
+                continue;
+            }
+            let wanted = &self.job.processes[child];
+            let leads = wanted.sid == wanted.pid;
+            if leads || wanted.sid == process.sid {
+                later.push(self.birth(child)?);
+            } else if new_session && wanted.sid == self.native_session(index) {
+                earlier.push(self.birth(child)?);
+            } else {
+                return Err(BirthError::FindSession {
+                    pid: wanted.pid,
+                    session: wanted.sid,
+                    parent: process.pid,
+                });
+            }
+        }
+        if new_session {
+            for orphan in self.adopted.remove(&process.pid).unwrap_or_default() {
+                later.push(self.passed_on(orphan)?);
+            }
+        }
+        let group = self.group(process.pgid, process.sid);
+        if let Some(group) = group
+            && group != process.pid
+            && !self.by_pid.contains_key(&group)
+            && self.founded.insert(group)
+        {
+            later.push(stand_in(Some(group), Some(group)));
+        }
+        Ok(Birth {
+            pid: Some(process.pid),
+            role: Role::Process(index),
+            exit_signal: process.exit_signal,
+            shares_fs: self.parent(index).is_some_and(|parent| self.shares_fs(parent, index)),
+            earlier,
+            new_session,
+            later,
+            group,
+        })
+    }
+
+    /// The group to set: none where it is the outer one, which everybody is born into.
+    fn group(&self, group: Pid, session: Pid) -> Option<Pid> {
+        let outer = Some(group) == self.outside.group && Some(session) == self.outside.session;
+        (!outer && group != session).then_some(group)
+    }
+
+    fn shares_fs(&self, one: usize, other: usize) -> bool {
+        let [one, other] = [one, other].map(|index| &self.job.processes[index]);
+        !one.is_zombie() && !other.is_zombie() && one.fs == other.fs
+    }
+
+    /// A stand-in that forks `orphan` and ends, so that the orphan is the reaper's.
+    fn passed_on(&mut self, orphan: usize) -> Result<Birth, BirthError> {
+        let mut between = stand_in(None, None);
+        between.later.push(self.birth(orphan)?);
+        Ok(between)
+    }
+
+    /// Sessions whose leaders have ended: a stand-in with the leader's id founds each.
+    fn add_dead_sessions(&mut self, births: &mut Vec<Birth>) -> Result<(), BirthError> {
+        while let Some((session, orphans)) = self.adopted.pop_first() {
+            let mut leader = stand_in(Some(session), None);
+            leader.new_session = true;
+            for orphan in orphans {
+                leader.later.push(self.birth(orphan)?);
+            }
+            births.push(leader);
+        }
+        Ok(())
+    }
+}
+
+fn stand_in(pid: Option<Pid>, group: Option<Pid>) -> Birth {
+    Birth {
+        pid,
+        role: Role::StandIn,
+        exit_signal: libc::SIGCHLD,
+        shares_fs: false,
+        earlier: Vec::new(),
+        new_session: false,
+        later: Vec::new(),
+        group,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Birth, BirthError, Role, plan};
+    use crate::model::id::{Bytes, FdTableId, FsId, MmId, Pid};
+    use crate::model::job::Job;
+    use crate::model::process::{Credentials, Process, ProcessState};
+
+    /// A job of processes given as (pid, ppid, pgid, sid); the first is the root.
+    fn job(processes: &[(i32, i32, i32, i32)]) -> Job {
+        let mut job = Job { root: Pid(processes[0].0), ..Job::default() };
+        for (index, (pid, ppid, pgid, sid)) in (0..).zip(processes) {
+            job.processes.push(Process {
+                pid: Pid(*pid),
+                ppid: Pid(*ppid),
+                pgid: Pid(*pgid),
+                sid: Pid(*sid),
+                exit_signal: libc::SIGCHLD,
+                state: ProcessState::Alive,
+                threads: Vec::new(),
+                name: Bytes::default(),
+                mm: MmId(index),
+                fd_table: FdTableId(index),
+                fs: FsId(index),
+                actions: Vec::new(),
+                pending: Vec::new(),
+                interval_timers: Default::default(),
+                posix_timers: Vec::new(),
+                limits: Vec::new(),
+                credentials: Credentials::default(),
+                personality: 0,
+                child_subreaper: false,
+                oom_score_adj: 0,
+                tsc_mode: 0,
+                controlling_terminal: false,
+            });
+        }
+        job
+    }
+
+    /// Writes births as `pid[earlier|s later]gGROUP`, `s` for a new session.
+    fn shape(births: &[Birth]) -> String {
+        births
+            .iter()
+            .map(|birth| {
+                let name = match (birth.role, birth.pid) {
+                    (Role::Process(_), Some(pid)) => pid.to_string(),
+                    (_, Some(pid)) => format!("~{pid}"),
+                    (_, None) => "~".to_owned(),
+                };
+                let session = if birth.new_session { "s" } else { "" };
+                let group = birth.group.map(|group| format!("g{group}")).unwrap_or_default();
+                let (earlier, later) = (shape(&birth.earlier), shape(&birth.later));
+                format!("{name}[{earlier}|{session} {later}]{group}")
+            })
+            .collect::<Vec<_>>()
+            .join(",")
+    }
+
+    #[test]
+    fn trees_are_born_in_an_order_that_works() {
+        let check = |processes: &[(i32, i32, i32, i32)], expected: &str| {
+            let births = plan(&job(processes)).map(|births| shape(&births));
+            assert_eq!(births.as_deref(), Ok(expected), "{processes:?}");
+        };
+        // A root in the shell's session and group.
+        check(&[(10, 9, 9, 5)], "10[| ]");
+        // It leads its own session, with a child in it and one in a group of its own.
+        check(&[(10, 9, 10, 10), (11, 10, 10, 10), (12, 10, 12, 10)], "10[|s 11[| ],12[| ]g12]");
+        // A child that was forked before its parent's setsid.
+        check(&[(10, 9, 9, 5), (11, 10, 11, 11), (12, 11, 9, 5)], "10[| 11[12[| ]|s ]]");
+        // A group whose leader has ended: one stand-in for both members.
+        check(
+            &[(10, 9, 10, 10), (11, 10, 20, 10), (12, 10, 20, 10)],
+            "10[|s 11[| ~20[| ]g20]g20,12[| ]g20]",
+        );
+        // A daemon: session leader gone, adopted by the reaper.
+        check(&[(10, 9, 9, 5), (31, 9, 30, 30)], "10[| ],~30[|s 31[| ]]");
+        // An orphan that is still in its live leader's session.
+        check(&[(10, 9, 10, 10), (31, 9, 10, 10)], "10[|s ~[| 31[| ]]]");
+    }
+
+    #[test]
+    fn what_no_order_reaches_is_refused() {
+        let error = plan(&job(&[(10, 9, 9, 5), (11, 10, 30, 30)])).unwrap_err();
+        let expected = BirthError::FindSession { pid: Pid(11), session: Pid(30), parent: Pid(10) };
+        assert_eq!(error, expected);
+    }
+}

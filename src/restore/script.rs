@@ -1,0 +1,578 @@
+//! The script of a restored process: the system calls by which the blob makes it what it was.
+//!
+//! A pure function of the job's records, of where the blob lies and of which descriptors lead to the
+//! mapped files. It makes no call itself. docs/RESTORE-STAGES.md tells the same story in prose.
+
+use std::collections::BTreeMap;
+
+use super::blob::layout::{STEP_SIZE, Step, kind};
+use super::blob::{Placement, TASK_SIZE};
+use crate::model::address::AddrRange;
+use crate::model::id::InodeId;
+use crate::model::memory::{AddressSpace, Backing, Prot, Vma, VmaFlags};
+use crate::model::number::{PAGE_SIZE, to_u64, to_usize};
+use crate::model::process::Process;
+use crate::model::thread::{Scheduling, Thread};
+use crate::model::time::{TimeSpec, TimerSpec};
+
+/// Stack of a task while it carries out its steps, in bytes. The blob needs about a hundred.
+const STACK_SIZE: u64 = 1024;
+
+/// `expected` of the stop at which memory is filled.
+pub const STOP_FILL: u64 = 1;
+/// `expected` of the stop at which a task has nothing left to do.
+pub const STOP_READY: u64 = 2;
+
+/// Bytes in the kernel's signal sets.
+const SIGNAL_SET_SIZE: u64 = 8;
+/// Highest signal number.
+const LAST_SIGNAL: u32 = 64;
+
+const ARCH_MAP_VDSO_64: u64 = 0x2003;
+const PR_SET_VMA: u64 = 0x5356_4d41;
+const PR_SET_VMA_ANON_NAME: u64 = 0;
+const PR_TIMER_CREATE_RESTORE_IDS: u64 = 77;
+const MADV_GUARD_INSTALL: u64 = 102;
+const SS_ONSTACK: u32 = 1;
+const SS_DISABLE: u32 = 2;
+const PR_CAP_AMBIENT: u64 = 47;
+const PR_CAP_AMBIENT_CLEAR_ALL: u64 = 4;
+
+/// Which ranges of an address space have page data in the image.
+#[derive(Clone, Debug, Default)]
+pub struct Occupancy {
+    /// First page to number of pages; neither overlapping nor, where it can be helped, touching.
+    runs: BTreeMap<u64, u64>,
+}
+
+impl Occupancy {
+    /// Adds `pages` pages from `first_page` on.
+    pub fn add(&mut self, first_page: u64, pages: u64) {
+        self.runs.insert(first_page, pages);
+    }
+
+    /// Whether any page of `range` has data.
+    #[must_use]
+    pub fn touches(&self, range: &AddrRange) -> bool {
+        let first = range.start.0 / PAGE_SIZE;
+        let end = first + range.pages();
+        self.runs.range(..end).next_back().is_some_and(|(start, pages)| start + pages > first)
+    }
+}
+
+/// What a script depends on beside the records of its process.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    /// Where the blob lies.
+    pub placement: Placement,
+    /// Which pages will be filled.
+    pub occupancy: &'a Occupancy,
+    /// Descriptors of mapped files, by inode and whether the mapping may write through.
+    pub mapped: &'a BTreeMap<(InodeId, bool), i32>,
+    /// Descriptors from this number on are closed, except `executable`.
+    pub first_private_fd: i32,
+    /// The descriptor of the executable, closed later by the tracer.
+    pub executable: i32,
+    /// Whether the threads give up the capabilities that they were lent for the restore.
+    pub drop_capabilities: bool,
+    /// Whether `timer_create` can be told the id (PR_TIMER_CREATE_RESTORE_IDS).
+    pub timer_ids: bool,
+    /// Where the vDSO goes, its data pages first; `None` for a process that has unmapped it.
+    pub vdso: Option<u64>,
+}
+
+/// A script, laid out for its placement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Script {
+    /// Its bytes, to lie at [`Placement::script`].
+    pub bytes: Vec<u8>,
+    /// Address of the main thread's first step.
+    pub first_step: u64,
+    /// Initial stack pointer of the main thread.
+    pub stack: u64,
+}
+
+/// Writes the script of `process`.
+#[must_use]
+pub fn write(process: &Process, space: &AddressSpace, context: &Context<'_>) -> Script {
+    let mut author = Author { base: context.placement.script, bytes: Vec::new() };
+    let mut steps = Vec::new();
+    empty_address_space(&mut steps, context);
+    map_regions(&mut steps, space, context);
+    steps.push(stop(STOP_FILL));
+    finish_regions(&mut author, &mut steps, space, context);
+    close_descriptors(&mut steps, context);
+    process_attributes(&mut steps, process, space);
+    signal_actions(&mut author, &mut steps, process);
+    for thread in process.threads.iter().skip(1) {
+        spawn(&mut author, &mut steps, process, thread, context);
+    }
+    if let Some(main) = process.threads.first() {
+        thread_steps(&mut author, &mut steps, process, main);
+        steps.push(call(libc::SYS_set_tid_address, &[main.clear_child_tid.0]));
+    }
+    posix_timers(&mut author, &mut steps, process, context);
+    interval_timers(&mut author, &mut steps, process);
+    process_signals(&mut author, &mut steps, process);
+    steps.push(stop(STOP_READY));
+    let first_step = author.steps(&steps);
+    let stack = author.stack();
+    Script { bytes: author.bytes, first_step, stack: stack + STACK_SIZE - 8 }
+}
+
+/// Collects what a script holds beside its steps, and knows the address of each piece.
+struct Author {
+    base: u64,
+    bytes: Vec<u8>,
+}
+
+impl Author {
+    /// Puts `data` into the script, 16-byte aligned, and returns its address.
+    fn data(&mut self, data: &[u8]) -> u64 {
+        self.bytes.resize(self.bytes.len().next_multiple_of(16), 0);
+        let address = self.base + to_u64(self.bytes.len());
+        self.bytes.extend_from_slice(data);
+        address
+    }
+
+    /// Puts 64-bit words into the script.
+    fn words(&mut self, words: &[u64]) -> u64 {
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        self.data(&bytes)
+    }
+
+    /// Puts steps into the script.
+    fn steps(&mut self, steps: &[Step]) -> u64 {
+        let mut bytes = Vec::with_capacity(steps.len() * STEP_SIZE);
+        for step in steps {
+            bytes.extend_from_slice(&step.kind.to_le_bytes());
+            bytes.extend_from_slice(&step.number.to_le_bytes());
+            for argument in step.arguments {
+                bytes.extend_from_slice(&argument.to_le_bytes());
+            }
+            bytes.extend_from_slice(&step.expected.to_le_bytes());
+        }
+        self.data(&bytes)
+    }
+
+    /// Sets room aside for a stack and returns its lowest address.
+    fn stack(&mut self) -> u64 {
+        self.data(&[0; to_usize(STACK_SIZE)])
+    }
+}
+
+fn step(kind: u64, number: i64, arguments: &[u64], expected: u64) -> Step {
+    let mut six = [0; 6];
+    six[..arguments.len()].copy_from_slice(arguments);
+    Step { kind, number: number.cast_unsigned(), arguments: six, expected }
+}
+
+/// A call that must not fail.
+fn call(number: i64, arguments: &[u64]) -> Step {
+    step(kind::CALL, number, arguments, 0)
+}
+
+fn stop(which: u64) -> Step {
+    step(kind::STOP, 0, &[], which)
+}
+
+/// A signed argument, sign-extended as registers hold it.
+const fn signed(value: i32) -> u64 {
+    (value as i64).cast_unsigned()
+}
+
+/// Everything goes but the blob itself, and the vDSO comes back where it was. Every signal is blocked
+/// all the while: the process that executed the blob saw to that.
+fn empty_address_space(steps: &mut Vec<Step>, context: &Context<'_>) {
+    let range = context.placement.range;
+    steps.push(call(libc::SYS_munmap, &[0, range.start.0]));
+    steps.push(call(libc::SYS_munmap, &[range.end.0, TASK_SIZE - range.end.0]));
+    if let Some(address) = context.vdso {
+        steps.push(call(libc::SYS_arch_prctl, &[ARCH_MAP_VDSO_64, address]));
+    }
+}
+
+/// Maps every region where it was, writable for as long as it is filled.
+fn map_regions(steps: &mut Vec<Step>, space: &AddressSpace, context: &Context<'_>) {
+    for vma in &space.vmas {
+        let mut flags = libc::MAP_FIXED_NOREPLACE;
+        if vma.flags.contains(VmaFlags::NO_RESERVE) {
+            flags |= libc::MAP_NORESERVE;
+        }
+        if vma.flags.contains(VmaFlags::GROWS_DOWN) {
+            flags |= libc::MAP_GROWSDOWN;
+        }
+        if vma.flags.contains(VmaFlags::HUGETLB) {
+            flags |= libc::MAP_HUGETLB;
+        }
+        let (fd, offset) = match vma.backing {
+            Backing::Vdso | Backing::Vvar => continue,
+            Backing::Anonymous => {
+                flags |= libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+                (-1, 0)
+            }
+            Backing::File { inode, offset, shared } => {
+                flags |= if shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
+                (mapped_descriptor(inode, writes_through(vma), context), offset)
+            }
+        };
+        let prot = filling_protection(vma, context);
+        steps.push(step(
+            kind::CALL_EXACT,
+            libc::SYS_mmap,
+            &[
+                vma.range.start.0,
+                vma.range.len(),
+                u64::from(prot.bits()),
+                signed(flags),
+                signed(fd),
+                offset,
+            ],
+            vma.range.start.0,
+        ));
+    }
+}
+
+/// Whether a mapping needs its file opened for writing.
+#[must_use]
+pub fn writes_through(vma: &Vma) -> bool {
+    matches!(vma.backing, Backing::File { shared: true, .. })
+        && vma.flags.contains(VmaFlags::MAY_WRITE)
+}
+
+fn mapped_descriptor(inode: InodeId, write: bool, context: &Context<'_>) -> i32 {
+    context.mapped.get(&(inode, write)).copied().unwrap_or(-1)
+}
+
+/// The protection that a region has while it is filled: private memory with data is writable.
+fn filling_protection(vma: &Vma, context: &Context<'_>) -> Prot {
+    let private = !matches!(vma.backing, Backing::File { shared: true, .. });
+    if private && context.occupancy.touches(&vma.range) {
+        vma.prot | Prot::READ | Prot::WRITE
+    } else {
+        vma.prot
+    }
+}
+
+/// What could not be set before the memory was filled: protections, advice, locks, names.
+fn finish_regions(
+    author: &mut Author,
+    steps: &mut Vec<Step>,
+    space: &AddressSpace,
+    context: &Context<'_>,
+) {
+    const ADVICE: [(VmaFlags, i32); 8] = [
+        (VmaFlags::DONT_DUMP, libc::MADV_DONTDUMP),
+        (VmaFlags::DONT_FORK, libc::MADV_DONTFORK),
+        (VmaFlags::WIPE_ON_FORK, libc::MADV_WIPEONFORK),
+        (VmaFlags::HUGE_PAGE, libc::MADV_HUGEPAGE),
+        (VmaFlags::NO_HUGE_PAGE, libc::MADV_NOHUGEPAGE),
+        (VmaFlags::SEQUENTIAL, libc::MADV_SEQUENTIAL),
+        (VmaFlags::RANDOM, libc::MADV_RANDOM),
+        (VmaFlags::MERGEABLE, libc::MADV_MERGEABLE),
+    ];
+    for vma in &space.vmas {
+        if matches!(vma.backing, Backing::Vdso | Backing::Vvar) {
+            continue;
+        }
+        let (start, length) = (vma.range.start.0, vma.range.len());
+        for (flag, advice) in ADVICE {
+            if vma.flags.contains(flag) {
+                steps.push(call(libc::SYS_madvise, &[start, length, signed(advice)]));
+            }
+        }
+        if let Some(name) = &vma.name {
+            let mut text = name.0.clone();
+            text.push(0);
+            let text = author.data(&text);
+            let arguments = [PR_SET_VMA, PR_SET_VMA_ANON_NAME, start, length, text];
+            steps.push(call(libc::SYS_prctl, &arguments));
+        }
+        if filling_protection(vma, context) != vma.prot {
+            let prot = u64::from(vma.prot.bits());
+            steps.push(call(libc::SYS_mprotect, &[start, length, prot]));
+        }
+        if vma.flags.intersects(VmaFlags::LOCKED) {
+            let on_fault = u64::from(vma.flags.contains(VmaFlags::LOCK_ON_FAULT));
+            steps.push(call(libc::SYS_mlock2, &[start, length, on_fault]));
+        }
+    }
+    for guard in &space.guards {
+        let arguments = [guard.0.start.0, guard.0.len(), MADV_GUARD_INSTALL];
+        steps.push(call(libc::SYS_madvise, &arguments));
+    }
+    for vma in space.vmas.iter().filter(|vma| vma.flags.contains(VmaFlags::SEALED)) {
+        let arguments = [vma.range.start.0, vma.range.len(), 0];
+        steps.push(call(libc::SYS_mseal, &arguments));
+    }
+}
+
+/// The descriptors that only the restore needed go; the executable's stays for PR_SET_MM_MAP.
+fn close_descriptors(steps: &mut Vec<Step>, context: &Context<'_>) {
+    let first = signed(context.first_private_fd);
+    let executable = signed(context.executable);
+    if executable > first {
+        steps.push(call(libc::SYS_close_range, &[first, executable - 1, 0]));
+    }
+    let rest = (executable + 1).max(first);
+    steps.push(call(libc::SYS_close_range, &[rest, u64::from(u32::MAX), 0]));
+}
+
+/// Attributes that all threads share, or that threads inherit from the one that makes them.
+fn process_attributes(steps: &mut Vec<Step>, process: &Process, space: &AddressSpace) {
+    steps.push(call(libc::SYS_personality, &[u64::from(process.personality)]));
+    if process.child_subreaper {
+        steps.push(call(libc::SYS_prctl, &[signed(libc::PR_SET_CHILD_SUBREAPER), 1]));
+    }
+    if process.credentials.no_new_privs {
+        steps.push(call(libc::SYS_prctl, &[signed(libc::PR_SET_NO_NEW_PRIVS), 1]));
+    }
+    steps.push(call(
+        libc::SYS_prctl,
+        &[signed(libc::PR_SET_THP_DISABLE), u64::from(space.thp_disabled)],
+    ));
+    if process.tsc_mode == signed_u32(libc::PR_TSC_SIGSEGV) {
+        steps.push(call(libc::SYS_prctl, &[signed(libc::PR_SET_TSC), u64::from(process.tsc_mode)]));
+    }
+    if space.memory_merge {
+        const PR_SET_MEMORY_MERGE: u64 = 67;
+        steps.push(call(libc::SYS_prctl, &[PR_SET_MEMORY_MERGE, 1]));
+    }
+    if space.mdwe != 0 {
+        const PR_SET_MDWE: u64 = 65;
+        steps.push(call(libc::SYS_prctl, &[PR_SET_MDWE, u64::from(space.mdwe)]));
+    }
+    for bit in 0..u32::BITS {
+        let command = 1 << bit;
+        if space.membarrier & command != 0 {
+            steps.push(call(libc::SYS_membarrier, &[u64::from(command)]));
+        }
+    }
+}
+
+const fn signed_u32(value: i32) -> u32 {
+    value.cast_unsigned()
+}
+
+/// Every disposition is set, also the default ones: rckpt itself ignores SIGPIPE, and what is ignored
+/// stays ignored over exec.
+fn signal_actions(author: &mut Author, steps: &mut Vec<Step>, process: &Process) {
+    for signal in 1..=LAST_SIGNAL {
+        if [libc::SIGKILL, libc::SIGSTOP].map(signed_u32).contains(&signal) {
+            continue;
+        }
+        let words = process
+            .actions
+            .iter()
+            .find(|action| action.signal == signal)
+            .map_or([0; 4], |action| {
+                [action.handler.0, action.flags, action.restorer.0, action.mask.0]
+            });
+        let action = author.words(&words);
+        let arguments = [u64::from(signal), action, 0, SIGNAL_SET_SIZE];
+        steps.push(call(libc::SYS_rt_sigaction, &arguments));
+    }
+}
+
+/// Makes a thread, which goes through its own steps.
+fn spawn(
+    author: &mut Author,
+    steps: &mut Vec<Step>,
+    process: &Process,
+    thread: &Thread,
+    context: &Context<'_>,
+) {
+    const FLAGS: i32 = libc::CLONE_VM
+        | libc::CLONE_FS
+        | libc::CLONE_FILES
+        | libc::CLONE_SIGHAND
+        | libc::CLONE_THREAD
+        | libc::CLONE_SYSVSEM;
+    let mut own = Vec::new();
+    thread_steps(author, &mut own, process, thread);
+    if context.drop_capabilities {
+        drop_capabilities(author, &mut own);
+    }
+    parent_death_signal(&mut own, thread);
+    own.push(stop(STOP_READY));
+    let first_step = author.steps(&own);
+    let stack = author.stack();
+    let tid = author.data(&thread.tid.0.to_le_bytes());
+    let mut flags = signed(FLAGS);
+    if !thread.clear_child_tid.is_null() {
+        flags |= signed(libc::CLONE_CHILD_CLEARTID);
+    }
+    // struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls,
+    // set_tid, set_tid_size, cgroup.
+    let arguments =
+        author.words(&[flags, 0, thread.clear_child_tid.0, 0, 0, stack, STACK_SIZE, 0, tid, 1, 0]);
+    steps.push(step(
+        kind::SPAWN,
+        libc::SYS_clone3,
+        &[arguments, to_u64(size_of::<libc::clone_args>()), first_step],
+        signed(thread.tid.0),
+    ));
+}
+
+/// What each thread sets for itself.
+fn thread_steps(author: &mut Author, steps: &mut Vec<Step>, process: &Process, thread: &Thread) {
+    let mut name = thread.name.0.clone();
+    name.push(0);
+    let name = author.data(&name);
+    steps.push(call(libc::SYS_prctl, &[signed(libc::PR_SET_NAME), name]));
+    if !thread.robust_list.is_null() {
+        let arguments = [thread.robust_list.0, thread.robust_list_length];
+        steps.push(call(libc::SYS_set_robust_list, &arguments));
+    }
+    if let Some(rseq) = &thread.rseq {
+        let (length, signature) = (u64::from(rseq.length), u64::from(rseq.signature));
+        steps.push(call(libc::SYS_rseq, &[rseq.area.0, length, 0, signature]));
+    }
+    let stack = &thread.signal_stack;
+    if stack.flags & SS_DISABLE == 0 {
+        // The thread may have been running on it; here it does not, and the kernel works out anew.
+        let flags = u64::from(stack.flags & !SS_ONSTACK);
+        let stack = author.words(&[stack.base.0, flags, stack.size]);
+        steps.push(call(libc::SYS_sigaltstack, &[stack, 0]));
+    }
+    if thread.timer_slack != 0 {
+        let arguments = [signed(libc::PR_SET_TIMERSLACK), thread.timer_slack];
+        steps.push(call(libc::SYS_prctl, &arguments));
+    }
+    scheduling(author, steps, thread);
+    for signal in &thread.pending {
+        let info = author.data(&signal.siginfo);
+        let (process, thread) = (signed(process.pid.0), signed(thread.tid.0));
+        let arguments = [process, thread, signal_number(&signal.siginfo), info];
+        steps.push(call(libc::SYS_rt_tgsigqueueinfo, &arguments));
+    }
+}
+
+/// CPUs, policy, niceness and I/O priority.
+fn scheduling(author: &mut Author, steps: &mut Vec<Step>, thread: &Thread) {
+    if !thread.affinity.is_empty() {
+        let mask = author.data(&thread.affinity);
+        let arguments = [0, to_u64(thread.affinity.len()), mask];
+        steps.push(call(libc::SYS_sched_setaffinity, &arguments));
+    }
+    let Scheduling { policy, flags, nice, priority, runtime, deadline, period } = thread.scheduling;
+    // struct sched_attr, 48 bytes: size, policy, flags, nice, priority, runtime, deadline, period.
+    let attributes = author.words(&[
+        48 | u64::from(policy) << 32,
+        flags,
+        u64::from(nice.cast_unsigned()) | u64::from(priority) << 32,
+        runtime,
+        deadline,
+        period,
+    ]);
+    steps.push(call(libc::SYS_sched_setattr, &[0, attributes, 0]));
+    if thread.io_priority != 0 {
+        const IOPRIO_WHO_PROCESS: u64 = 1;
+        let arguments = [IOPRIO_WHO_PROCESS, 0, signed(thread.io_priority)];
+        steps.push(call(libc::SYS_ioprio_set, &arguments));
+    }
+}
+
+/// A change of credentials clears it, so it comes after the capabilities have gone.
+fn parent_death_signal(steps: &mut Vec<Step>, thread: &Thread) {
+    if thread.parent_death_signal != 0 {
+        let arguments = [signed(libc::PR_SET_PDEATHSIG), signed(thread.parent_death_signal)];
+        steps.push(call(libc::SYS_prctl, &arguments));
+    }
+}
+
+/// The data that takes every capability away with `capset`: header, then two empty halves.
+#[must_use]
+pub fn no_capabilities() -> [u8; 32] {
+    let mut bytes = [0; 32];
+    bytes[..4].copy_from_slice(&crate::sys::clone::CAPABILITY_VERSION.to_le_bytes());
+    bytes
+}
+
+fn drop_capabilities(author: &mut Author, steps: &mut Vec<Step>) {
+    let data = author.data(&no_capabilities());
+    steps.push(call(libc::SYS_prctl, &[PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0]));
+    steps.push(call(libc::SYS_capset, &[data, data + 8]));
+}
+
+/// POSIX timers get their ids back: either the kernel takes the id, or, before Linux 6.16, ids are
+/// counted up from zero in each new process and those in between are made and deleted again.
+fn posix_timers(
+    author: &mut Author,
+    steps: &mut Vec<Step>,
+    process: &Process,
+    context: &Context<'_>,
+) {
+    if process.posix_timers.is_empty() {
+        return;
+    }
+    if context.timer_ids {
+        steps.push(call(libc::SYS_prctl, &[PR_TIMER_CREATE_RESTORE_IDS, 1]));
+    }
+    let mut next_id = 0;
+    for timer in &process.posix_timers {
+        while !context.timer_ids && next_id < timer.id {
+            let id = author.words(&[0]);
+            steps.push(call(libc::SYS_timer_create, &[signed(libc::CLOCK_MONOTONIC), 0, id]));
+            steps.push(call(libc::SYS_timer_delete, &[signed(next_id)]));
+            next_id += 1;
+        }
+        next_id = timer.id + 1;
+        let notification = &timer.notification;
+        // struct sigevent: sigev_value, sigev_signo, sigev_notify, sigev_notify_thread_id.
+        let event = author.words(&[
+            notification.value,
+            u64::from(notification.signal.cast_unsigned())
+                | u64::from(notification.method.cast_unsigned()) << 32,
+            notification.thread.map_or(0, |tid| u64::from(tid.0.cast_unsigned())),
+            0,
+            0,
+            0,
+            0,
+            0,
+        ]);
+        let id = author.words(&[u64::from(timer.id.cast_unsigned())]);
+        steps.push(call(libc::SYS_timer_create, &[signed(timer.clock), event, id]));
+        if !timer.timer.value.is_zero() {
+            let spec = author.words(&timer_words(&timer.timer, |time| time.nanoseconds));
+            steps.push(call(libc::SYS_timer_settime, &[signed(timer.id), 0, spec, 0]));
+        }
+    }
+    if context.timer_ids {
+        steps.push(call(libc::SYS_prctl, &[PR_TIMER_CREATE_RESTORE_IDS, 0]));
+    }
+}
+
+/// ITIMER_REAL, ITIMER_VIRTUAL and ITIMER_PROF, which count microseconds.
+fn interval_timers(author: &mut Author, steps: &mut Vec<Step>, process: &Process) {
+    for (which, timer) in (0..).zip(&process.interval_timers) {
+        if timer.value.is_zero() {
+            continue;
+        }
+        let mut words = timer_words(timer, |time| time.nanoseconds / 1000);
+        if words[2] == 0 && words[3] == 0 {
+            words[3] = 1; // Less than a microsecond was left: that is not "disarmed".
+        }
+        let spec = author.words(&words);
+        steps.push(call(libc::SYS_setitimer, &[which, spec, 0]));
+    }
+}
+
+fn timer_words(timer: &TimerSpec, fraction: impl Fn(&TimeSpec) -> i64) -> [u64; 4] {
+    let TimerSpec { interval, value } = timer;
+    [interval.seconds, fraction(interval), value.seconds, fraction(value)].map(i64::cast_unsigned)
+}
+
+/// Signals queued for the whole process. All are blocked now, so they stay queued.
+fn process_signals(author: &mut Author, steps: &mut Vec<Step>, process: &Process) {
+    for signal in &process.pending {
+        let info = author.data(&signal.siginfo);
+        let arguments = [signed(process.pid.0), signal_number(&signal.siginfo), info];
+        steps.push(call(libc::SYS_rt_sigqueueinfo, &arguments));
+    }
+}
+
+/// `si_signo`, the first field of a `siginfo_t`.
+fn signal_number(siginfo: &[u8]) -> u64 {
+    siginfo.first_chunk::<4>().map_or(0, |bytes| u64::from(u32::from_le_bytes(*bytes)))
+}
