@@ -1,4 +1,26 @@
 //! The on-disk form of one checkpoint (a generation): header, sections, page data.
 //!
-//! It knows records and bytes, and nothing of the kernel: images can be read, checked and fuzzed on
-//! any machine. docs/FORMAT.md describes the format byte by byte.
+//! A generation is a directory with two files. `image.rckpt` holds a raw header with a table of
+//! sections, then the sections: the records of [`crate::model`], and the index of the page data.
+//! `pages.rckpt` holds the page data in chunks. docs/FORMAT.md describes both byte by byte.
+//!
+//! This room knows records and bytes, and nothing of the kernel's state or of where generations are
+//! kept: images can be read, checked and fuzzed on any machine. What it hands out has been checked
+//! once, here: bounds, checksums and cross references, so that later code may rely on them.
+
+pub mod codec;
+pub mod error;
+pub mod format;
+pub mod index;
+pub mod reader;
+#[cfg(test)]
+mod sample;
+pub mod section;
+pub mod validate;
+pub mod writer;
+
+pub use codec::Codec;
+pub use error::{ReadError, WriteError};
+pub use index::{Chunk, Run};
+pub use reader::Reader;
+pub use writer::{Summary, WriteOptions, Writer, ZeroPages};

@@ -1,0 +1,111 @@
+//! The index of the page data: which pages lie where in which file.
+//!
+//! It is made for more than one version of the writer uses: a generation may draw on page files of
+//! earlier generations (kept beside its own under [`parent_pages_file`]), the same stored page may
+//! stand for pages of several objects, and only a part of a chunk may still be in use. A reader has
+//! to take [`Run::slot`] seriously, and nothing else changes for it.
+
+use serde::{Deserialize, Serialize};
+
+use super::codec::Codec;
+use super::format::GenerationId;
+use crate::model::id::ObjectId;
+use crate::model::number::{PAGE_SIZE, to_usize};
+
+/// Pages in a chunk that a writer fills: 1 MiB.
+pub const CHUNK_PAGES: u32 = 256;
+/// Bytes in a chunk that a writer fills.
+pub const CHUNK_LENGTH: usize = 256 * to_usize(PAGE_SIZE);
+/// Most pages in a chunk that a reader takes: 16 MiB.
+pub const CHUNK_PAGES_LIMIT: u32 = 4096;
+
+/// A range of an object's pages, and where in its chunk they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Run {
+    /// The address space or inode content that the pages belong to.
+    pub object: ObjectId,
+    /// Number of the first page in the object; a page of an address space is its address / 4096.
+    pub first_page: u64,
+    /// How many; at least one.
+    pub pages: u32,
+    /// Place of the first of them in the chunk, in pages; `slot + pages` is at most the chunk's.
+    pub slot: u32,
+}
+
+impl Run {
+    /// The run's bytes within its chunk's.
+    #[must_use]
+    pub fn bytes_in<'a>(&self, chunk: &'a [u8]) -> &'a [u8] {
+        let start = to_usize(u64::from(self.slot) * PAGE_SIZE);
+        let length = to_usize(u64::from(self.pages) * PAGE_SIZE);
+        &chunk[start..start + length]
+    }
+
+    /// The first page after the run.
+    #[must_use]
+    pub fn end_page(&self) -> u64 {
+        // Saturation happens only before the index has been checked: no object has so many pages.
+        self.first_page.saturating_add(u64::from(self.pages))
+    }
+}
+
+/// A piece of page data, compressed and checked as a whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chunk {
+    /// Which file: index into [`PageIndex::files`].
+    pub file: u32,
+    /// Offset in the file; a multiple of the page size where the chunk is stored plainly.
+    pub offset: u64,
+    /// Stored bytes.
+    pub stored_length: u32,
+    /// How it is stored; [`Codec::None`] where compression did not pay, too.
+    pub codec: Codec,
+    /// Pages once decompressed.
+    pub pages: u32,
+    /// Checksum of the stored bytes.
+    pub stored_checksum: u64,
+    /// Checksum of the pages.
+    pub checksum: u64,
+    /// What the pages are.
+    pub runs: Vec<Run>,
+}
+
+impl Chunk {
+    /// Bytes once decompressed.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        to_usize(u64::from(self.pages) * PAGE_SIZE)
+    }
+
+    /// The first byte after it in its file.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.offset.saturating_add(u64::from(self.stored_length))
+    }
+}
+
+/// A file of page data that an image draws on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PagesFile {
+    /// The generation that wrote it.
+    pub id: GenerationId,
+    /// Its whole length in bytes.
+    pub length: u64,
+}
+
+/// Section [`super::section::SectionKind::PAGE_INDEX`], version 1.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageIndex {
+    /// Files that chunks lie in: this generation's own first, then those of earlier ones.
+    pub files: Vec<PagesFile>,
+    /// The chunks; those in this generation's own file in the order they have there, without gaps
+    /// but for the padding before a plain one.
+    pub chunks: Vec<Chunk>,
+}
+
+/// Name under which a generation keeps (as a hard link, so that it needs no other directory) the
+/// page file of the earlier generation `id`.
+#[must_use]
+pub fn parent_pages_file(id: GenerationId) -> String {
+    format!("pages-{id}.rckpt")
+}

@@ -1,0 +1,266 @@
+//! A small job for the tests of this room, with at least one record of every kind.
+
+use crate::image::codec::checksum;
+use crate::model::address::{AddrRange, RemoteAddr};
+use crate::model::file::{
+    Fd, FdTable, FileLock, FileLockKind, FileOwner, FsContext, Inode, InodeKind, OpenFile,
+    OpenFileKind, Output, Outputs, Pipe, PipeEnd, Stream, StreamTarget,
+};
+use crate::model::id::{Bytes, FdTableId, FsId, InodeId, MmId, ObjectId, OpenFileId, Pid, PipeId};
+use crate::model::job::{Job, Machine, VdsoImage};
+use crate::model::memory::{AddressSpace, Backing, GuardRange, MmAreas, Prot, Vma, VmaFlags};
+use crate::model::process::{
+    Credentials, PosixTimer, Process, ProcessState, ResourceLimit, TimerNotification,
+};
+use crate::model::signal::{PendingSignal, SIGINFO_SIZE, SignalAction, SignalSet};
+use crate::model::thread::{Registers, Rseq, Scheduling, Thread};
+use crate::model::time::{Clocks, TimeSpec, TimerSpec};
+
+/// First page, and number of pages, of the sample's private anonymous memory.
+pub(super) const MEMORY_PAGES: (u64, u64) = (0x10000, 2000);
+
+/// Fills a page with bytes that cannot be compressed, the same for the same number.
+pub(super) fn noise(number: u64, page: &mut [u8]) {
+    for (word, place) in (number * 512..).zip(page.chunks_exact_mut(8)) {
+        place.copy_from_slice(&checksum(&word.to_le_bytes()).to_le_bytes());
+    }
+}
+
+/// The job.
+pub(super) fn job() -> Job {
+    Job {
+        id: bytes("sample"),
+        command: vec![bytes("/bin/sample"), bytes("--fast")],
+        root: Pid(100),
+        machine: Machine {
+            host: bytes("node1"),
+            kernel: bytes("6.1.0"),
+            cpu: bytes("a processor"),
+            cpu_flags: vec!["avx".to_owned(), "sse2".to_owned()],
+            xcr0: 7,
+            xstate_components: vec![(576, 256)],
+            boot_id: bytes("0000"),
+        },
+        clocks: Clocks { realtime: time(1_700_000_000), monotonic: time(50), boottime: time(60) },
+        vdso: VdsoImage { bytes: vec![0x7f; 64] },
+        processes: vec![process(), child(), zombie()],
+        address_spaces: vec![address_space()],
+        fd_tables: vec![fd_table()],
+        fs: vec![FsContext { cwd: InodeId(1), root: bytes("/"), umask: 0o22 }],
+        open_files: open_files(),
+        inodes: inodes(),
+        pipes: vec![Pipe { capacity: 65536, queued: vec![bytes("waiting")] }],
+        outputs: Outputs {
+            named: vec![bytes("/home/user/*.log")],
+            files: vec![Output {
+                path: bytes("/home/user/a.log"),
+                number: 77,
+                size: 10,
+                mtime: time(1_600_000_000),
+                digest: Bytes(vec![1; 16]),
+            }],
+        },
+        objects: 2,
+    }
+}
+
+fn bytes(text: &str) -> Bytes {
+    Bytes::from(text.as_bytes())
+}
+
+fn time(seconds: i64) -> TimeSpec {
+    TimeSpec { seconds, nanoseconds: 5 }
+}
+
+fn process() -> Process {
+    let second = Thread { tid: Pid(101), rseq: None, ..thread() };
+    Process {
+        pid: Pid(100),
+        ppid: Pid(1),
+        pgid: Pid(100),
+        sid: Pid(90),
+        exit_signal: 17,
+        state: ProcessState::Alive,
+        threads: vec![thread(), second],
+        name: bytes("sample"),
+        mm: MmId(0),
+        fd_table: FdTableId(0),
+        fs: FsId(0),
+        actions: vec![SignalAction {
+            signal: 10,
+            handler: RemoteAddr(0x40_1000),
+            flags: 0x0400_0000,
+            restorer: RemoteAddr(0x40_2000),
+            mask: SignalSet(1),
+        }],
+        pending: vec![PendingSignal { siginfo: vec![10; SIGINFO_SIZE] }],
+        interval_timers: [TimerSpec { interval: time(1), value: time(1) }; 3],
+        posix_timers: vec![PosixTimer {
+            id: 0,
+            clock: 1,
+            notification: TimerNotification { method: 0, signal: 14, value: 5, thread: None },
+            timer: TimerSpec::default(),
+            overrun: 0,
+        }],
+        limits: vec![ResourceLimit { resource: 7, soft: 1024, hard: 4096 }],
+        credentials: Credentials {
+            uids: [1000; 4],
+            gids: [1000; 4],
+            groups: vec![1000, 27],
+            ..Credentials::default()
+        },
+        personality: 0,
+        child_subreaper: false,
+        oom_score_adj: 0,
+        tsc_mode: 1,
+        controlling_terminal: true,
+    }
+}
+
+fn child() -> Process {
+    let main = Thread { tid: Pid(110), ..thread() };
+    Process { pid: Pid(110), ppid: Pid(100), threads: vec![main], ..process() }
+}
+
+fn zombie() -> Process {
+    Process {
+        pid: Pid(111),
+        ppid: Pid(110),
+        state: ProcessState::Zombie { wait_status: 256 },
+        threads: Vec::new(),
+        ..process()
+    }
+}
+
+fn thread() -> Thread {
+    Thread {
+        tid: Pid(100),
+        name: bytes("sample"),
+        registers: Registers { rip: 0x40_1234, rsp: 0x7ffd_0000_0000, ..Registers::default() },
+        xstate: vec![0; 832],
+        pending: vec![PendingSignal { siginfo: vec![12; SIGINFO_SIZE] }],
+        robust_list: RemoteAddr(0x1000_0000),
+        robust_list_length: 24,
+        rseq: Some(Rseq {
+            area: RemoteAddr(0x1000_0100),
+            length: 32,
+            signature: 0x5305_3053,
+            flags: 0,
+        }),
+        affinity: vec![3; 8],
+        scheduling: Scheduling { nice: 5, ..Scheduling::default() },
+        timer_slack: 50_000,
+        ..Thread::default()
+    }
+}
+
+fn address_space() -> AddressSpace {
+    let (first, pages) = MEMORY_PAGES;
+    let anonymous = AddrRange::new(first * 4096, (first + pages) * 4096).unwrap();
+    let data = AddrRange::new(0x40_0000, 0x40_4000).unwrap();
+    let shared = AddrRange::new(0x7f00_0000_0000, 0x7f00_0000_2000).unwrap();
+    let vdso = AddrRange::new(0x7ffd_1000_0000, 0x7ffd_1000_2000).unwrap();
+    let vma = |range, backing| Vma {
+        range,
+        prot: Prot::READ | Prot::WRITE,
+        flags: VmaFlags::MAY_WRITE,
+        backing,
+        name: None,
+    };
+    let file = |inode, shared| Backing::File { inode: InodeId(inode), offset: 0, shared };
+    AddressSpace {
+        vmas: vec![
+            vma(data, file(0, false)),
+            Vma { name: Some(bytes("arena")), ..vma(anonymous, Backing::Anonymous) },
+            vma(shared, file(2, true)),
+            vma(vdso, Backing::Vdso),
+        ],
+        areas: MmAreas { auxv: vec![0; 32], ..MmAreas::default() },
+        executable: InodeId(0),
+        object: ObjectId(0),
+        guards: vec![GuardRange(AddrRange::new(first * 4096, first * 4096 + 4096).unwrap())],
+        dumpable: 1,
+        ..AddressSpace::default()
+    }
+}
+
+fn inodes() -> Vec<Inode> {
+    let linked = |path: &str, mode: u32| Inode {
+        kind: InodeKind::Linked,
+        path: bytes(path),
+        device: 1,
+        number: 2,
+        mode,
+        rdev: 0,
+        size: 16384,
+        mtime: time(1_600_000_000),
+        links: 1,
+        build_id: None,
+        content: None,
+        written: false,
+    };
+    vec![
+        Inode { build_id: Some(Bytes(vec![5; 20])), ..linked("/bin/sample", 0o100_755) },
+        linked("/home/user", 0o040_700),
+        Inode {
+            kind: InodeKind::Memfd { flags: 0, seals: 6 },
+            path: bytes("buffer"),
+            size: 8192,
+            content: Some(ObjectId(1)),
+            ..linked("", 0o100_600)
+        },
+        linked("/home/user/fifo", 0o010_600),
+        linked("/dev/null", 0o020_666),
+    ]
+}
+
+fn open_files() -> Vec<OpenFile> {
+    let open = |kind| OpenFile { flags: 2, kind, owner: None, locks: Vec::new() };
+    vec![
+        OpenFile {
+            owner: Some(FileOwner { kind: 1, id: Pid(100), signal: 0 }),
+            locks: vec![FileLock {
+                kind: FileLockKind::Posix { holder: Pid(100) },
+                access: 1,
+                start: 0,
+                end: Some(9),
+            }],
+            ..open(OpenFileKind::Regular { inode: InodeId(2), position: 4 })
+        },
+        open(OpenFileKind::Directory { inode: InodeId(1), position: 0 }),
+        open(OpenFileKind::Path { inode: InodeId(0) }),
+        open(OpenFileKind::Pipe { pipe: PipeId(0), end: PipeEnd::Read }),
+        open(OpenFileKind::Fifo { inode: InodeId(3), pipe: PipeId(0), end: PipeEnd::Both }),
+        open(OpenFileKind::Device { inode: InodeId(4) }),
+        open(OpenFileKind::ControllingTerminal),
+        open(OpenFileKind::EventFd { count: 3, semaphore: true }),
+        open(OpenFileKind::TimerFd {
+            clock: 1,
+            ticks: 2,
+            flags: 0,
+            timer: TimerSpec { interval: time(0), value: time(3) },
+        }),
+        open(OpenFileKind::Stream {
+            stream: Stream::Input,
+            target: StreamTarget::Terminal { termios: vec![0; 44], window: vec![0; 8] },
+        }),
+        open(OpenFileKind::Stream {
+            stream: Stream::Output,
+            target: StreamTarget::Regular { inode: InodeId(2), position: 8 },
+        }),
+        open(OpenFileKind::Stream {
+            stream: Stream::Error,
+            target: StreamTarget::Other(bytes("pipe:[1]")),
+        }),
+        open(OpenFileKind::Proc { path: bytes("/proc/100/status"), position: 0 }),
+    ]
+}
+
+fn fd_table() -> FdTable {
+    let entries = (0_u32..)
+        .zip(0_i32..)
+        .take(13)
+        .map(|(file, number)| Fd { number, file: OpenFileId(file), close_on_exec: false })
+        .collect();
+    FdTable { entries }
+}
