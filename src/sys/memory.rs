@@ -1,1 +1,315 @@
-//! Memory of other processes: page maps, reading and writing.
+//! Another process's memory: reading and writing it, and asking which of its pages hold data.
+
+#![allow(unsafe_code)]
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+
+use bitflags::bitflags;
+use nix::errno::Errno;
+use nix::unistd::Pid;
+
+use crate::model::address::{AddrRange, RemoteAddr};
+use crate::model::number::{PAGE_SIZE, to_u64, to_usize};
+
+bitflags! {
+    /// What the kernel says of a page: PAGE_IS_* of `PAGEMAP_SCAN`.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct PageState: u64 {
+        /// The page belongs to a file or shared memory, not to the process alone.
+        const FILE = 1 << 2;
+        /// It is in memory.
+        const PRESENT = 1 << 3;
+        /// It is in swap, or holds a mark of the kernel's.
+        const SWAPPED = 1 << 4;
+        /// It is the page of zeros that everybody shares.
+        const ZERO = 1 << 5;
+        /// It is part of a huge page.
+        const HUGE = 1 << 6;
+        /// It is a guard page (MADV_GUARD_INSTALL).
+        const GUARD = 1 << 8;
+    }
+}
+
+/// Consecutive pages in one state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageRun {
+    /// Where they lie.
+    pub range: AddrRange,
+    /// Their state.
+    pub state: PageState,
+}
+
+/// The memory of another process, through /proc/PID/mem: needs the right to trace it. Reads and
+/// writes ignore the protection of mappings; writing to a private file mapping makes a private
+/// copy of the page, as a debugger's breakpoints do.
+#[derive(Debug)]
+pub struct RemoteMemory {
+    file: File,
+}
+
+impl RemoteMemory {
+    /// Opens the memory of a process.
+    ///
+    /// # Errors
+    /// EACCES or EPERM when it may not be traced, ENOENT when it has ended.
+    pub fn open(pid: Pid) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).write(true).open(format!("/proc/{pid}/mem"))?;
+        Ok(Self { file })
+    }
+
+    /// Fills `buffer` from `address` on.
+    ///
+    /// # Errors
+    /// EIO or EFAULT when part of the range cannot be read; UnexpectedEof when the process ended.
+    pub fn read(&self, address: RemoteAddr, buffer: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(buffer, address.0)
+    }
+
+    /// Reads as much of `buffer` as can be read without a gap, and says how much.
+    ///
+    /// # Errors
+    /// EIO when nothing can be read at `address`.
+    pub fn read_some(&self, address: RemoteAddr, buffer: &mut [u8]) -> io::Result<usize> {
+        self.file.read_at(buffer, address.0)
+    }
+
+    /// One word.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_word(&self, address: RemoteAddr) -> io::Result<u64> {
+        let mut word = [0; 8];
+        self.read(address, &mut word)?;
+        Ok(u64::from_le_bytes(word))
+    }
+
+    /// Writes `bytes` at `address`.
+    ///
+    /// # Errors
+    /// EIO or EFAULT when part of the range cannot be written.
+    pub fn write(&self, address: RemoteAddr, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(bytes, address.0)
+    }
+}
+
+/// `struct page_region`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct PageRegion {
+    start: u64,
+    end: u64,
+    categories: u64,
+}
+
+/// `struct pm_scan_arg`.
+#[repr(C)]
+#[derive(Default)]
+struct ScanArguments {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    vector: u64,
+    vector_length: u64,
+    max_pages: u64,
+    category_inverted: u64,
+    category_mask: u64,
+    category_any_of_mask: u64,
+    return_mask: u64,
+}
+
+const _: () = assert!(size_of::<ScanArguments>() == 96);
+const _: () = assert!(size_of::<PageRegion>() == 24);
+
+// The macro writes a function without documentation.
+#[allow(missing_docs)]
+mod request {
+    use super::ScanArguments;
+    nix::ioctl_readwrite!(pagemap_scan, b'f', 16, ScanArguments);
+}
+
+/// Regions fetched by one scan.
+const REGIONS: usize = 1024;
+
+/// Entries of /proc/PID/pagemap read at once.
+const ENTRIES: u64 = 4096;
+
+const ENTRY_PRESENT: u64 = 1 << 63;
+const ENTRY_SWAPPED: u64 = 1 << 62;
+const ENTRY_FILE: u64 = 1 << 61;
+const ENTRY_GUARD: u64 = 1 << 58;
+
+/// Tells which pages of a process hold something, through /proc/PID/pagemap.
+#[derive(Debug)]
+pub struct PageMap {
+    file: File,
+    /// What a scan may be asked for; `None`: the kernel (before 6.7) cannot scan.
+    scan: Option<PageState>,
+}
+
+impl PageMap {
+    /// Opens the page map of a process, and finds out how it can be asked.
+    ///
+    /// # Errors
+    /// EACCES or EPERM when it may not be traced, ENOENT when it has ended.
+    pub fn open(pid: Pid) -> io::Result<Self> {
+        let file = File::open(format!("/proc/{pid}/pagemap"))?;
+        let full = PageState::all();
+        let scan = [full, full.difference(PageState::GUARD)].into_iter().find(|mask| {
+            let mut region = [PageRegion::default(); 1];
+            let empty = AddrRange { start: RemoteAddr(0), end: RemoteAddr(0) };
+            scan(&file, empty, *mask, &mut region).is_ok()
+        });
+        Ok(Self { file, scan })
+    }
+
+    /// Whether [`PageState::ZERO`] and [`PageState::GUARD`] are ever reported.
+    #[must_use]
+    pub fn tells_guards(&self) -> bool {
+        self.scan.is_some_and(|mask| mask.contains(PageState::GUARD))
+    }
+
+    /// The pages in `range` that hold something, ascending, in runs of one state. Nothing is
+    /// reported for pages never touched.
+    ///
+    /// # Errors
+    /// What reading the page map gives, or ESRCH when the process has ended.
+    pub fn runs(&self, range: AddrRange) -> io::Result<Vec<PageRun>> {
+        match self.scan {
+            Some(mask) => self.runs_by_scan(range, mask),
+            None => self.runs_by_entries(range),
+        }
+    }
+
+    fn runs_by_scan(&self, range: AddrRange, mask: PageState) -> io::Result<Vec<PageRun>> {
+        let mut found = Vec::new();
+        let mut regions = [PageRegion::default(); REGIONS];
+        let mut rest = range;
+        while !rest.is_empty() {
+            let (count, walked) = scan(&self.file, rest, mask, &mut regions)?;
+            for region in &regions[..count] {
+                push_run(&mut found, region.start, region.end, region.categories);
+            }
+            if walked <= rest.start.0 {
+                return Err(io::Error::from(io::ErrorKind::InvalidData));
+            }
+            rest.start = RemoteAddr(walked.min(rest.end.0));
+        }
+        Ok(found)
+    }
+
+    fn runs_by_entries(&self, range: AddrRange) -> io::Result<Vec<PageRun>> {
+        let mut found = Vec::new();
+        let mut address = range.start.0;
+        let mut buffer = vec![0_u8; to_usize(ENTRIES * 8)];
+        while address < range.end.0 {
+            let pages = ENTRIES.min((range.end.0 - address) / PAGE_SIZE);
+            let bytes = &mut buffer[..to_usize(pages * 8)];
+            self.file.read_exact_at(bytes, address / PAGE_SIZE * 8)?;
+            for (index, raw) in bytes.as_chunks::<8>().0.iter().enumerate() {
+                let start = address + to_u64(index) * PAGE_SIZE;
+                let state = entry_state(u64::from_le_bytes(*raw));
+                push_run(&mut found, start, start + PAGE_SIZE, state.bits());
+            }
+            address += pages * PAGE_SIZE;
+        }
+        Ok(found)
+    }
+}
+
+/// What one entry of /proc/PID/pagemap says (Documentation/admin-guide/mm/pagemap.rst).
+fn entry_state(entry: u64) -> PageState {
+    let mut state = PageState::empty();
+    state.set(PageState::PRESENT, entry & ENTRY_PRESENT != 0);
+    state.set(PageState::SWAPPED, entry & ENTRY_SWAPPED != 0);
+    state.set(PageState::GUARD, entry & ENTRY_GUARD != 0);
+    // The bit means nothing for a page that is nowhere.
+    let somewhere = state.intersects(PageState::PRESENT | PageState::SWAPPED);
+    state.set(PageState::FILE, somewhere && entry & ENTRY_FILE != 0);
+    state
+}
+
+/// Adds a run, joined to the last one when it continues that in the same state.
+fn push_run(found: &mut Vec<PageRun>, start: u64, end: u64, categories: u64) {
+    let state = PageState::from_bits_truncate(categories);
+    let Some(range) = AddrRange::new(start, end) else { return };
+    if state.is_empty() {
+        return;
+    }
+    match found.last_mut() {
+        Some(last) if last.range.end == range.start && last.state == state => {
+            last.range.end = range.end;
+        }
+        _ => found.push(PageRun { range, state }),
+    }
+}
+
+/// One PAGEMAP_SCAN: how many regions were filled, and how far the walk came.
+fn scan(
+    file: &File,
+    range: AddrRange,
+    mask: PageState,
+    regions: &mut [PageRegion],
+) -> io::Result<(usize, u64)> {
+    let mut arguments = ScanArguments {
+        size: to_u64(size_of::<ScanArguments>()),
+        start: range.start.0,
+        end: range.end.0,
+        vector: to_u64(regions.as_mut_ptr().expose_provenance()),
+        vector_length: to_u64(regions.len()),
+        category_any_of_mask: (mask & (PageState::PRESENT | PageState::SWAPPED | PageState::GUARD))
+            .bits(),
+        return_mask: mask.bits(),
+        ..ScanArguments::default()
+    };
+    // SAFETY: the ioctl reads and writes one `pm_scan_arg` and writes at most `vector_length`
+    // regions to `vector`; both lead to as much.
+    let outcome = unsafe { request::pagemap_scan(file.as_raw_fd(), &raw mut arguments) };
+    let count = outcome.map_err(io::Error::from)?;
+    let count = usize::try_from(count).map_err(|_| io::Error::from(Errno::EOVERFLOW))?;
+    Ok((count.min(regions.len()), arguments.walk_end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ways_find_the_pages_that_hold_something() {
+        let length = 64 * to_usize(PAGE_SIZE);
+        let mut memory = memmap2::MmapMut::map_anon(length).expect("anonymous memory");
+        memory[3 * 4096] = 1;
+        memory[4 * 4096] = 1;
+        memory[40 * 4096] = 1;
+        let start = to_u64(memory.as_ptr().addr());
+        let range = AddrRange::new(start, start + to_u64(length)).expect("forward range");
+        let map = PageMap::open(Pid::this()).expect("own page map");
+        let pages = |runs: Vec<PageRun>| -> Vec<u64> {
+            let inside = runs.iter().filter(|run| run.state.contains(PageState::PRESENT));
+            inside
+                .flat_map(|run| {
+                    (run.range.start.0..run.range.end.0)
+                        .step_by(4096)
+                        .map(|page| (page - start) / 4096)
+                })
+                .collect()
+        };
+        // Huge pages may make more of it present than was touched.
+        let by_entries = pages(map.runs_by_entries(range).expect("entries"));
+        assert!([3, 4, 40].iter().all(|page| by_entries.contains(page)), "{by_entries:?}");
+        assert_eq!(pages(map.runs(range).expect("runs")), by_entries);
+    }
+
+    #[test]
+    fn own_memory_can_be_read() {
+        let value = 0x0123_4567_89ab_cdef_u64;
+        let address = RemoteAddr(to_u64((&raw const value).addr()));
+        let memory = RemoteMemory::open(Pid::this()).expect("own memory");
+        assert_eq!(memory.read_word(address).expect("a word"), value);
+        assert!(memory.read_word(RemoteAddr(8)).is_err());
+    }
+}
