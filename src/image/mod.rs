@@ -14,7 +14,7 @@ pub mod format;
 pub mod index;
 pub mod reader;
 #[cfg(test)]
-mod sample;
+pub(crate) mod sample;
 pub mod section;
 pub mod validate;
 pub mod writer;

@@ -17,17 +17,17 @@ use crate::model::thread::{Registers, Rseq, Scheduling, Thread};
 use crate::model::time::{Clocks, TimeSpec, TimerSpec};
 
 /// First page, and number of pages, of the sample's private anonymous memory.
-pub(super) const MEMORY_PAGES: (u64, u64) = (0x10000, 2000);
+pub(crate) const MEMORY_PAGES: (u64, u64) = (0x10000, 2000);
 
 /// Fills a page with bytes that cannot be compressed, the same for the same number.
-pub(super) fn noise(number: u64, page: &mut [u8]) {
+pub(crate) fn noise(number: u64, page: &mut [u8]) {
     for (word, place) in (number * 512..).zip(page.chunks_exact_mut(8)) {
         place.copy_from_slice(&checksum(&word.to_le_bytes()).to_le_bytes());
     }
 }
 
 /// The job.
-pub(super) fn job() -> Job {
+pub(crate) fn job() -> Job {
     Job {
         id: bytes("sample"),
         command: vec![bytes("/bin/sample"), bytes("--fast")],
