@@ -1,9 +1,365 @@
 //! Bringing a job back: a pure plan first, then process tree, descriptors, memory, threads, go.
 //!
-//! docs/RESTORE-STAGES.md tells the stages in order. `births`, `blob` and `script` are pure; `tree`
-//! runs in the processes that are to become the job; `control` is the tracer's side.
+//! docs/RESTORE-STAGES.md tells the stages in order. `births`, `blob`, `plan` and `script` are pure;
+//! `reaper` and `tree` run in the processes that are to become the job; `control` and `fill` are the
+//! supervisor's side, and this file drives them.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use nix::fcntl::OFlag;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::{Pid as HostPid, pipe2};
+use thiserror::Error;
+
+use crate::image::Reader;
+use crate::model::id::{ObjectId, Pid};
+use crate::model::job::Job;
+use crate::sys::clone::{self, Fork};
+use crate::sys::descriptor;
+
+use births::{Birth, Role};
+use control::{ControlError, Finish, Rebuilt};
+use environment::ProbeError;
+use fill::FillError;
+use line::{BuilderSide, Gate, Report, Stage, SupervisorSide};
+use opened::Opened;
+use plan::{Identity, Plan};
+use reaper::{Orders, ReaperError};
+use tree::{BuildError, Site};
 
 pub mod births;
 pub mod blob;
+pub mod control;
+pub mod environment;
+pub mod files;
+pub mod fill;
+pub mod line;
 pub mod opened;
+pub mod plan;
+pub mod reaper;
 pub mod script;
+pub mod tree;
+
+/// How long nothing may happen before the restore is given up.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A job that runs again.
+#[derive(Debug)]
+pub struct Restored {
+    /// Its root process, as the caller sees it.
+    pub root: HostPid,
+    /// The init of its namespaces, a child of the caller and parent of the root and of orphans;
+    /// `None` for a job restored in place, whose root is the caller's child.
+    pub reaper: Option<HostPid>,
+    /// Gives the root's wait status as four bytes, least first, when there is a reaper.
+    pub status: Option<File>,
+}
+
+/// Why a job could not be brought back. Nothing of it is left running.
+#[derive(Debug, Error)]
+#[allow(missing_docs)] // The messages say what each field is.
+pub enum RestoreError {
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
+    #[error("setting up the way between rckpt's processes: {source}")]
+    Connect { source: io::Error },
+    #[error(
+        "making namespaces for the job's process ids: {source}; as a plain user a restore needs \
+         unprivileged user namespaces (sysctl user.max_user_namespaces, \
+         kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)"
+    )]
+    MakeNamespaces { source: io::Error },
+    #[error("mapping user and group ids into the job's user namespace: {source}")]
+    MapIds { source: io::Error },
+    #[error(transparent)]
+    Reaper(#[from] ReaperError),
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    #[error("{message}")]
+    Builder { message: String },
+    #[error("waiting for the job's processes: {source}")]
+    Await { source: io::Error },
+    #[error("the processes being restored ended before they had come to {stage:?}")]
+    Lost { stage: Stage },
+    #[error("nothing happened for {} s while waiting for {stage:?}", PATIENCE.as_secs())]
+    Stalled { stage: Stage },
+    #[error("letting the processes go on to {gate:?}: {source}")]
+    OpenGate { gate: Gate, source: io::Error },
+    #[error("taking over the content of object {object}: {source}")]
+    TakeContent { object: ObjectId, source: io::Error },
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    #[error(transparent)]
+    Fill(#[from] FillError),
+    #[error("the job's root process {root} is not among its processes")]
+    FindRoot { root: Pid },
+}
+
+/// Brings the job of `reader` back according to `plan`. The caller must have one thread only, and
+/// becomes the subreaper of what it starts.
+///
+/// # Errors
+/// When any stage fails; everything that was started is ended before this returns.
+pub fn start(
+    reader: &Reader,
+    plan: &Plan,
+    decisions: &files::Decisions,
+) -> Result<Restored, RestoreError> {
+    let connect = |source: io::Error| RestoreError::Connect { source };
+    let (supervisor, builder) = line::connect().map_err(connect)?;
+    let (status, status_writer) = pipe2(OFlag::O_CLOEXEC).map_err(|errno| connect(errno.into()))?;
+    clone::set_child_subreaper(true).map_err(connect)?;
+    let mut site = Supervisor {
+        reader,
+        job: reader.job(),
+        plan,
+        line: supervisor,
+        reaper: None,
+        hosts: BTreeMap::new(),
+        contents: BTreeMap::new(),
+    };
+    let orders = Orders { job: reader.job(), plan, files: decisions };
+    let outcome = match plan.identity {
+        Identity::Namespaces { user } => site
+            .start_reaper(&orders, builder, status_writer, user)
+            .and_then(|()| site.rebuild(None)),
+        Identity::InPlace => site
+            .open_in_place(&orders, builder)
+            .and_then(|(opened, stand_ins)| site.rebuild(Some((opened, stand_ins)))),
+    };
+    match outcome {
+        Ok(root) => {
+            let status = site.reaper.is_some().then(|| File::from(status));
+            Ok(Restored { root, reaper: site.reaper, status })
+        }
+        Err(error) => {
+            site.end_all();
+            Err(error)
+        }
+    }
+}
+
+/// The supervisor's side of a restore.
+struct Supervisor<'a> {
+    reader: &'a Reader,
+    job: &'a Job,
+    plan: &'a Plan,
+    line: SupervisorSide,
+    reaper: Option<HostPid>,
+    /// Every process born so far, by its id in the job.
+    hosts: BTreeMap<Pid, HostPid>,
+    /// Where the content of inodes goes.
+    contents: BTreeMap<ObjectId, OwnedFd>,
+}
+
+/// What was opened in the supervisor itself, and the stand-ins that it forked.
+type InPlace = (files::OpenedJob, Vec<HostPid>);
+
+impl<'a> Supervisor<'a> {
+    fn start_reaper(
+        &mut self,
+        orders: &Orders<'_>,
+        builder: BuilderSide,
+        status: OwnedFd,
+        user: bool,
+    ) -> Result<(), RestoreError> {
+        let mut flags = libc::CLONE_NEWPID | libc::CLONE_NEWNS;
+        if user {
+            flags |= libc::CLONE_NEWUSER;
+        }
+        match clone::fork(u64::from(flags.unsigned_abs()), libc::SIGCHLD, None) {
+            Ok(Fork::Child) => reaper::run(orders, builder, status),
+            Ok(Fork::Parent(reaper)) => self.reaper = Some(reaper),
+            Err(source) => return Err(RestoreError::MakeNamespaces { source }),
+        }
+        drop((builder, status));
+        self.await_all(Stage::Entered, 1)?;
+        if user && let Some(reaper) = self.reaper {
+            let (uid, gid) = (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw());
+            reaper::map_ids(reaper, uid, gid).map_err(|source| RestoreError::MapIds { source })?;
+        }
+        self.open_gate(Gate::Mapped, 1)?;
+        let contents = self.await_opened()?;
+        self.take_contents(contents)?;
+        self.open_gate(Gate::Fork, 1)
+    }
+
+    fn open_in_place(
+        &mut self,
+        orders: &Orders<'_>,
+        builder: BuilderSide,
+    ) -> Result<InPlace, RestoreError> {
+        let first = self.plan.first_private_fd;
+        let builder = builder.move_up(first).map_err(|source| RestoreError::Connect { source })?;
+        let opened = reaper::open_in_place(orders)?;
+        let own = |(object, fd): (&ObjectId, &RawFd)| (*object, *fd);
+        self.take_contents(opened.opened.contents.iter().map(own).collect())?;
+        let site = Site { job: self.job, plan: self.plan, opened: &opened.opened, line: &builder };
+        let stand_ins = tree::grow(&self.plan.births, &site)?;
+        Ok((opened, stand_ins))
+    }
+
+    /// Takes duplicates of the descriptors into which the content of inodes is to be written.
+    fn take_contents(&mut self, contents: Vec<(ObjectId, RawFd)>) -> Result<(), RestoreError> {
+        let owner = self.reaper.unwrap_or_else(HostPid::this);
+        for (object, number) in contents {
+            let taken = descriptor::pidfd_open(owner)
+                .and_then(|pidfd| descriptor::pidfd_getfd(pidfd.as_fd(), number))
+                .map_err(|errno| RestoreError::TakeContent { object, source: errno.into() })?;
+            self.contents.insert(object, taken);
+        }
+        Ok(())
+    }
+
+    /// From the birth of all processes to their first own instruction. Returns the root.
+    fn rebuild(&mut self, in_place: Option<InPlace>) -> Result<HostPid, RestoreError> {
+        let everybody = count(&self.plan.births, &|_| true);
+        let living: usize = self.plan.processes.iter().flatten().count();
+        let reaper = usize::from(self.reaper.is_some());
+        self.await_all(Stage::Born, everybody)?;
+        self.open_gate(Gate::Lead, everybody)?;
+        self.await_all(Stage::Led, everybody)?;
+        self.open_gate(Gate::Join, everybody)?;
+        self.await_all(Stage::Joined, everybody)?;
+        self.open_gate(Gate::Finish, everybody + reaper)?;
+        if let Some((_, stand_ins)) = &in_place {
+            tree::bury(stand_ins)?;
+        }
+        self.await_all(Stage::Ready, living)?;
+
+        let mut rebuilt = self.seize_all()?;
+        self.open_gate(Gate::Execute, living)?;
+        for (process, plan) in rebuilt.iter_mut().zip(self.plan.processes.iter().flatten()) {
+            process.start_blob(plan.first_step, plan.stack)?;
+        }
+        for process in &mut rebuilt {
+            process.await_mapped()?;
+        }
+        fill::fill(self.reader, self.job, &rebuilt, &self.contents)?;
+        self.contents.clear();
+        match &in_place {
+            Some((opened, _)) => {
+                files::settle(self.job, opened).map_err(ReaperError::from)?;
+                close_opened(&opened.opened)?;
+            }
+            None => {
+                self.open_gate(Gate::Filled, 1)?;
+                self.await_all(Stage::Settled, 1)?;
+            }
+        }
+        for process in &mut rebuilt {
+            process.go_on()?;
+        }
+        for process in &mut rebuilt {
+            process.await_threads()?;
+        }
+        self.finish_all(&rebuilt)?;
+        let root = self.hosts.get(&self.job.root).copied();
+        let root = root.ok_or(RestoreError::FindRoot { root: self.job.root })?;
+        for process in rebuilt {
+            process.release()?;
+        }
+        Ok(root)
+    }
+
+    fn seize_all(&self) -> Result<Vec<Rebuilt<'a>>, RestoreError> {
+        let mut rebuilt = Vec::new();
+        for (process, plan) in self.job.processes.iter().zip(&self.plan.processes) {
+            let Some(plan) = plan else { continue };
+            let host = self.hosts.get(&process.pid).copied();
+            let host = host.ok_or(RestoreError::Lost { stage: Stage::Ready })?;
+            let space = &self.job.address_spaces[tree::index_of(process.mm.0)];
+            rebuilt.push(Rebuilt::seize(process, space, plan.placement, host)?);
+        }
+        Ok(rebuilt)
+    }
+
+    fn finish_all(&self, rebuilt: &[Rebuilt<'_>]) -> Result<(), RestoreError> {
+        for process in rebuilt {
+            process.finish(&Finish {
+                vdso: &self.job.vdso.bytes,
+                executable: self.plan.executable_fd,
+                drop_capabilities: self.plan.drop_capabilities,
+            })?;
+        }
+        Ok(())
+    }
+
+    fn open_gate(&mut self, gate: Gate, waiting: usize) -> Result<(), RestoreError> {
+        self.line.open(gate, waiting).map_err(|source| RestoreError::OpenGate { gate, source })
+    }
+
+    /// Waits until `count` processes have reported `stage`, and notes who they are.
+    fn await_all(&mut self, stage: Stage, count: usize) -> Result<(), RestoreError> {
+        for _ in 0..count {
+            let (sender, report) = self.next_report(stage)?;
+            match report {
+                Report::Reached(reached, pid) if reached == stage => {
+                    if let Some(pid) = pid {
+                        self.hosts.insert(pid, sender);
+                    }
+                }
+                Report::Failed(message) => return Err(RestoreError::Builder { message }),
+                _ => return Err(RestoreError::Lost { stage }),
+            }
+        }
+        Ok(())
+    }
+
+    fn await_opened(&self) -> Result<Vec<(ObjectId, RawFd)>, RestoreError> {
+        match self.next_report(Stage::Entered)?.1 {
+            Report::Opened(contents) => Ok(contents),
+            Report::Failed(message) => Err(RestoreError::Builder { message }),
+            Report::Reached(stage, _) => Err(RestoreError::Lost { stage }),
+        }
+    }
+
+    fn next_report(&self, stage: Stage) -> Result<(HostPid, Report), RestoreError> {
+        let wait = |source| RestoreError::Await { source };
+        if !self.line.ready(PATIENCE).map_err(wait)? {
+            return Err(RestoreError::Stalled { stage });
+        }
+        let received = self.line.receive().map_err(wait)?;
+        let received = received.ok_or(RestoreError::Lost { stage })?;
+        Ok((received.sender, received.report))
+    }
+
+    /// Ends everything that was started, after a failure.
+    fn end_all(&mut self) {
+        let started = self.reaper.into_iter().chain(self.hosts.values().copied());
+        for process in started {
+            // One that has ended already is as it should be.
+            kill(process, Signal::SIGKILL).unwrap_or_default();
+        }
+        // Waiting for what is no child (any more) fails at once, and children end soon.
+        while waitpid(None, Some(WaitPidFlag::__WALL)).is_ok() {}
+    }
+}
+
+/// How many of `births` and all that follow from them are `wanted`.
+fn count(births: &[Birth], wanted: &dyn Fn(&Role) -> bool) -> usize {
+    births
+        .iter()
+        .map(|birth| {
+            usize::from(wanted(&birth.role))
+                + count(&birth.earlier, wanted)
+                + count(&birth.later, wanted)
+        })
+        .sum()
+}
+
+/// Closes what was opened for the job in the supervisor.
+fn close_opened(opened: &Opened) -> Result<(), RestoreError> {
+    let numbers = opened.files.iter().chain(opened.mapped.values()).chain(opened.contents.values());
+    for number in numbers {
+        let number = number.unsigned_abs();
+        descriptor::close_range(number, number)
+            .map_err(|errno| RestoreError::Connect { source: errno.into() })?;
+    }
+    Ok(())
+}

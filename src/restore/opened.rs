@@ -7,7 +7,7 @@ use std::os::fd::RawFd;
 
 use crate::model::file::FdTable;
 use crate::model::id::{InodeId, ObjectId};
-use crate::sys::clone;
+use crate::sys::{clone, descriptor};
 
 /// Descriptors of the reaper, all numbered from `first` on, which is above every number that a table
 /// of the job uses. Every process inherits them by fork, and so shares the descriptions as recorded.
@@ -32,11 +32,19 @@ pub struct Opened {
 pub fn lay_out(table: &FdTable, opened: &Opened) -> io::Result<()> {
     let mut next = 0;
     for entry in &table.entries {
-        clone::close_range(next, entry.number)?;
+        close_between(next, entry.number)?;
         let file = usize::try_from(entry.file.0).map_err(io::Error::other)?;
         let source = opened.files.get(file).ok_or(io::ErrorKind::NotFound)?;
         clone::duplicate_to(*source, entry.number, entry.close_on_exec)?;
         next = entry.number + 1;
     }
-    clone::close_range(next, opened.first)
+    close_between(next, opened.first)
+}
+
+/// Closes what is open in `first..end`.
+fn close_between(first: RawFd, end: RawFd) -> io::Result<()> {
+    if first < end {
+        descriptor::close_range(first.unsigned_abs(), end.unsigned_abs() - 1)?;
+    }
+    Ok(())
 }

@@ -69,10 +69,8 @@ pub struct Context<'a> {
     pub occupancy: &'a Occupancy,
     /// Descriptors of mapped files, by inode and whether the mapping may write through.
     pub mapped: &'a BTreeMap<(InodeId, bool), i32>,
-    /// Descriptors from this number on are closed, except `executable`.
+    /// Descriptors from this number on are closed.
     pub first_private_fd: i32,
-    /// The descriptor of the executable, closed later by the tracer.
-    pub executable: i32,
     /// Whether the threads give up the capabilities that they were lent for the restore.
     pub drop_capabilities: bool,
     /// Whether `timer_create` can be told the id (PR_TIMER_CREATE_RESTORE_IDS).
@@ -307,15 +305,11 @@ fn finish_regions(
     }
 }
 
-/// The descriptors that only the restore needed go; the executable's stays for PR_SET_MM_MAP.
+/// The descriptors that only the restore needed go; the executable's lies below them and stays for
+/// PR_SET_MM_MAP.
 fn close_descriptors(steps: &mut Vec<Step>, context: &Context<'_>) {
     let first = signed(context.first_private_fd);
-    let executable = signed(context.executable);
-    if executable > first {
-        steps.push(call(libc::SYS_close_range, &[first, executable - 1, 0]));
-    }
-    let rest = (executable + 1).max(first);
-    steps.push(call(libc::SYS_close_range, &[rest, u64::from(u32::MAX), 0]));
+    steps.push(call(libc::SYS_close_range, &[first, u64::from(u32::MAX), 0]));
 }
 
 /// Attributes that all threads share, or that threads inherit from the one that makes them.

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 use nix::errno::Errno;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::unistd::Pid;
 
 use crate::model::number::to_u64;
@@ -199,23 +200,6 @@ pub fn set_child_subreaper(adopt: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Closes the descriptors in `first..end`; those that are not open do not matter.
-///
-/// # Errors
-/// As `close_range(2)`.
-pub fn close_range(first: RawFd, end: RawFd) -> io::Result<()> {
-    if first >= end {
-        return Ok(());
-    }
-    // SAFETY: the caller owns every descriptor of this process, a forked child about to execute, and
-    // uses none of the closed ones again.
-    let result = unsafe {
-        libc::syscall(libc::SYS_close_range, first.unsigned_abs(), end.unsigned_abs() - 1, 0)
-    };
-    Errno::result(result)?;
-    Ok(())
-}
-
 /// Makes `number` another name of what `source` refers to.
 ///
 /// # Errors
@@ -226,4 +210,24 @@ pub fn duplicate_to(source: RawFd, number: RawFd, close_on_exec: bool) -> io::Re
     let result = unsafe { libc::dup3(source, number, flags) };
     Errno::result(result)?;
     Ok(())
+}
+
+/// Gives `signal` its default action.
+///
+/// # Errors
+/// EINVAL for SIGKILL and SIGSTOP.
+pub fn set_default_action(signal: Signal) -> nix::Result<()> {
+    let action = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    // SAFETY: no handler of ours is installed, so none can run at a bad moment.
+    unsafe { sigaction(signal, &action) }.map(drop)
+}
+
+/// Whether `timer_create` can be told the id of the new timer (PR_TIMER_CREATE_RESTORE_IDS, since
+/// Linux 6.16).
+#[must_use]
+pub fn timer_ids_can_be_chosen() -> bool {
+    const PR_TIMER_CREATE_RESTORE_IDS: libc::c_int = 77;
+    const GET: libc::c_ulong = 2;
+    // SAFETY: this prctl takes integers only; asking changes nothing.
+    unsafe { libc::prctl(PR_TIMER_CREATE_RESTORE_IDS, GET, 0, 0, 0) >= 0 }
 }

@@ -92,6 +92,31 @@ pub fn seize_to_die_with_tracer(tid: Pid) -> nix::Result<()> {
     request(libc::PTRACE_SEIZE, tid, 0, to_usize_from_int(options))
 }
 
+/// Attaches to a process that is to execute the restorer blob: it stops after the `execve`, its new
+/// threads are attached as they are made, and all die with their tracer.
+///
+/// # Errors
+/// As [`seize`].
+pub fn seize_to_rebuild(tid: Pid) -> nix::Result<()> {
+    let options = libc::PTRACE_O_TRACESYSGOOD
+        | libc::PTRACE_O_EXITKILL
+        | libc::PTRACE_O_TRACEEXEC
+        | libc::PTRACE_O_TRACECLONE;
+    request(libc::PTRACE_SEIZE, tid, 0, to_usize_from_int(options))
+}
+
+/// The thread that the event of a stop is about: the new one after PTRACE_EVENT_CLONE, in the
+/// caller's numbering.
+///
+/// # Errors
+/// ESRCH when it is not stopped or has ended.
+pub fn event_thread(tid: Pid) -> nix::Result<Pid> {
+    let mut message: libc::c_ulong = 0;
+    // SAFETY: GETEVENTMSG writes one `unsigned long` to `data`, which points to one.
+    unsafe { request_with(libc::PTRACE_GETEVENTMSG, tid, 0, (&raw mut message).cast())? };
+    i32::try_from(message).map(Pid::from_raw).map_err(|_| Errno::ERANGE)
+}
+
 /// Asks a seized thread to stop with [`Stop::Trap`], or [`Stop::Group`] in a stopped process.
 ///
 /// # Errors

@@ -1,0 +1,476 @@
+//! The supervisor's hold on the processes being rebuilt: it traces each through its blob, then gives
+//! every thread its registers back and lets all go.
+//!
+//! Everything traced here dies with the supervisor until it is let go: a restore that ends half-way
+//! leaves nothing behind.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid as HostPid;
+use thiserror::Error;
+
+use super::blob::Placement;
+use super::blob::layout::{STEP_SIZE, TRAP_FAIL, TRAP_STOP};
+use super::script::{STOP_FILL, STOP_READY, no_capabilities};
+use crate::model::address::RemoteAddr;
+use crate::model::id::Pid;
+use crate::model::memory::{AddressSpace, Backing, MmAreas};
+use crate::model::number::{PAGE_SIZE, as_signed, to_u64};
+use crate::model::process::{Process, ProcessState};
+use crate::model::thread::{Registers, Thread};
+use crate::sys::memory::RemoteMemory;
+use crate::sys::ptrace::{self, Resume, Stop};
+
+/// Bytes of the `syscall` instruction.
+const SYSCALL: [u8; 2] = [0x0f, 0x05];
+
+const PR_SET_MM_MAP: u64 = 14;
+const PR_SET_MM: u64 = 35;
+const PR_CAP_AMBIENT: u64 = 47;
+const PR_CAP_AMBIENT_CLEAR_ALL: u64 = 4;
+
+/// A result of a system call that says "interrupted, and cannot be taken up again elsewhere".
+const ERESTART_RESTARTBLOCK: i64 = -516;
+
+/// Why a process could not be rebuilt.
+#[derive(Debug, Error)]
+#[allow(missing_docs)] // The messages say what each field is.
+pub enum ControlError {
+    #[error("{operation} of process {pid} being restored: {source}")]
+    Trace { operation: &'static str, pid: Pid, source: Errno },
+    #[error("{operation} the memory of process {pid} being restored: {source}")]
+    Memory { operation: &'static str, pid: Pid, source: io::Error },
+    #[error("process {pid} ended while it was being restored ({how}): {hint}")]
+    Died { pid: Pid, how: String, hint: &'static str },
+    #[error("process {pid} stopped unexpectedly while it was being restored ({how})")]
+    Astray { pid: Pid, how: String },
+    #[error("restoring process {pid}: {call} failed: {source}")]
+    Step { pid: Pid, call: String, source: Errno },
+    #[error("restoring process {pid}: {call} gave {result:#x} instead of {expected:#x}")]
+    StepResult { pid: Pid, call: String, result: u64, expected: u64 },
+    #[error("process {pid} has no `syscall` instruction in its vDSO to be finished with")]
+    FindSyscall { pid: Pid },
+}
+
+/// A process being rebuilt.
+#[derive(Debug)]
+pub struct Rebuilt<'a> {
+    process: &'a Process,
+    space: &'a AddressSpace,
+    placement: Placement,
+    host: HostPid,
+    /// Host ids of the threads, by the job's.
+    threads: BTreeMap<Pid, HostPid>,
+    /// Its memory, once its own program has been executed.
+    memory: Option<RemoteMemory>,
+}
+
+/// What finishing a process takes beside its records.
+#[derive(Clone, Copy, Debug)]
+pub struct Finish<'a> {
+    /// The kernel's vDSO.
+    pub vdso: &'a [u8],
+    /// The descriptor of the executable.
+    pub executable: i32,
+    /// Whether capabilities were lent.
+    pub drop_capabilities: bool,
+}
+
+impl<'a> Rebuilt<'a> {
+    /// Takes hold of a process that waits to execute its blob.
+    ///
+    /// # Errors
+    /// When it may not be traced.
+    pub fn seize(
+        process: &'a Process,
+        space: &'a AddressSpace,
+        placement: Placement,
+        host: HostPid,
+    ) -> Result<Self, ControlError> {
+        let rebuilt =
+            Self { process, space, placement, host, threads: BTreeMap::new(), memory: None };
+        rebuilt.trace("seizing", ptrace::seize_to_rebuild(host))?;
+        Ok(rebuilt)
+    }
+
+    /// Its id as the supervisor sees it.
+    #[must_use]
+    pub const fn host(&self) -> HostPid {
+        self.host
+    }
+
+    /// Its records.
+    #[must_use]
+    pub const fn process(&self) -> &'a Process {
+        self.process
+    }
+
+    /// Its memory.
+    ///
+    /// # Errors
+    /// When it is not running the blob.
+    pub fn memory(&self) -> Result<&RemoteMemory, ControlError> {
+        self.memory
+            .as_ref()
+            .ok_or_else(|| self.memory_error("opening", io::ErrorKind::NotFound.into()))
+    }
+
+    /// Waits for the `execve` and starts the blob. Its script's entry is at `first_step`, the stack
+    /// pointer to start with is `stack`.
+    ///
+    /// # Errors
+    /// When it does not get there.
+    pub fn start_blob(&mut self, first_step: u64, stack: u64) -> Result<(), ControlError> {
+        match self.wait(self.host)? {
+            Stop::Event(libc::PTRACE_EVENT_EXEC) => {}
+            other => return Err(self.astray(&other)),
+        }
+        let memory = RemoteMemory::open(self.host).map_err(|e| self.memory_error("opening", e))?;
+        self.memory = Some(memory);
+        let mut registers = self.trace("reading registers", ptrace::registers(self.host))?;
+        registers.rip = self.placement.entry;
+        registers.rdi = first_step;
+        registers.rsp = stack;
+        self.trace("setting registers", ptrace::set_registers(self.host, &registers))?;
+        self.resume(self.host)
+    }
+
+    /// Waits until every region is mapped and may be filled.
+    ///
+    /// # Errors
+    /// When a step of the script failed.
+    pub fn await_mapped(&mut self) -> Result<(), ControlError> {
+        self.await_stop(self.host, STOP_FILL)
+    }
+
+    /// Lets it go on after its memory has been filled.
+    ///
+    /// # Errors
+    /// When it has died.
+    pub fn go_on(&mut self) -> Result<(), ControlError> {
+        self.resume(self.host)
+    }
+
+    /// Waits until all threads exist and have nothing left to do.
+    ///
+    /// # Errors
+    /// When a step of a script failed.
+    pub fn await_threads(&mut self) -> Result<(), ControlError> {
+        let mut expected = self.process.threads.iter().skip(1);
+        loop {
+            match self.wait(self.host)? {
+                Stop::Event(libc::PTRACE_EVENT_CLONE) => {
+                    let thread = self.trace("finding a thread", ptrace::event_thread(self.host))?;
+                    if let Some(record) = expected.next() {
+                        self.threads.insert(record.tid, thread);
+                    }
+                    match self.wait(thread)? {
+                        Stop::Trap => self.resume(thread)?,
+                        other => return Err(self.astray(&other)),
+                    }
+                    self.resume(self.host)?;
+                }
+                Stop::Signal(libc::SIGTRAP) => break,
+                other => return Err(self.astray(&other)),
+            }
+        }
+        self.check_stop(self.host, STOP_READY)?;
+        let others: Vec<HostPid> = self.threads.values().copied().collect();
+        for thread in others {
+            self.await_stop(thread, STOP_READY)?;
+        }
+        self.threads.insert(self.process.pid, self.host);
+        Ok(())
+    }
+
+    /// Takes the blob away, sets what only the process itself can set without it, and gives every
+    /// thread its registers, extended state and signal mask.
+    ///
+    /// # Errors
+    /// When one of these fails.
+    pub fn finish(&self, finish: &Finish<'_>) -> Result<(), ControlError> {
+        let range = self.placement.range;
+        let calls = RemoteCalls::new(self, finish)?;
+        calls.make("munmap of the restorer", libc::SYS_munmap, &[range.start.0, range.len()])?;
+        calls.set_areas(&self.space.areas, finish.executable)?;
+        let executable = u64::from(finish.executable.unsigned_abs());
+        calls.make("closing the executable", libc::SYS_close, &[executable])?;
+        let dumpable = u64::from(self.space.dumpable);
+        if self.space.dumpable != 1 {
+            let set_dumpable = libc::PR_SET_DUMPABLE.unsigned_abs();
+            let arguments = [u64::from(set_dumpable), dumpable];
+            calls.make("PR_SET_DUMPABLE", libc::SYS_prctl, &arguments)?;
+        }
+        if finish.drop_capabilities {
+            calls.drop_capabilities()?;
+        }
+        if let Some(main) = self.process.threads.first() {
+            let signal = u64::from(main.parent_death_signal.unsigned_abs());
+            let arguments = [u64::from(libc::PR_SET_PDEATHSIG.unsigned_abs()), signal];
+            calls.make("PR_SET_PDEATHSIG", libc::SYS_prctl, &arguments)?;
+        }
+        calls.done()?;
+        for thread in &self.process.threads {
+            let host = self.threads.get(&thread.tid).copied().unwrap_or(self.host);
+            self.set_thread(host, thread)?;
+        }
+        Ok(())
+    }
+
+    fn set_thread(&self, host: HostPid, thread: &Thread) -> Result<(), ControlError> {
+        let registers = resumable(&thread.registers);
+        self.trace("setting extended state", ptrace::set_xstate(host, &thread.xstate))?;
+        self.trace("setting registers", ptrace::set_registers(host, &registers))?;
+        self.trace("setting the signal mask", ptrace::set_signal_mask(host, thread.blocked))
+    }
+
+    /// Lets every thread run.
+    ///
+    /// # Errors
+    /// When one has died.
+    pub fn release(self) -> Result<(), ControlError> {
+        if let ProcessState::Stopped { .. } = self.process.state {
+            // Pending until the threads are let go, and then the first thing that they meet.
+            kill(self.host, Signal::SIGSTOP)
+                .map_err(|source| self.trace_error("stopping", source))?;
+        }
+        for thread in self.threads.values() {
+            self.trace("letting go", ptrace::detach(*thread, 0))?;
+        }
+        Ok(())
+    }
+
+    fn await_stop(&self, thread: HostPid, which: u64) -> Result<(), ControlError> {
+        match self.wait(thread)? {
+            Stop::Signal(libc::SIGTRAP) => self.check_stop(thread, which),
+            other => Err(self.astray(&other)),
+        }
+    }
+
+    /// Checks that a task at a breakpoint is where its script says that it is done, and names the
+    /// step when one failed instead.
+    fn check_stop(&self, thread: HostPid, which: u64) -> Result<(), ControlError> {
+        let registers = self.trace("reading registers", ptrace::registers(thread))?;
+        let pid = self.process.pid;
+        if ![TRAP_STOP, TRAP_FAIL].contains(&registers.rax) {
+            return Err(self.astray(&Stop::Signal(libc::SIGTRAP)));
+        }
+        let mut bytes = [0; STEP_SIZE];
+        self.memory()?
+            .read(RemoteAddr(registers.rdi), &mut bytes)
+            .map_err(|source| self.memory_error("reading", source))?;
+        let words: Vec<u64> = bytes
+            .chunks_exact(8)
+            .filter_map(|word| word.first_chunk().copied().map(u64::from_le_bytes))
+            .collect();
+        let expected = words[8];
+        if registers.rax == TRAP_STOP {
+            let arrived = expected == which;
+            return if arrived { Ok(()) } else { Err(self.astray(&Stop::Signal(libc::SIGTRAP))) };
+        }
+        let call = describe_call(words[1], &words[2..8]);
+        let result = registers.rsi;
+        match i32::try_from(as_signed(result)) {
+            Ok(error @ -4095..=-1) => {
+                Err(ControlError::Step { pid, call, source: Errno::from_raw(-error) })
+            }
+            _ => Err(ControlError::StepResult { pid, call, result, expected }),
+        }
+    }
+
+    fn wait(&self, thread: HostPid) -> Result<Stop, ControlError> {
+        let stop = self.trace("waiting for a stop", ptrace::wait(thread, false))?;
+        let hint = "the kernel log may say why; not enough memory is the usual reason";
+        let how = match stop {
+            Stop::Exited(status) => format!("exit status {status}"),
+            Stop::Killed(signal) => format!("signal {signal}"),
+            _ => return Ok(stop),
+        };
+        Err(ControlError::Died { pid: self.process.pid, how, hint })
+    }
+
+    fn resume(&self, thread: HostPid) -> Result<(), ControlError> {
+        self.trace("resuming", ptrace::resume(thread, Resume::Run, 0))
+    }
+
+    fn trace<T>(
+        &self,
+        operation: &'static str,
+        outcome: nix::Result<T>,
+    ) -> Result<T, ControlError> {
+        outcome.map_err(|source| self.trace_error(operation, source))
+    }
+
+    fn trace_error(&self, operation: &'static str, source: Errno) -> ControlError {
+        ControlError::Trace { operation, pid: self.process.pid, source }
+    }
+
+    fn memory_error(&self, operation: &'static str, source: io::Error) -> ControlError {
+        ControlError::Memory { operation, pid: self.process.pid, source }
+    }
+
+    fn astray(&self, stop: &Stop) -> ControlError {
+        ControlError::Astray { pid: self.process.pid, how: format!("{stop:?}") }
+    }
+}
+
+/// The registers with which a thread goes on in a new process: the kernel takes up an interrupted
+/// system call as usual, except one whose remaining time only the old task knew. That one returns
+/// EINTR, as after a signal.
+fn resumable(recorded: &Registers) -> Registers {
+    let mut registers = *recorded;
+    let in_call = as_signed(registers.orig_rax) >= 0;
+    if in_call && as_signed(registers.rax) == ERESTART_RESTARTBLOCK {
+        registers.rax = i64::from(-libc::EINTR).cast_unsigned();
+        registers.orig_rax = u64::MAX;
+    }
+    registers
+}
+
+fn describe_call(number: u64, arguments: &[u64]) -> String {
+    let name = match i64::try_from(number) {
+        Ok(libc::SYS_mmap) => "mmap",
+        Ok(libc::SYS_munmap) => "munmap",
+        Ok(libc::SYS_mprotect) => "mprotect",
+        Ok(libc::SYS_madvise) => "madvise",
+        Ok(libc::SYS_mlock2) => "mlock2",
+        Ok(libc::SYS_prctl) => "prctl",
+        Ok(libc::SYS_arch_prctl) => "arch_prctl",
+        Ok(libc::SYS_clone3) => "clone3",
+        Ok(libc::SYS_rseq) => "rseq",
+        Ok(libc::SYS_timer_create) => "timer_create",
+        Ok(libc::SYS_sched_setaffinity) => "sched_setaffinity",
+        Ok(libc::SYS_sched_setattr) => "sched_setattr",
+        Ok(libc::SYS_rt_sigaction) => "rt_sigaction",
+        Ok(libc::SYS_rt_sigqueueinfo) => "rt_sigqueueinfo",
+        Ok(libc::SYS_rt_tgsigqueueinfo) => "rt_tgsigqueueinfo",
+        Ok(libc::SYS_ioprio_set) => "ioprio_set",
+        Ok(libc::SYS_capset) => "capset",
+        _ => "system call",
+    };
+    let arguments: Vec<String> = arguments.iter().map(|value| format!("{value:#x}")).collect();
+    format!("{name} ({number}) with {}", arguments.join(", "))
+}
+
+/// System calls made by the main thread of a process whose blob has done its work, one step at a time
+/// at the `syscall` instruction of the vDSO. Their data goes onto the page that the stack pointer is
+/// to be on, whose bytes are put back at the end.
+struct RemoteCalls<'a, 'b> {
+    rebuilt: &'a Rebuilt<'b>,
+    instruction: u64,
+    base: Registers,
+    scratch: RemoteAddr,
+    saved: Vec<u8>,
+}
+
+impl<'a, 'b> RemoteCalls<'a, 'b> {
+    /// Room for data, in bytes.
+    const ROOM: usize = 2048;
+
+    fn new(rebuilt: &'a Rebuilt<'b>, finish: &Finish<'_>) -> Result<Self, ControlError> {
+        let pid = rebuilt.process.pid;
+        let instruction = finish
+            .vdso
+            .windows(SYSCALL.len())
+            .position(|bytes| bytes == SYSCALL)
+            .zip(rebuilt.space.vmas.iter().find(|vma| vma.backing == Backing::Vdso))
+            .map(|(offset, vma)| vma.range.start.0 + to_u64(offset))
+            .ok_or(ControlError::FindSyscall { pid })?;
+        let stack = rebuilt.process.threads.first().map_or(0, |main| main.registers.rsp);
+        let scratch = RemoteAddr((stack & !(PAGE_SIZE - 1)) + PAGE_SIZE / 4);
+        let mut saved = vec![0; Self::ROOM];
+        rebuilt
+            .memory()?
+            .read(scratch, &mut saved)
+            .map_err(|source| rebuilt.memory_error("reading", source))?;
+        let base = rebuilt.trace("reading registers", ptrace::registers(rebuilt.host))?;
+        Ok(Self { rebuilt, instruction, base, scratch, saved })
+    }
+
+    fn make(
+        &self,
+        call: &'static str,
+        number: i64,
+        arguments: &[u64],
+    ) -> Result<i64, ControlError> {
+        let mut six = [0; 6];
+        six[..arguments.len()].copy_from_slice(arguments);
+        let mut registers = self.base;
+        registers.rip = self.instruction;
+        registers.rax = number.cast_unsigned();
+        registers.orig_rax = u64::MAX;
+        [registers.rdi, registers.rsi, registers.rdx, registers.r10, registers.r8, registers.r9] =
+            six;
+        let host = self.rebuilt.host;
+        self.rebuilt.trace("setting registers", ptrace::set_registers(host, &registers))?;
+        self.rebuilt.trace("stepping", ptrace::resume(host, Resume::Step, 0))?;
+        match self.rebuilt.wait(host)? {
+            Stop::Signal(libc::SIGTRAP) => {}
+            other => return Err(self.rebuilt.astray(&other)),
+        }
+        let result = self.rebuilt.trace("reading registers", ptrace::result_register(host))?;
+        match i32::try_from(result) {
+            Ok(error @ -4095..=-1) => Err(ControlError::Step {
+                pid: self.rebuilt.process.pid,
+                call: call.to_owned(),
+                source: Errno::from_raw(-error),
+            }),
+            _ => Ok(result),
+        }
+    }
+
+    fn write(&self, bytes: &[u8]) -> Result<(), ControlError> {
+        self.rebuilt
+            .memory()?
+            .write(self.scratch, bytes)
+            .map_err(|source| self.rebuilt.memory_error("writing", source))
+    }
+
+    /// Sets what /proc shows as program, arguments, environment, heap and stack.
+    fn set_areas(&self, areas: &MmAreas, executable: i32) -> Result<(), ControlError> {
+        const MAP_SIZE: usize = 104;
+        let auxv = self.scratch.0 + to_u64(MAP_SIZE);
+        let auxv_length = areas.auxv.len().min(Self::ROOM - MAP_SIZE);
+        // struct prctl_mm_map: eleven addresses, the auxiliary vector, its length, the executable.
+        let addresses = [
+            areas.start_code,
+            areas.end_code,
+            areas.start_data,
+            areas.end_data,
+            areas.start_brk,
+            areas.brk,
+            areas.start_stack,
+            areas.arg_start,
+            areas.arg_end,
+            areas.env_start,
+            areas.env_end,
+            RemoteAddr(auxv),
+        ];
+        let mut bytes: Vec<u8> = addresses.iter().flat_map(|each| each.0.to_le_bytes()).collect();
+        let length = u32::try_from(auxv_length).unwrap_or(0);
+        bytes.extend_from_slice(&length.to_le_bytes());
+        bytes.extend_from_slice(&executable.to_le_bytes());
+        assert_eq!(bytes.len(), MAP_SIZE);
+        bytes.extend_from_slice(&areas.auxv[..auxv_length]);
+        self.write(&bytes)?;
+        let arguments = [PR_SET_MM, PR_SET_MM_MAP, self.scratch.0, to_u64(MAP_SIZE), 0];
+        self.make("PR_SET_MM_MAP", libc::SYS_prctl, &arguments)?;
+        Ok(())
+    }
+
+    fn drop_capabilities(&self) -> Result<(), ControlError> {
+        let arguments = [PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0];
+        self.make("PR_CAP_AMBIENT_CLEAR_ALL", libc::SYS_prctl, &arguments)?;
+        self.write(&no_capabilities())?;
+        self.make("capset", libc::SYS_capset, &[self.scratch.0, self.scratch.0 + 8])?;
+        Ok(())
+    }
+
+    /// Puts the bytes back that the data lay on.
+    fn done(self) -> Result<(), ControlError> {
+        self.write(&self.saved)
+    }
+}

@@ -1,0 +1,116 @@
+//! Puts page data where it belongs: into the memory of the processes being rebuilt, and into the
+//! files that had no other place.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use thiserror::Error;
+
+use super::control::{ControlError, Rebuilt};
+use crate::image::{Chunk, ReadError, Reader};
+use crate::model::address::RemoteAddr;
+use crate::model::id::{ObjectId, Pid};
+use crate::model::job::Job;
+use crate::model::number::PAGE_SIZE;
+use crate::sys::memory::RemoteMemory;
+
+/// Why page data could not be put in place.
+#[derive(Debug, Error)]
+#[allow(missing_docs)] // The messages say what each field is.
+pub enum FillError {
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    #[error("writing the memory of process {pid} at {address}: {source}")]
+    WriteMemory { pid: Pid, address: RemoteAddr, source: io::Error },
+    #[error("writing the content of object {object} at {offset}: {source}")]
+    WriteContent { object: ObjectId, offset: u64, source: io::Error },
+    #[error("duplicating a descriptor: {source}")]
+    Duplicate { source: io::Error },
+    #[error("object {object} of the image belongs to nothing that is restored")]
+    FindObject { object: ObjectId },
+}
+
+/// Where an object's pages go.
+enum Target<'a> {
+    Memory(Pid, &'a RemoteMemory),
+    Content(File),
+}
+
+/// Writes every page of the image to its place, on all processors.
+///
+/// # Errors
+/// The first failure.
+pub fn fill(
+    reader: &Reader,
+    job: &Job,
+    rebuilt: &[Rebuilt<'_>],
+    contents: &BTreeMap<ObjectId, OwnedFd>,
+) -> Result<(), FillError> {
+    let mut targets = BTreeMap::new();
+    for process in rebuilt {
+        let record = process.process();
+        let space = &job.address_spaces[super::tree::index_of(record.mm.0)];
+        targets.insert(space.object, Target::Memory(record.pid, process.memory()?));
+    }
+    for (object, descriptor) in contents {
+        let descriptor =
+            descriptor.try_clone().map_err(|source| FillError::Duplicate { source })?;
+        targets.insert(*object, Target::Content(File::from(descriptor)));
+    }
+    let chunks = reader.chunks();
+    let next = AtomicUsize::new(0);
+    let workers = thread::available_parallelism().map_or(1, usize::from).min(chunks.len().max(1));
+    let work = || -> Result<(), FillError> {
+        let mut buffer = Vec::new();
+        while let Some(chunk) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) {
+            put(reader, chunk, &targets, &mut buffer)?;
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let started: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        for worker in started {
+            worker.join().expect("a worker that panics is a defect")?;
+        }
+        Ok(())
+    })
+}
+
+fn put(
+    reader: &Reader,
+    chunk: &Chunk,
+    targets: &BTreeMap<ObjectId, Target<'_>>,
+    buffer: &mut Vec<u8>,
+) -> Result<(), FillError> {
+    let pages = reader.decode(chunk, buffer)?;
+    for run in &chunk.runs {
+        let bytes = run.bytes_in(pages);
+        let position = run.first_page.saturating_mul(PAGE_SIZE);
+        match targets.get(&run.object) {
+            Some(Target::Memory(pid, memory)) => {
+                let address = RemoteAddr(position);
+                memory.write(address, bytes).map_err(|source| FillError::WriteMemory {
+                    pid: *pid,
+                    address,
+                    source,
+                })?;
+            }
+            Some(Target::Content(file)) => {
+                file.write_all_at(bytes, position).map_err(|source| FillError::WriteContent {
+                    object: run.object,
+                    offset: position,
+                    source,
+                })?
+            }
+            None => return Err(FillError::FindObject { object: run.object }),
+        }
+    }
+    Ok(())
+}

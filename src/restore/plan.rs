@@ -1,0 +1,325 @@
+//! The restore plan: a pure function of the image and of what this machine is like.
+//!
+//! It decides everything that can be decided without touching anything, and finds out beforehand what
+//! would fail. `rckpt restore --dry-run` prints it.
+
+use std::collections::BTreeMap;
+use std::os::fd::RawFd;
+
+use serde::Serialize;
+use thiserror::Error;
+
+use super::births::{self, Birth, BirthError};
+use super::blob::{self, Placement};
+use super::script::{self, Occupancy};
+use crate::image::Chunk;
+use crate::model::address::AddrRange;
+use crate::model::id::{Bytes, InodeId, ObjectId, Pid};
+use crate::model::job::Job;
+use crate::model::memory::{AddressSpace, Backing};
+use crate::model::time::{Clocks, TimeSpec};
+
+/// What the plan depends on beside the image.
+#[derive(Clone, Debug, Default)]
+pub struct Environment {
+    /// The caller's user id.
+    pub uid: u32,
+    /// The caller's group id.
+    pub gid: u32,
+    /// Whether the caller may choose process ids here (CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN).
+    pub may_choose_pids: bool,
+    /// Those of the job's ids that other tasks have here.
+    pub taken: Vec<Pid>,
+    /// The bytes of this kernel's vDSO.
+    pub vdso: Vec<u8>,
+    /// Bytes from the vDSO's first data page to its end.
+    pub vdso_span: u64,
+    /// Whether `timer_create` can be told the id.
+    pub timer_ids: bool,
+    /// The clocks here, in the initial time namespace.
+    pub clocks: Clocks,
+}
+
+/// Which process ids the job gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Identity {
+    /// Its own, in the caller's pid namespace.
+    InPlace,
+    /// Its own, in a pid namespace (and mount, and time) of its own; in a user namespace too when
+    /// the caller has no privilege.
+    Namespaces {
+        /// Whether a user namespace is needed.
+        user: bool,
+    },
+}
+
+/// What a living process needs beside its records.
+#[derive(Clone, Debug)]
+pub struct ProcessPlan {
+    /// Where its blob lies.
+    pub placement: Placement,
+    /// Which of its pages are filled.
+    pub occupancy: Occupancy,
+    /// Where its vDSO goes.
+    pub vdso: Option<u64>,
+    /// Address of the first step of its script.
+    pub first_step: u64,
+    /// Stack pointer to start the script with.
+    pub stack: u64,
+}
+
+/// How the job is brought back.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Which ids it gets.
+    pub identity: Identity,
+    /// The clocks that it is to see at its start; `None` to leave them as they are.
+    pub clocks: Option<Clocks>,
+    /// The forks.
+    pub births: Vec<Birth>,
+    /// One entry a process of the job; `None` for zombies.
+    pub processes: Vec<Option<ProcessPlan>>,
+    /// The number, free in every table of the job, by which each process knows its executable until
+    /// the end of its restore.
+    pub executable_fd: RawFd,
+    /// Descriptors from here on are free of the job's own numbers, too.
+    pub first_private_fd: RawFd,
+    /// Whether capabilities are lent for the restore and taken away again.
+    pub drop_capabilities: bool,
+    /// Whether `timer_create` can be told the id.
+    pub timer_ids: bool,
+    /// Moved places, `--map OLD=NEW`.
+    pub moved: Vec<(Bytes, Bytes)>,
+}
+
+impl Plan {
+    /// The path of an inode here, moved places taken into account.
+    #[must_use]
+    pub fn path_of(&self, inode: InodeId, job: &Job) -> Bytes {
+        let recorded = usize::try_from(inode.0).ok().and_then(|index| job.inodes.get(index));
+        let path = recorded.map(|inode| inode.path.clone()).unwrap_or_default();
+        moved(&self.moved, path)
+    }
+}
+
+/// `path` under its new place: the longest OLD that is a whole leading part of it is replaced.
+#[must_use]
+pub fn moved(moved: &[(Bytes, Bytes)], path: Bytes) -> Bytes {
+    moved
+        .iter()
+        .filter_map(|(old, new)| {
+            let rest = path.as_path().strip_prefix(old.as_path()).ok()?;
+            Some((
+                old.0.len(),
+                if rest.as_os_str().is_empty() {
+                    new.clone()
+                } else {
+                    Bytes::from(new.as_path().join(rest))
+                },
+            ))
+        })
+        .max_by_key(|(length, _)| *length)
+        .map_or(path, |(_, path)| path)
+}
+
+/// Why a job cannot be brought back here.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[allow(missing_docs)] // The messages say what each field is.
+pub enum PlanError {
+    #[error(transparent)]
+    Tree(#[from] BirthError),
+    #[error(
+        "process {pid} ran as user {recorded_uid} and group {recorded_gid}, and you are user {uid} \
+         and group {gid}: restore as that user"
+    )]
+    Identity { pid: Pid, recorded_uid: u32, recorded_gid: u32, uid: u32, gid: u32 },
+    #[error(
+        "the kernel's vDSO differs from the one that the job ran with (kernel {recorded}): restore \
+         it under the same kernel"
+    )]
+    Vdso { recorded: Bytes },
+    #[error(
+        "the memory of process {pid} leaves no hole of {length} bytes for the restorer below \
+         0x7f0000000000"
+    )]
+    PlaceBlob { pid: Pid, length: usize },
+}
+
+/// Plans the restore of `job`, whose page data are in `chunks`.
+///
+/// # Errors
+/// When it cannot succeed here.
+pub fn plan(
+    job: &Job,
+    chunks: &[Chunk],
+    environment: &Environment,
+    moved: Vec<(Bytes, Bytes)>,
+) -> Result<Plan, PlanError> {
+    check_identity(job, environment)?;
+    let births = births::plan(job)?;
+    let identity = if environment.may_choose_pids && environment.taken.is_empty() {
+        Identity::InPlace
+    } else {
+        Identity::Namespaces { user: !environment.may_choose_pids }
+    };
+    let mut plan = Plan {
+        identity,
+        clocks: clocks(job, identity, environment),
+        births,
+        processes: Vec::new(),
+        executable_fd: highest_fd(job) + 1,
+        first_private_fd: highest_fd(job) + 2,
+        drop_capabilities: matches!(identity, Identity::Namespaces { user: true }),
+        timer_ids: environment.timer_ids,
+        moved,
+    };
+    let mut occupancies = occupancies(chunks);
+    for process in &job.processes {
+        if process.is_zombie() {
+            plan.processes.push(None);
+            continue;
+        }
+        let space = &job.address_spaces[super::tree::index_of(process.mm.0)];
+        let mut process_plan = ProcessPlan {
+            placement: Placement::at(0, 0),
+            occupancy: occupancies.remove(&space.object).unwrap_or_default(),
+            vdso: place_vdso(job, space, environment)?,
+            first_step: 0,
+            stack: 0,
+        };
+        // The length of a script depends neither on where it lies nor on the numbers of the mapped
+        // files: write it once to learn it, and once more to learn where it begins.
+        let context = script::Context {
+            placement: process_plan.placement,
+            occupancy: &process_plan.occupancy,
+            mapped: &BTreeMap::new(),
+            first_private_fd: plan.first_private_fd,
+            drop_capabilities: plan.drop_capabilities,
+            timer_ids: plan.timer_ids,
+            vdso: process_plan.vdso,
+        };
+        let length = script::write(process, space, &context).bytes.len();
+        let placement = blob::place(&space.vmas, crate::model::number::to_u64(length))
+            .ok_or(PlanError::PlaceBlob { pid: process.pid, length })?;
+        let script = script::write(process, space, &script::Context { placement, ..context });
+        process_plan.placement = placement;
+        process_plan.first_step = script.first_step;
+        process_plan.stack = script.stack;
+        plan.processes.push(Some(process_plan));
+    }
+    Ok(plan)
+}
+
+fn check_identity(job: &Job, environment: &Environment) -> Result<(), PlanError> {
+    let &Environment { uid, gid, .. } = environment;
+    for process in job.processes.iter().filter(|process| !process.is_zombie()) {
+        let credentials = &process.credentials;
+        if credentials.uids != [uid; 4] || credentials.gids != [gid; 4] {
+            return Err(PlanError::Identity {
+                pid: process.pid,
+                recorded_uid: credentials.uids[1],
+                recorded_gid: credentials.gids[1],
+                uid,
+                gid,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// In namespaces the clocks go on exactly where they were; in place only when they would go back.
+fn clocks(job: &Job, identity: Identity, environment: &Environment) -> Option<Clocks> {
+    let back = job.clocks.monotonic > environment.clocks.monotonic
+        || job.clocks.boottime > environment.clocks.boottime;
+    match identity {
+        Identity::InPlace if !back => None,
+        _ => Some(job.clocks),
+    }
+}
+
+/// The offset that makes a clock that shows `now` show `wanted`.
+#[must_use]
+pub fn clock_offset(wanted: TimeSpec, now: TimeSpec) -> TimeSpec {
+    const SECOND: i64 = 1_000_000_000;
+    let seconds = wanted.seconds.saturating_sub(now.seconds);
+    let nanoseconds = wanted.nanoseconds - now.nanoseconds;
+    TimeSpec {
+        seconds: seconds.saturating_add(nanoseconds.div_euclid(SECOND)),
+        nanoseconds: nanoseconds.rem_euclid(SECOND),
+    }
+}
+
+/// The highest descriptor in use. The caller's own three count, for streams are duplicates of them;
+/// the kernel's limit on descriptors keeps it far from the end of integers.
+fn highest_fd(job: &Job) -> RawFd {
+    let highest = job
+        .fd_tables
+        .iter()
+        .filter_map(|table| table.entries.last())
+        .map(|entry| entry.number)
+        .max();
+    highest.unwrap_or(0).clamp(2, RawFd::MAX - 2)
+}
+
+fn occupancies(chunks: &[Chunk]) -> BTreeMap<ObjectId, Occupancy> {
+    let mut occupancies: BTreeMap<ObjectId, Occupancy> = BTreeMap::new();
+    for run in chunks.iter().flat_map(|chunk| &chunk.runs) {
+        occupancies.entry(run.object).or_default().add(run.first_page, u64::from(run.pages));
+    }
+    occupancies
+}
+
+/// Where the vDSO of an address space begins, data pages included.
+fn place_vdso(
+    job: &Job,
+    space: &AddressSpace,
+    environment: &Environment,
+) -> Result<Option<u64>, PlanError> {
+    let range = space
+        .vmas
+        .iter()
+        .filter(|vma| matches!(vma.backing, Backing::Vdso | Backing::Vvar))
+        .map(|vma| vma.range)
+        .reduce(|one, other| AddrRange {
+            start: one.start.min(other.start),
+            end: one.end.max(other.end),
+        });
+    let Some(range) = range else { return Ok(None) };
+    if range.len() != environment.vdso_span || job.vdso.bytes != environment.vdso {
+        return Err(PlanError::Vdso { recorded: job.machine.kernel.clone() });
+    }
+    Ok(Some(range.start.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{clock_offset, moved};
+    use crate::model::id::Bytes;
+    use crate::model::time::TimeSpec;
+
+    #[test]
+    fn offsets_carry_between_seconds_and_nanoseconds() {
+        let check = |wanted: (i64, i64), now: (i64, i64), expected: (i64, i64)| {
+            let time = |(seconds, nanoseconds)| TimeSpec { seconds, nanoseconds };
+            assert_eq!(clock_offset(time(wanted), time(now)), time(expected));
+        };
+        check((10, 5), (3, 2), (7, 3));
+        check((10, 0), (3, 1), (6, 999_999_999));
+        check((3, 1), (10, 0), (-7, 1));
+        check((3, 0), (10, 1), (-8, 999_999_999));
+    }
+
+    #[test]
+    fn the_longest_moved_place_counts() {
+        let map = [("/a", "/x"), ("/a/b", "/y")]
+            .map(|(old, new)| (Bytes::from(old.as_bytes()), Bytes::from(new.as_bytes())));
+        let check = |path: &str, expected: &str| {
+            let path = Bytes::from(path.as_bytes());
+            assert_eq!(moved(&map, path).to_string(), expected);
+        };
+        check("/a/c", "/x/c");
+        check("/a/b/c", "/y/c");
+        check("/a/b", "/y");
+        check("/ab", "/ab");
+    }
+}
