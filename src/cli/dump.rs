@@ -3,9 +3,15 @@
 use std::path::PathBuf;
 
 use nix::unistd::Pid;
+use serde::Serialize;
 
-use super::failure::Failure;
+use crate::job::control::protocol::Then;
+use crate::job::report::Taken;
+use crate::job::request::{self, Outcome, RequestError};
+
+use super::failure::{self, Failure};
 use super::options::{self, Compression};
+use super::output;
 
 /// Take a checkpoint of a process and everything under it
 #[derive(clap::Args)]
@@ -22,9 +28,9 @@ pub struct Arguments {
     /// Leave the job stopped
     #[arg(long, conflicts_with = "kill")]
     stop: bool,
-    /// How page data is stored
-    #[arg(long, value_enum, default_value_t)]
-    compress: Compression,
+    /// How page data is stored (default: as the job's supervisor was told, else lz4)
+    #[arg(long, value_enum)]
+    compress: Option<Compression>,
     /// Files that the job appends to and closes (path, pattern or directory; repeatable)
     #[arg(long, value_name = "WHAT")]
     outputs: Vec<PathBuf>,
@@ -33,10 +39,89 @@ pub struct Arguments {
     json: bool,
 }
 
+/// What a checkpoint came to, as JSON.
+#[derive(Serialize)]
+struct Report {
+    generation: String,
+    pause_seconds: f64,
+    seconds: f64,
+    bytes: u64,
+    raw_bytes: u64,
+    processes: u64,
+    threads: u64,
+    warnings: Vec<String>,
+    restored: bool,
+}
+
 /// Takes the checkpoint.
 pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
     let Arguments { pid, dir, kill, stop, compress, outputs, json } = arguments;
-    Err(Failure::internal(format_args!(
-        "dump {pid:?} {dir:?} {kill} {stop} {compress:?} {outputs:?} {json}: not built yet"
-    )))
+    let options = request::Options {
+        pid,
+        directory: dir.map(|dir| options::absolute_path(&dir)).transpose()?,
+        then: match (kill, stop) {
+            (true, _) => Then::Kill,
+            (false, true) => Then::Stop,
+            (false, false) => Then::Continue,
+        },
+        compress: compress.map(|compression| compression == Compression::Lz4),
+        write: compress.unwrap_or_default().write_options(),
+        outputs: options::absolute(outputs)?,
+    };
+    match request::dump(&options)? {
+        Outcome::Taken(taken) if json => output::print_json(&Report::of(&taken))?,
+        Outcome::Taken(taken) => {
+            for warning in &taken.warnings {
+                output::say(format_args!("warning: {warning}"));
+            }
+            output::say(options::summary(&taken));
+            output::print(format_args!("{}\n", taken.path))?;
+        }
+        Outcome::Restored if json => output::print_json(&serde_json::json!({"restored": true}))?,
+        Outcome::Restored => output::say("this job was brought back from the checkpoint"),
+    }
+    Ok(0)
+}
+
+impl Report {
+    fn of(taken: &Taken) -> Self {
+        Self {
+            generation: taken.path.to_string(),
+            pause_seconds: taken.pause.as_secs_f64(),
+            seconds: taken.elapsed.as_secs_f64(),
+            bytes: taken.bytes,
+            raw_bytes: taken.raw_bytes,
+            processes: taken.processes,
+            threads: taken.threads,
+            warnings: taken.warnings.clone(),
+            restored: false,
+        }
+    }
+}
+
+impl From<RequestError> for Failure {
+    fn from(error: RequestError) -> Self {
+        let message = failure::chain(&error);
+        match error {
+            RequestError::NotInsideJob => Self::user(message).hint("rckpt dump PID"),
+            RequestError::SupervisorGone(_) => {
+                Self::environment(message).hint("rckpt dump PID, from outside the job, still works")
+            }
+            RequestError::NoProcess(_) => {
+                Self::user(message).hint("rckpt list shows your jobs, ps all processes")
+            }
+            RequestError::NotMine(_) => {
+                Self::user(message).hint("only its owner or root can save a process")
+            }
+            RequestError::AboveMe(_) => Self::user(message)
+                .hint("call rckpt dump from another shell, or start the job with rckpt run"),
+            RequestError::ReadProc(_)
+            | RequestError::ReadBoot(_)
+            | RequestError::FindDirectory(_)
+            | RequestError::Ask(_) => Self::environment(message),
+            RequestError::Refused(_) => Self::user(message),
+            RequestError::Failed(explanation) => explanation.into(),
+            RequestError::Checkpoint(error) => (&error).into(),
+        }
+    }
 }

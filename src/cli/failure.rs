@@ -6,16 +6,10 @@
 use std::error::Error;
 use std::fmt;
 
-/// Who can do something about a failure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// What the user asked for cannot be done as asked; another request can.
-    User,
-    /// The machine, its file systems or its settings are in the way.
-    Environment,
-    /// rckpt itself is wrong.
-    Internal,
-}
+use crate::job::checkpoint::CheckpointError;
+use crate::job::directory::DirectoryError;
+use crate::job::report::{Explanation, Kind};
+use crate::job::supervisor::SuperviseError;
 
 /// A command that did not do what was asked.
 #[derive(Debug)]
@@ -53,6 +47,11 @@ impl Failure {
         self
     }
 
+    /// The same in the words of a room below.
+    pub fn explanation(self) -> Explanation {
+        Explanation { kind: self.kind, message: self.message, hint: self.hint }
+    }
+
     /// The same, with an exit status of its own.
     #[must_use]
     pub const fn status(mut self, status: u8) -> Self {
@@ -62,6 +61,38 @@ impl Failure {
 
     fn new(kind: Kind, message: impl fmt::Display) -> Self {
         Self { kind, message: message.to_string(), hint: None, status: None }
+    }
+}
+
+impl From<Explanation> for Failure {
+    fn from(explanation: Explanation) -> Self {
+        let Explanation { kind, message, hint } = explanation;
+        Self { kind, message, hint, status: None }
+    }
+}
+
+impl From<&CheckpointError> for Failure {
+    fn from(error: &CheckpointError) -> Self {
+        let message = chain(error);
+        match error {
+            CheckpointError::Directory(_)
+            | CheckpointError::StartThread(_)
+            | CheckpointError::ReadProc(_) => Self::environment(message),
+            CheckpointError::Dump(_) => Self::environment(message),
+            CheckpointError::Panicked => Self::internal(message),
+        }
+    }
+}
+
+impl From<DirectoryError> for Failure {
+    fn from(error: DirectoryError) -> Self {
+        Self::environment(chain(&error))
+    }
+}
+
+impl From<SuperviseError> for Failure {
+    fn from(error: SuperviseError) -> Self {
+        Self::environment(chain(&error)).hint("the job runs on, without a supervisor")
     }
 }
 

@@ -12,6 +12,7 @@ mod failure;
 mod inspect;
 mod list;
 mod man;
+mod narrator;
 mod options;
 #[allow(dead_code)] // Until every command is in place.
 mod output;

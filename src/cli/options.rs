@@ -1,11 +1,17 @@
-//! Raw words of the command line made into values: durations and the choices that several commands
-//! share.
+//! Raw words of the command line made into values, values made into words for people: what several
+//! commands share.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ValueEnum;
 use nix::unistd::Pid;
 use thiserror::Error;
+
+use crate::image::{Codec, WriteOptions};
+use crate::job::report::Taken;
+
+use super::failure::Failure;
 
 /// `--compress`: how page data is stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -15,6 +21,58 @@ pub enum Compression {
     Lz4,
     /// Stored as it is.
     None,
+}
+
+impl Compression {
+    /// The same for the room that writes.
+    pub fn write_options(self) -> WriteOptions {
+        let codec = match self {
+            Self::Lz4 => Codec::Lz4,
+            Self::None => Codec::None,
+        };
+        WriteOptions { codec, ..WriteOptions::default() }
+    }
+}
+
+/// A path made absolute without following links, so that it keeps its meaning elsewhere.
+pub fn absolute_path(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path)
+        .map_err(|error| Failure::environment(format_args!("find the current directory: {error}")))
+}
+
+/// Paths made absolute.
+pub fn absolute(paths: Vec<PathBuf>) -> Result<Vec<PathBuf>, Failure> {
+    paths.iter().map(|path| absolute_path(path)).collect()
+}
+
+/// One line about a checkpoint.
+pub fn summary(taken: &Taken) -> String {
+    format!(
+        "checkpoint {} ({}, paused {:.3} s, {:.2} s in all)",
+        taken.path,
+        size(taken.bytes),
+        taken.pause.as_secs_f64(),
+        taken.elapsed.as_secs_f64()
+    )
+}
+
+/// Bytes for people: `512 B`, `1.5 MiB`.
+pub fn size(bytes: u64) -> String {
+    let mut unit = 1_u64;
+    let mut name = "B";
+    for larger in ["KiB", "MiB", "GiB", "TiB"] {
+        if bytes / unit < 1024 {
+            break;
+        }
+        unit *= 1024;
+        name = larger;
+    }
+    if unit == 1 {
+        return format!("{bytes} B");
+    }
+    // Tenths, rounded down.
+    let tenths = u128::from(bytes) * 10 / u128::from(unit);
+    format!("{}.{} {name}", tenths / 10, tenths % 10)
 }
 
 /// The word is not the number of a process.
@@ -88,7 +146,17 @@ fn number(digits: &str) -> Result<u64, DurationError> {
 mod tests {
     use std::time::Duration;
 
-    use super::{DurationError, duration};
+    use super::{DurationError, duration, size};
+
+    #[test]
+    fn sizes() {
+        let check = |bytes: u64, expected: &str| assert_eq!(size(bytes), expected);
+        check(0, "0 B");
+        check(1023, "1023 B");
+        check(1024, "1.0 KiB");
+        check(1_572_864, "1.5 MiB");
+        check(u64::MAX, "16777215.9 TiB");
+    }
 
     #[test]
     fn durations() {

@@ -5,7 +5,9 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use super::failure::{Failure, Kind};
+use crate::job::report::Kind;
+
+use super::failure::Failure;
 
 /// Says one line to the person, on standard error.
 pub fn say(words: impl fmt::Display) {

@@ -516,6 +516,20 @@ impl JobDirectory {
         Ok(generations)
     }
 
+    /// Gives up a directory whose job never started: removes it if nothing but the job's name is in
+    /// it.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn abandon(self) -> Result<(), DirectoryError> {
+        let failed = |source| DirectoryError::Remove { path: self.path.clone(), source };
+        if self.entries()?.iter().any(|entry| entry.file_name() != JOB_FILE) {
+            return Ok(());
+        }
+        fs::remove_file(self.path.join(JOB_FILE)).map_err(failed)?;
+        fs::remove_dir(&self.path).map_err(failed)
+    }
+
     /// Removes what writers and removers left behind when they died.
     fn remove_leftovers(&self) -> Result<(), DirectoryError> {
         for entry in self.entries()? {

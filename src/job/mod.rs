@@ -1,3 +1,16 @@
 //! A job under supervision: its directory of generations, the event loop, the control socket.
+//!
+//! [`supervisor`] is the loop that `run` and `restore` share; [`checkpoint`] takes one checkpoint
+//! into a [`directory`]; [`control`] is how other rckpt commands reach a supervisor. Nothing here
+//! prints: what people are told goes through [`report::Observer`].
 
+pub mod checkpoint;
+pub mod control;
 pub mod directory;
+pub mod identity;
+pub mod report;
+pub mod request;
+pub mod root;
+pub mod run;
+pub mod signals;
+pub mod supervisor;

@@ -1,0 +1,65 @@
+//! Tells a person on standard error what happens to a supervised job.
+
+use std::path::Path;
+
+use crate::job::checkpoint::CheckpointError;
+use crate::job::report::{Event, Explanation, Observer};
+
+use super::failure::Failure;
+use super::{options, output};
+
+/// Tells what happens to one job.
+#[derive(Debug)]
+pub struct Narrator;
+
+impl Observer for Narrator {
+    fn tell(&mut self, event: Event<'_>) {
+        match event {
+            Event::Started { directory } => output::say(format_args!(
+                "checkpoints go to {0}; to bring the job back: rckpt restore {1}",
+                directory.display(),
+                shell_word(directory)
+            )),
+            Event::Taken(taken) => output::say(options::summary(taken)),
+            Event::Failed(explanation) => {
+                output::say(format_args!("no checkpoint: {}", explanation.message));
+                if let Some(hint) = &explanation.hint {
+                    output::say(format_args!("hint: {hint}"));
+                }
+                output::say("the job runs on");
+            }
+            Event::Ending => output::say("told to end: taking a last checkpoint"),
+            Event::Passed => output::say("no last checkpoint: the job is told to end"),
+            Event::Trouble(words) => output::say(words),
+        }
+    }
+
+    fn explain(&self, error: &CheckpointError) -> Explanation {
+        Failure::from(error).explanation()
+    }
+}
+
+/// A path as it can be pasted into a shell.
+pub fn shell_word(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |letter: char| letter.is_alphanumeric() || "/._-+,:@%=".contains(letter);
+    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::shell_word;
+
+    #[test]
+    fn paths_can_be_pasted() {
+        let check = |path: &str, expected: &str| {
+            assert_eq!(shell_word(Path::new(path)), expected);
+        };
+        check("/home/me/rckpt-a.out-42", "/home/me/rckpt-a.out-42");
+        check("/tmp/my job", "'/tmp/my job'");
+        check("/tmp/it's", r"'/tmp/it'\''s'");
+        check("/tmp/$HOME", "'/tmp/$HOME'");
+    }
+}

@@ -1,0 +1,177 @@
+//! One checkpoint of a job into its directory: begin a generation, dump into it, commit it.
+//!
+//! Whatever fails, the job runs on and the partial generation is removed.
+
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::thread::JoinHandle;
+use std::time::{Instant, SystemTime};
+use std::{io, thread};
+
+use nix::unistd::Pid;
+use thiserror::Error;
+
+use crate::dump::{self, After, DumpError};
+use crate::image::{Codec, WriteOptions};
+use crate::model::number::to_u64;
+use crate::sys::procfs::ProcError;
+use crate::sys::relatives;
+
+use super::control::protocol::{Order, Then};
+use super::directory::{DirectoryError, Generation, Identity, JobDirectory};
+use super::report::Taken;
+use super::supervisor::{Settings, Supervised, seconds_since_1970};
+
+/// Why there is no new checkpoint. The job runs on.
+#[derive(Debug, Error)]
+pub enum CheckpointError {
+    /// The directory or the new generation in it.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// The dump itself.
+    #[error(transparent)]
+    Dump(#[from] DumpError),
+    /// No thread could be started to take it.
+    #[error("start a thread for the checkpoint: {0}")]
+    StartThread(#[source] io::Error),
+    /// It cannot be told who belongs to the job.
+    #[error(transparent)]
+    ReadProc(#[from] ProcError),
+    /// The thread panicked; the kernel released the job when it ended.
+    #[error("the checkpoint's thread panicked")]
+    Panicked,
+}
+
+/// Everything that a checkpoint needs to know.
+#[derive(Clone, Debug)]
+pub struct Task {
+    /// The job.
+    pub job: Identity,
+    /// The root process.
+    pub root: Pid,
+    /// The supervisor, whose standard streams are the job's.
+    pub supervisor: Option<Pid>,
+    /// Whoever adopts the job's orphans, when that is known: its other children are of the job.
+    pub adopter: Option<Pid>,
+    /// Where it goes.
+    pub directory: PathBuf,
+    /// What becomes of the job.
+    pub then: Then,
+    /// How it is written.
+    pub write: WriteOptions,
+    /// Named outputs, absolute.
+    pub outputs: Vec<PathBuf>,
+    /// Generations that are kept; `None`: all.
+    pub keep: Option<NonZeroUsize>,
+}
+
+impl Task {
+    /// The checkpoint that `order` asks a supervisor to take.
+    #[must_use]
+    pub fn new(job: &Supervised, settings: &Settings, order: &Order) -> Self {
+        let directory = order.directory.as_ref().map(|path| path.as_path());
+        let mut outputs = settings.outputs.clone();
+        outputs.extend(order.outputs.iter().map(|path| path.as_path().to_owned()));
+        let mut write = settings.write;
+        if let Some(compress) = order.compress {
+            write.codec = if compress { Codec::Lz4 } else { Codec::None };
+        }
+        Self {
+            job: job.identity.clone(),
+            root: job.root.pid(),
+            supervisor: Some(nix::unistd::getpid()),
+            adopter: Some(job.root.adopter()),
+            directory: directory.unwrap_or(job.directory.path()).to_owned(),
+            then: order.then,
+            write,
+            outputs,
+            keep: directory.is_none().then_some(settings.keep),
+        }
+    }
+}
+
+/// Takes a checkpoint.
+pub fn take(task: &Task) -> Result<Taken, CheckpointError> {
+    let begun = Instant::now();
+    let directory = JobDirectory::create(&task.directory, &task.job)?;
+    let mut pending = Some(directory.begin_generation()?);
+    let path = pending.as_ref().map(|pending| pending.path().to_owned()).unwrap_or_default();
+    let mut extra_roots = match task.adopter {
+        Some(adopter) => relatives::children(adopter)?,
+        None => Vec::new(),
+    };
+    extra_roots.retain(|child| *child != task.root);
+    let request = dump::Request {
+        root: task.root,
+        extra_roots,
+        after: match task.then {
+            Then::Continue => After::Continue,
+            Then::Kill => After::Kill,
+            Then::Stop => After::Stop,
+        },
+        write: task.write,
+        outputs: task.outputs.clone(),
+        supervisor: task.supervisor,
+        job_id: task.job.id.clone(),
+    };
+    let mut generation: Option<Generation> = None;
+    let mut commit = || -> Result<(), DirectoryError> {
+        if let Some(pending) = pending.take() {
+            generation = Some(pending.commit()?);
+        }
+        Ok(())
+    };
+    let report = dump::dump(&request, &path, &mut || Ok(commit()?))?;
+    // A dump that lets the job run on leaves this to us.
+    commit()?;
+    if let Some(keep) = task.keep {
+        directory.retain(keep)?;
+    }
+    Ok(Taken {
+        path: generation.map(|generation| generation.path).unwrap_or_default().into(),
+        pause: report.pause,
+        elapsed: begun.elapsed(),
+        bytes: report.bytes,
+        raw_bytes: report.raw_bytes,
+        processes: to_u64(report.processes),
+        threads: to_u64(report.threads),
+        warnings: report.warnings,
+        at: seconds_since_1970(SystemTime::now()),
+    })
+}
+
+/// A checkpoint that is being taken by a thread of its own.
+#[derive(Debug)]
+pub struct Running {
+    thread: JoinHandle<Result<Taken, CheckpointError>>,
+    done: OwnedFd,
+}
+
+impl Running {
+    /// Starts to take one.
+    pub fn start(task: Task) -> Result<Self, CheckpointError> {
+        let (done, at_end) = io::pipe().map_err(CheckpointError::StartThread)?;
+        let thread = thread::Builder::new()
+            .name("checkpoint".to_owned())
+            .spawn(move || {
+                // Closed however the thread ends, which is what wakes the loop.
+                let _at_end = at_end;
+                take(&task)
+            })
+            .map_err(CheckpointError::StartThread)?;
+        Ok(Self { thread, done: done.into() })
+    }
+
+    /// Waits for its end.
+    pub fn join(self) -> Result<Taken, CheckpointError> {
+        self.thread.join().unwrap_or(Err(CheckpointError::Panicked))
+    }
+}
+
+impl AsFd for Running {
+    /// Becomes readable when the checkpoint is complete or has failed.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.done.as_fd()
+    }
+}

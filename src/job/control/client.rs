@@ -1,0 +1,114 @@
+//! The asking side of the control socket: finding the supervisor of a process, and asking it.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike};
+use nix::unistd::{Pid, Uid};
+use thiserror::Error;
+
+use super::discovery::{self, Name};
+use super::protocol::{self, LARGEST, ProtocolError, Reply, Request};
+
+/// Why a supervisor could not be asked.
+#[derive(Debug, Error)]
+pub enum AskError {
+    /// The names of all supervisors could not be read.
+    #[error("read /proc/net/unix: {0}")]
+    ListNames(#[source] io::Error),
+    /// A call on the socket failed.
+    #[error("{operation} the supervisor: {source}")]
+    UseSocket {
+        /// "connect to", "send to" or "receive from".
+        operation: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: Errno,
+    },
+    /// The supervisor ended, or was killed, before it answered.
+    #[error("the supervisor ended before it answered")]
+    HungUp,
+    /// What it said could not be read.
+    #[error("talk to the supervisor: {0}")]
+    Understand(#[from] ProtocolError),
+    /// It said something that does not answer the question.
+    #[error("the supervisor gave an answer to another question")]
+    Unexpected,
+}
+
+/// A connection to the supervisor of a job.
+#[derive(Debug)]
+pub struct Connection {
+    name: Name,
+    socket: OwnedFd,
+    supervisor: Option<Pid>,
+}
+
+impl Connection {
+    /// Connects to the supervisor of that name. `None`: nobody listens there any more, or whoever
+    /// does is not the user that the name says.
+    pub fn open(name: &Name) -> Result<Option<Self>, AskError> {
+        let failed = |operation| move |source| AskError::UseSocket { operation, source };
+        let socket =
+            socket::socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)
+                .map_err(failed("connect to"))?;
+        let address = UnixAddr::new_abstract(&name.to_bytes()).map_err(failed("connect to"))?;
+        match socket::connect(socket.as_raw_fd(), &address) {
+            Ok(()) => {}
+            Err(Errno::ECONNREFUSED) => return Ok(None),
+            Err(source) => return Err(failed("connect to")(source)),
+        }
+        let peer =
+            socket::getsockopt(&socket, sockopt::PeerCredentials).map_err(failed("connect to"))?;
+        // A pid of 0: the supervisor lives outside the pid namespace that we are in.
+        let supervisor = (peer.pid() > 0).then(|| Pid::from_raw(peer.pid()));
+        Ok((peer.uid() == name.user).then(|| Self { name: name.clone(), socket, supervisor }))
+    }
+
+    /// The name by which it was found.
+    #[must_use]
+    pub const fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// The supervisor's process as we see it; `None`: it is outside our pid namespace.
+    #[must_use]
+    pub const fn supervisor(&self) -> Option<Pid> {
+        self.supervisor
+    }
+
+    /// Asks, and waits for the answer, at most `patience` long if that is given.
+    pub fn ask(&self, request: &Request, patience: Option<Duration>) -> Result<Reply, AskError> {
+        let failed = |operation| move |source| AskError::UseSocket { operation, source };
+        let message = protocol::encode(request)?;
+        if let Some(patience) = patience {
+            let milliseconds = i64::try_from(patience.as_millis()).unwrap_or(i64::MAX);
+            let limit = TimeVal::milliseconds(milliseconds);
+            socket::setsockopt(&self.socket, sockopt::ReceiveTimeout, &limit)
+                .map_err(failed("receive from"))?;
+        }
+        socket::send(self.socket.as_raw_fd(), &message, MsgFlags::MSG_NOSIGNAL)
+            .map_err(failed("send to"))?;
+        let mut answer = vec![0; LARGEST + 1];
+        let length = loop {
+            match socket::recv(self.socket.as_raw_fd(), &mut answer, MsgFlags::empty()) {
+                Err(Errno::EINTR) => {}
+                Ok(0) | Err(Errno::ECONNRESET) => return Err(AskError::HungUp),
+                result => break result.map_err(failed("receive from"))?,
+            }
+        };
+        Ok(protocol::decode(&answer[..length])?)
+    }
+}
+
+/// The supervisors of one user (of all users for `None`) that can be connected to.
+pub fn connections(user: Option<Uid>) -> Result<Vec<Connection>, AskError> {
+    let mut connections = Vec::new();
+    for name in discovery::names(user).map_err(AskError::ListNames)? {
+        connections.extend(Connection::open(&name)?);
+    }
+    Ok(connections)
+}

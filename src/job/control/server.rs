@@ -1,0 +1,135 @@
+//! The answering side of the control socket. Nothing here blocks, and nothing that a client does or
+//! leaves undone can hold up the supervisor.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    self, AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, sockopt,
+};
+use nix::unistd::{Pid, Uid};
+use thiserror::Error;
+
+use super::discovery::Name;
+use super::protocol::{self, LARGEST, ProtocolError, Reply, Request};
+
+/// Clients that may be connected at once; more wait to be accepted.
+pub const MOST_CLIENTS: usize = 16;
+
+/// Why the control socket does not work.
+#[derive(Debug, Error)]
+#[error("{operation} the control socket: {source}")]
+pub struct ServeError {
+    /// "make", "name" or "listen on".
+    pub operation: &'static str,
+    /// What the kernel said.
+    #[source]
+    pub source: Errno,
+}
+
+/// The socket that clients connect to. The standard library's type knows only stream sockets by
+/// name, but accepts on any.
+#[derive(Debug)]
+pub struct Listener {
+    socket: UnixListener,
+}
+
+impl Listener {
+    /// Listens under `name`.
+    pub fn bind(name: &Name) -> Result<Self, ServeError> {
+        let failed = |operation| move |source| ServeError { operation, source };
+        let socket = socket::socket(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+            None,
+        )
+        .map_err(failed("make"))?;
+        let address = UnixAddr::new_abstract(&name.to_bytes()).map_err(failed("name"))?;
+        socket::bind(socket.as_raw_fd(), &address).map_err(failed("name"))?;
+        let backlog = Backlog::new(16).map_err(failed("listen on"))?;
+        socket::listen(&socket, backlog).map_err(failed("listen on"))?;
+        Ok(Self { socket: socket.into() })
+    }
+
+    /// The next client that waits and may talk to us; `None`: no more wait.
+    pub fn accept(&self) -> Option<Client> {
+        loop {
+            let socket = match self.socket.accept() {
+                Ok((socket, _)) => OwnedFd::from(socket),
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+                // None waits, or no descriptors or memory are left: the next event tries again.
+                Err(_) => return None,
+            };
+            let Ok(peer) = socket::getsockopt(&socket, sockopt::PeerCredentials) else { continue };
+            if peer.uid() == 0 || peer.uid() == Uid::effective().as_raw() {
+                let pid = (peer.pid() > 0).then(|| Pid::from_raw(peer.pid()));
+                return Some(Client { socket, pid });
+            }
+            // Another user: dropping the socket closes it, which is all the answer that is due.
+        }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// What came from a client.
+#[derive(Debug)]
+pub enum Received {
+    /// Nothing yet.
+    Nothing,
+    /// A request.
+    Request(Request),
+    /// Something else.
+    Unreadable(ProtocolError),
+    /// It closed the connection.
+    HangUp,
+}
+
+/// A client that is connected.
+#[derive(Debug)]
+pub struct Client {
+    socket: OwnedFd,
+    pid: Option<Pid>,
+}
+
+impl Client {
+    /// Its process as we see it; `None`: it is outside our pid namespace.
+    #[must_use]
+    pub const fn pid(&self) -> Option<Pid> {
+        self.pid
+    }
+
+    /// What it sent.
+    pub fn receive(&self) -> Received {
+        let mut message = vec![0; LARGEST + 1];
+        match socket::recv(self.socket.as_raw_fd(), &mut message, MsgFlags::MSG_DONTWAIT) {
+            Ok(0) => Received::HangUp,
+            Ok(length) => match protocol::decode(&message[..length]) {
+                Ok(request) => Received::Request(request),
+                Err(error) => Received::Unreadable(error),
+            },
+            Err(Errno::EAGAIN | Errno::EINTR) => Received::Nothing,
+            Err(_) => Received::HangUp,
+        }
+    }
+
+    /// Answers. A client that has gone, or does not read, gets no answer; whether it did is told.
+    pub fn reply(&self, reply: &Reply) -> bool {
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        protocol::encode(reply)
+            .is_ok_and(|message| socket::send(self.socket.as_raw_fd(), &message, flags).is_ok())
+    }
+}
+
+impl AsFd for Client {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

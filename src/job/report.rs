@@ -1,0 +1,84 @@
+//! What a supervisor has to tell: checkpoints taken and failed, in a form that can be printed, sent
+//! over the control socket or written as JSON.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::id::Bytes;
+
+use super::checkpoint::CheckpointError;
+
+/// A checkpoint that is complete.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Taken {
+    /// The generation's directory, absolute.
+    pub path: Bytes,
+    /// From the first stop of a thread to the last thaw.
+    pub pause: Duration,
+    /// From the request to the committed generation.
+    pub elapsed: Duration,
+    /// Bytes of the generation on disk.
+    pub bytes: u64,
+    /// Bytes of memory in it, before compression.
+    pub raw_bytes: u64,
+    /// Processes in it.
+    pub processes: u64,
+    /// Threads in it.
+    pub threads: u64,
+    /// What the user should know about it.
+    pub warnings: Vec<String>,
+    /// When it was complete, in seconds since 1970.
+    pub at: i64,
+}
+
+/// Who can do something about a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    /// What the user asked for cannot be done as asked; another request can.
+    User,
+    /// The machine, its file systems or its settings are in the way.
+    Environment,
+    /// rckpt itself is wrong.
+    Internal,
+}
+
+/// A failure in words.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// Who can do something about it.
+    pub kind: Kind,
+    /// The operation, the thing it failed on, and the cause.
+    pub message: String,
+    /// What to do.
+    pub hint: Option<String>,
+}
+
+/// What happens while a job is supervised.
+#[derive(Clone, Copy, Debug)]
+pub enum Event<'a> {
+    /// The supervisor is ready, and the job is about to start.
+    Started {
+        /// Where its checkpoints go.
+        directory: &'a Path,
+    },
+    /// A checkpoint is complete.
+    Taken(&'a Taken),
+    /// A checkpoint failed, and the job runs on.
+    Failed(&'a Explanation),
+    /// The supervisor was told to end, and takes a last checkpoint.
+    Ending,
+    /// The last checkpoint did not fit in the time allowed, or failed: the job was told to end.
+    Passed,
+    /// Something went wrong that does not touch the job.
+    Trouble(&'a str),
+}
+
+/// Whoever a supervisor tells what happens: the room that prints.
+pub trait Observer {
+    /// Something happened.
+    fn tell(&mut self, event: Event<'_>);
+    /// Puts a failure into words.
+    fn explain(&self, error: &CheckpointError) -> Explanation;
+}

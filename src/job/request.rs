@@ -1,0 +1,262 @@
+//! `dump`: a checkpoint of any process, taken by the supervisor of its job if it has one, else by
+//! this process.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use nix::errno::Errno;
+use nix::sys::signal::kill;
+use nix::unistd::{self, Pid, Uid};
+use thiserror::Error;
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::image::WriteOptions;
+use crate::model::id::Bytes;
+use crate::sys::procfs::{self, ProcError};
+use crate::sys::relatives;
+
+use super::checkpoint::{self, CheckpointError, Task};
+use super::control::client::{self, AskError, Connection};
+use super::control::discovery::{self, Name};
+use super::control::protocol::{Order, Refusal, Reply, Request, Status, Then};
+use super::directory::Identity;
+use super::identity;
+use super::report::{Explanation, Taken};
+use super::run::{JOB_VARIABLE, default_directory};
+use super::supervisor::seconds_since_1970;
+
+/// How long a supervisor may take to say how its job is.
+const STATUS_PATIENCE: Duration = Duration::from_secs(2);
+/// How often a process of the job looks whether the checkpoint that it asked for is complete.
+const OUTCOME_INTERVAL: Duration = Duration::from_millis(200);
+
+/// What to dump.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// A process of the job; `None`: the job that this process belongs to.
+    pub pid: Option<Pid>,
+    /// Where it goes, absolute; `None`: the job's directory.
+    pub directory: Option<PathBuf>,
+    /// What becomes of the job.
+    pub then: Then,
+    /// Whether page data is compressed; `None`: as the supervisor was told.
+    pub compress: Option<bool>,
+    /// How it is written when no supervisor does it.
+    pub write: WriteOptions,
+    /// Named outputs, absolute.
+    pub outputs: Vec<PathBuf>,
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// A checkpoint, complete.
+    Taken(Taken),
+    /// This process belongs to the job, and was brought back from the checkpoint it had asked for.
+    Restored,
+}
+
+/// Why there is no checkpoint.
+#[derive(Debug, Error)]
+pub enum RequestError {
+    /// No process was named, and this one does not run inside a job.
+    #[error("no process is named, and this command does not run inside a job")]
+    NotInsideJob,
+    /// The job that this process belongs to has no supervisor any more.
+    #[error("the supervisor of job {0} does not run any more")]
+    SupervisorGone(Bytes),
+    /// There is no such process.
+    #[error("process {0}: there is none")]
+    NoProcess(Pid),
+    /// The process is somebody else's.
+    #[error("process {0}: it is not yours")]
+    NotMine(Pid),
+    /// This process would have to freeze itself.
+    #[error("process {0}: this command runs under it, and cannot freeze itself")]
+    AboveMe(Pid),
+    /// /proc could not be read.
+    #[error(transparent)]
+    ReadProc(#[from] ProcError),
+    /// The identity of this boot could not be read.
+    #[error("read the boot id: {0}")]
+    ReadBoot(#[source] io::Error),
+    /// The current directory is not known.
+    #[error("find the current directory: {0}")]
+    FindDirectory(#[source] io::Error),
+    /// The supervisor could not be asked.
+    #[error(transparent)]
+    Ask(#[from] AskError),
+    /// The supervisor refused.
+    #[error("the job's supervisor refused: {0}")]
+    Refused(Refusal),
+    /// The supervisor tried, and failed.
+    #[error("{}", .0.message)]
+    Failed(Explanation),
+    /// This process tried, and failed.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+}
+
+/// The jobs of this user on this machine, as their supervisors tell. One that does not answer in
+/// time, or just ended, is left out.
+pub fn my_jobs() -> Result<Vec<Status>, RequestError> {
+    let mut jobs = Vec::new();
+    for connection in client::connections(Some(Uid::effective()))? {
+        if let Ok(Reply::Status(status)) = connection.ask(&Request::Status, Some(STATUS_PATIENCE)) {
+            jobs.push(status);
+        }
+    }
+    Ok(jobs)
+}
+
+/// Takes a checkpoint.
+pub fn dump(options: &Options) -> Result<Outcome, RequestError> {
+    let Some(pid) = options.pid else { return dump_own_job(options) };
+    if let Some(connection) = supervisor_of(pid)? {
+        return ask(connection, options);
+    }
+    match kill(pid, None) {
+        Err(Errno::ESRCH) => return Err(RequestError::NoProcess(pid)),
+        Err(Errno::EPERM) => return Err(RequestError::NotMine(pid)),
+        // Whatever else kill may say, the tracer finds out for itself.
+        Ok(()) | Err(_) => {}
+    }
+    if relatives::ancestors(unistd::getpid())?.contains(&pid) {
+        return Err(RequestError::AboveMe(pid));
+    }
+    dump_directly(pid, options).map(Outcome::Taken)
+}
+
+/// The supervisor of the job that `pid` belongs to: the nearest above it that supervises. Its own
+/// number stands for its job.
+fn supervisor_of(pid: Pid) -> Result<Option<Connection>, RequestError> {
+    let user = Uid::effective();
+    let mut connections = client::connections((!user.is_root()).then_some(user))?;
+    for above in relatives::ancestors(pid)? {
+        if let Some(at) = connections.iter().position(|it| it.supervisor() == Some(above)) {
+            return Ok(Some(connections.swap_remove(at)));
+        }
+    }
+    Ok(None)
+}
+
+/// Has the job saved that this process belongs to.
+fn dump_own_job(options: &Options) -> Result<Outcome, RequestError> {
+    let job = Bytes::from(std::env::var_os(JOB_VARIABLE).ok_or(RequestError::NotInsideJob)?);
+    for name in names_of(&job)? {
+        let Some(connection) = Connection::open(&name)? else { continue };
+        // Of several jobs brought back from one checkpoint, one knows this process as its own.
+        match ask(connection, options) {
+            Err(RequestError::Refused(Refusal::NotInside)) => {}
+            outcome => return outcome,
+        }
+    }
+    Err(RequestError::SupervisorGone(job))
+}
+
+/// The names of the supervisors of `job`.
+fn names_of(job: &Bytes) -> Result<Vec<Name>, RequestError> {
+    let mut names = discovery::names(Some(Uid::effective())).map_err(AskError::ListNames)?;
+    names.retain(|name| name.job == *job);
+    Ok(names)
+}
+
+/// Has a supervisor take the checkpoint.
+fn ask(connection: Connection, options: &Options) -> Result<Outcome, RequestError> {
+    let order = Order {
+        then: options.then,
+        directory: options.directory.clone().map(Bytes::from),
+        compress: options.compress,
+        outputs: options.outputs.iter().cloned().map(Bytes::from).collect(),
+    };
+    match connection.ask(&Request::Dump(order.clone()), None)? {
+        Reply::Refused(Refusal::Inside) => {}
+        reply => return outcome_of(reply).map(Outcome::Taken),
+    }
+    match connection.ask(&Request::DumpFromInside(order), None)? {
+        Reply::Accepted { ticket, instance } => {
+            let job = connection.name().job.clone();
+            // This process is about to be saved itself: it must hold nothing that cannot be.
+            drop(connection);
+            await_outcome(&job, ticket, &instance)
+        }
+        reply => outcome_of(reply).map(Outcome::Taken),
+    }
+}
+
+/// Waits until the checkpoint is complete that was asked for from inside the job. Nothing is held
+/// open meanwhile, so this works on in the job that is brought back: there another supervisor
+/// answers for the job.
+fn await_outcome(job: &Bytes, ticket: u64, instance: &Bytes) -> Result<Outcome, RequestError> {
+    loop {
+        thread::sleep(OUTCOME_INTERVAL);
+        let mut alive = false;
+        for name in names_of(job)? {
+            let Some(connection) = Connection::open(&name)? else { continue };
+            let reply = connection.ask(&Request::Outcome { ticket }, Some(STATUS_PATIENCE));
+            match reply {
+                // Another job brought back from the same checkpoint, or just ended.
+                Ok(Reply::Refused(Refusal::NotInside)) | Err(AskError::HungUp) => {}
+                Err(error) => return Err(error.into()),
+                Ok(_) if name.instance != *instance => return Ok(Outcome::Restored),
+                Ok(Reply::Pending) => alive = true,
+                Ok(reply) => return outcome_of(reply).map(Outcome::Taken),
+            }
+        }
+        if !alive {
+            return Err(RequestError::SupervisorGone(job.clone()));
+        }
+    }
+}
+
+fn outcome_of(reply: Reply) -> Result<Taken, RequestError> {
+    match reply {
+        Reply::Taken(taken) => Ok(taken),
+        Reply::Refused(refusal) => Err(RequestError::Refused(refusal)),
+        Reply::Failed(explanation) => Err(RequestError::Failed(explanation)),
+        Reply::Status(_) | Reply::Accepted { .. } | Reply::Pending => {
+            Err(AskError::Unexpected.into())
+        }
+    }
+}
+
+/// Takes the checkpoint of a process that no supervisor is responsible for.
+fn dump_directly(pid: Pid, options: &Options) -> Result<Taken, RequestError> {
+    let stat = procfs::stat(pid)?;
+    let boot = identity::boot().map_err(RequestError::ReadBoot)?;
+    // The same process gets the same identity each time, so that its checkpoints go together.
+    let words = format!("{boot} {pid} {}", stat.starttime);
+    let command = procfs::read(pid, "cmdline")?;
+    let job = Identity {
+        id: Bytes(format!("{:032x}", xxh3_128(words.as_bytes())).into_bytes()),
+        command: command
+            .split(|byte| *byte == 0)
+            .filter(|word| !word.is_empty())
+            .map(Bytes::from)
+            .collect(),
+        created: seconds_since_1970(SystemTime::now()),
+    };
+    let directory = match &options.directory {
+        Some(directory) => directory.clone(),
+        None => {
+            let name = OsString::from_vec(procfs::name(pid)?);
+            std::path::absolute(default_directory(Some(&name), pid))
+                .map_err(RequestError::FindDirectory)?
+        }
+    };
+    Ok(checkpoint::take(&Task {
+        job,
+        root: pid,
+        supervisor: None,
+        adopter: None,
+        directory,
+        then: options.then,
+        write: options.write,
+        outputs: options.outputs.clone(),
+        keep: None,
+    })?)
+}

@@ -1,0 +1,139 @@
+//! `run`: starts a job as this process's child and supervises it.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use nix::errno::Errno;
+use nix::unistd::Pid;
+use thiserror::Error;
+
+use crate::model::id::Bytes;
+use crate::sys::launch::{self, Inheritance, LaunchError};
+
+use super::directory::{DirectoryError, Identity, JobDirectory};
+use super::report::{Event, Observer};
+use super::root::Root;
+use super::supervisor::{
+    Ending, Settings, SuperviseError, Supervised, Supervisor, seconds_since_1970,
+};
+use super::{identity, signals};
+
+/// Tells a job where its checkpoints go.
+pub const DIRECTORY_VARIABLE: &str = "RCKPT_DIR";
+/// Tells a job its identity.
+pub const JOB_VARIABLE: &str = "RCKPT_JOB";
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The command line; never empty.
+    pub command: Vec<OsString>,
+    /// Where checkpoints go; `None`: the default.
+    pub directory: Option<PathBuf>,
+    /// How to supervise.
+    pub settings: Settings,
+}
+
+/// Why a job could not be run.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// A call that prepares the supervisor failed.
+    #[error("{operation}: {source}")]
+    Prepare {
+        /// What was tried.
+        operation: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The job's directory cannot be used.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// The command was not started.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// The supervisor cannot go on; the job does.
+    #[error(transparent)]
+    Supervise(#[from] SuperviseError),
+}
+
+/// Runs a job to its end, or until it is stopped after a checkpoint on request.
+pub fn run(options: Options, observer: &mut dyn Observer) -> Result<Ending, RunError> {
+    let Options { command, directory, settings } = options;
+    let preparing = |operation| move |source: io::Error| RunError::Prepare { operation, source };
+    let of_kernel = |operation| move |errno: Errno| preparing(operation)(errno.into());
+    let inheritance = Inheritance::take(&signals::handled()).map_err(of_kernel("block signals"))?;
+    nix::sys::prctl::set_child_subreaper(true).map_err(of_kernel("adopt the job's orphans"))?;
+    let identity = Identity {
+        id: identity::new_id().map_err(preparing("read random numbers"))?,
+        command: command.iter().cloned().map(Bytes::from).collect(),
+        created: seconds_since_1970(SystemTime::now()),
+    };
+
+    // The process comes first: its number is part of the default name of the directory. It waits.
+    let prepared = launch::prepare(&command, &inheritance)?;
+    let path = match directory.or_else(directory_of_environment) {
+        Some(path) => path,
+        None => default_directory(command.first().map(OsString::as_os_str), prepared.pid()),
+    };
+    let path = std::path::absolute(path).map_err(preparing("find the current directory"))?;
+    let directory = JobDirectory::create(&path, &identity)?;
+    let claim = directory.claim()?;
+    let supervisor = Supervisor::new(&identity.id, settings)?;
+    observer.tell(Event::Started { directory: directory.path() });
+    let variables = [
+        (DIRECTORY_VARIABLE, directory.path().as_os_str()),
+        (JOB_VARIABLE, identity.id.as_os_str()),
+    ];
+    let root = match prepared.execute(&variables) {
+        Ok(root) => Root::Child(root),
+        Err(error) => {
+            directory.abandon()?;
+            return Err(error.into());
+        }
+    };
+    let job = Supervised { identity, root, directory, claim };
+    Ok(supervisor.supervise(job, observer)?)
+}
+
+/// The directory that the user named in the environment. One that an outer job was told is that
+/// job's, not ours.
+fn directory_of_environment() -> Option<PathBuf> {
+    let named = std::env::var_os(DIRECTORY_VARIABLE).filter(|path| !path.is_empty())?;
+    std::env::var_os(JOB_VARIABLE).is_none().then(|| named.into())
+}
+
+/// `rckpt-NAME-PID`, relative to the current directory.
+#[must_use]
+pub fn default_directory(program: Option<&OsStr>, pid: Pid) -> PathBuf {
+    let name = program.and_then(|program| Path::new(program).file_name()).unwrap_or_default();
+    let mut directory = OsString::from("rckpt-");
+    directory.push(OsStr::from_bytes(&name.as_bytes()[..name.len().min(64)]));
+    directory.push(format!("-{pid}"));
+    directory.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::path::Path;
+
+    use nix::unistd::Pid;
+
+    use super::default_directory;
+
+    #[test]
+    fn directories_are_named_after_program_and_process() {
+        let check = |program: &str, expected: &str| {
+            let directory = default_directory(Some(OsStr::new(program)), Pid::from_raw(42));
+            assert_eq!(directory, Path::new(expected));
+        };
+        check("/usr/bin/python3", "rckpt-python3-42");
+        check("./a.out", "rckpt-a.out-42");
+        check("/", "rckpt--42");
+        check(&"x".repeat(300), &format!("rckpt-{}-42", "x".repeat(64)));
+    }
+}
