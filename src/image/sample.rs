@@ -93,7 +93,7 @@ fn process() -> Process {
             restorer: RemoteAddr(0x40_2000),
             mask: SignalSet(1),
         }],
-        pending: vec![PendingSignal { siginfo: vec![10; SIGINFO_SIZE] }],
+        pending: vec![pending(10)],
         interval_timers: [TimerSpec { interval: time(1), value: time(1) }; 3],
         posix_timers: vec![PosixTimer {
             id: 0,
@@ -132,13 +132,19 @@ fn zombie() -> Process {
     }
 }
 
+fn pending(signal: u8) -> PendingSignal {
+    let mut siginfo = vec![0; SIGINFO_SIZE];
+    siginfo[0] = signal;
+    PendingSignal { siginfo }
+}
+
 fn thread() -> Thread {
     Thread {
         tid: Pid(100),
         name: bytes("sample"),
         registers: Registers { rip: 0x40_1234, rsp: 0x7ffd_0000_0000, ..Registers::default() },
         xstate: vec![0; 832],
-        pending: vec![PendingSignal { siginfo: vec![12; SIGINFO_SIZE] }],
+        pending: vec![pending(12)],
         robust_list: RemoteAddr(0x1000_0000),
         robust_list_length: 24,
         rseq: Some(Rseq {
