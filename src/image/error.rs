@@ -370,6 +370,14 @@ pub enum WriteError {
         /// The encoder's word.
         source: postcard::Error,
     },
+    /// A section is longer than a reader takes.
+    #[error("{part} would have {length} bytes, more than the format allows")]
+    BoundSection {
+        /// The section.
+        part: Part,
+        /// Its length.
+        length: usize,
+    },
     /// The records contradict each other: no reader would take them.
     #[error("the records of the job contradict each other: {source}")]
     CheckRecords {
@@ -394,6 +402,7 @@ impl WriteError {
             | Self::BoundPages { .. }
             | Self::ContinueWriting
             | Self::EncodeSection { .. }
+            | Self::BoundSection { .. }
             | Self::CheckRecords { .. } => false,
         }
     }

@@ -9,6 +9,8 @@
 //! once, here: bounds, checksums and cross references, so that later code may rely on them.
 
 pub mod codec;
+#[cfg(test)]
+mod damage;
 pub mod error;
 pub mod format;
 pub mod index;

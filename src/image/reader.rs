@@ -23,13 +23,10 @@ use super::format::{
     PagesHeader, SECTION_ENTRY_LENGTH, SectionEntry, first_section_offset,
 };
 use super::index::{CHUNK_PAGES_LIMIT, Chunk, PageIndex, PagesFile, parent_pages_file};
-use super::section::{JobHeader, SECTIONS, SectionKind, decode};
+use super::section::{JobHeader, SECTION_LENGTH_LIMIT, SECTIONS, SectionKind, decode};
 use super::validate::{check_index, check_job};
 use crate::model::job::Job;
 use crate::model::number::{PAGE_SIZE, page_align_up, to_u64, to_usize};
-
-/// Most bytes that a section may have, stored or decompressed.
-const SECTION_LENGTH_LIMIT: u64 = 1 << 30;
 
 /// Whose images are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -72,6 +72,9 @@ impl fmt::Debug for SectionKind {
     }
 }
 
+/// Most bytes that a section may have, stored or decompressed.
+pub const SECTION_LENGTH_LIMIT: u64 = 1 << 30;
+
 /// Sections that every image of this version has, in the order they are written.
 pub const SECTIONS: [(SectionKind, u32); 10] = [
     (SectionKind::JOB, 1),

@@ -27,7 +27,7 @@ use super::format::{
     SectionEntry, first_section_offset,
 };
 use super::index::{CHUNK_LENGTH, CHUNK_PAGES, Chunk, PageIndex, PagesFile, Run};
-use super::section::{JobHeader, SECTIONS, SectionKind, encode};
+use super::section::{JobHeader, SECTION_LENGTH_LIMIT, SECTIONS, SectionKind, encode};
 use super::validate::{check_index, check_job};
 use crate::model::id::ObjectId;
 use crate::model::job::Job;
@@ -233,6 +233,9 @@ impl Writer {
             let part = Part::Section(kind);
             let plain = encode_section(kind, job, index)
                 .map_err(|source| WriteError::EncodeSection { part, source })?;
+            if to_u64(plain.len()) > SECTION_LENGTH_LIMIT {
+                return Err(WriteError::BoundSection { part, length: plain.len() });
+            }
             let packed_length = packer.pack(&plain, &mut packed);
             let stored = packed_length.map_or(plain.as_slice(), |length| &packed[..length]);
             write(part, stored, offset)?;
