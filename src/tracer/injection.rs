@@ -1,0 +1,713 @@
+//! Making frozen threads carry out system calls.
+//!
+//! A thread is moved into a slot of the process's vDSO ([`super::stub`]), carries out calls there
+//! between two stops each, and is put back where it was. While it is in a slot all its signals wait.
+//! The order of the steps is what makes the tracer's death harmless at any of them:
+//!
+//! 1. the slot is written, while nobody runs in it;
+//! 2. the thread is moved into it: from here on it finds its way back by itself;
+//! 3. its signals are blocked: the slot sets the mask back;
+//! 4. calls are made;
+//! 5. its mask is put back;
+//! 6. its registers are put back exactly as they were, the kernel's restart codes included, and it is
+//!    made to run into another stop inside the kernel's signal code, where it was before. A thread
+//!    whose tracer goes away between those two is made by the kernel to pass through that code, too
+//!    (`__ptrace_unlink` marks it as having signals to look at);
+//! 7. the slot is cleared.
+//!
+//! The first thread of the process answers for a scratch page: its slot unmaps it. So it stays in
+//! its slot until the page is gone, while the other threads come and go.
+
+use std::io;
+
+use nix::errno::Errno;
+use nix::unistd::Pid;
+
+use super::error::{FreezeError, InjectError};
+use super::restart::{self, NO_SYSTEM_CALL};
+use super::stub::{self, HEAL, Healing, LOAD, SLOT_SIZE, UNMAP};
+use super::tree::{Process, Thread};
+use super::vdso;
+use crate::model::address::{AddrRange, RemoteAddr};
+use crate::model::number::{PAGE_SIZE, to_u64, to_usize};
+use crate::model::signal::SignalSet;
+use crate::model::thread::Registers;
+use crate::sys::memory::RemoteMemory;
+use crate::sys::procfs;
+use crate::sys::ptrace::{self, Resume, Stop};
+
+/// Bytes of the scratch page that each thread may use for its calls.
+pub const AREA_SIZE: u64 = PAGE_SIZE;
+
+/// Bytes of the whole scratch mapping.
+pub const SCRATCH_SIZE: u64 = 16 * AREA_SIZE;
+
+/// Everything but SIGKILL and SIGSTOP, which the kernel leaves out.
+const ALL_SIGNALS: SignalSet = SignalSet(u64::MAX);
+
+/// How much of each thread's stack is searched for a way back into a slot.
+const SEARCHED_STACK: usize = 128 * 1024;
+
+/// The highest address that a program can map, on x86_64 with four levels of page tables.
+const ADDRESS_LIMIT: u64 = 0x7fff_ffff_f000;
+
+/// The lowest address that is worth trying.
+const ADDRESS_START: u64 = 0x10_0000;
+
+/// The SYSCALL instruction.
+const SYSCALL: [u8; 2] = [0x0f, 0x05];
+
+/// What a call returned, or the error that it gave.
+pub type Outcome = Result<u64, Errno>;
+
+/// Takes what a thread's calls have brought: the thread's place in its process, what each call
+/// returned, and the content of the scratch page that they had.
+pub type Visit<'visitor, E> = dyn FnMut(usize, &[Outcome], &[u8]) -> Result<(), E> + 'visitor;
+
+/// A system call to carry out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// SYS_*.
+    pub number: i64,
+    /// Its arguments.
+    pub arguments: [u64; 6],
+}
+
+impl Call {
+    /// A call with up to six arguments; missing ones are zero.
+    ///
+    /// # Panics
+    /// With more than six.
+    #[must_use]
+    pub fn new(number: i64, arguments: &[u64]) -> Self {
+        let mut all = [0; 6];
+        all[..arguments.len()].copy_from_slice(arguments);
+        Self { number, arguments: all }
+    }
+}
+
+/// Where code can be put in a process.
+#[derive(Debug, Default)]
+pub struct Room {
+    /// The vDSO, when there is one.
+    vdso: Option<AddrRange>,
+    /// The slots in its padding.
+    slots: Vec<Slot>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    base: RemoteAddr,
+    state: SlotState,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SlotState {
+    /// All zero.
+    Clean,
+    /// Holds code that a thread may be in.
+    Occupied,
+    /// Holds code that nobody needs any more.
+    Written,
+    /// Holds something else, or code that somebody may yet return into.
+    Taken,
+}
+
+/// A process that can carry out system calls. Dropping it puts everything back.
+#[derive(Debug)]
+pub struct Injector<'tree> {
+    process: &'tree mut Process,
+    /// Threads that are in slots, the one that answers for the scratch page first.
+    guests: Vec<Guest>,
+    scratch: AddrRange,
+}
+
+/// A thread in a slot.
+#[derive(Clone, Copy, Debug)]
+struct Guest {
+    /// Its place among the threads of the process.
+    thread: usize,
+    tid: Pid,
+    slot: usize,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Stopped, and not in a system call.
+    Idle,
+    /// On its way to the entry of a system call.
+    Entering,
+    /// Past the entry, on its way to the exit.
+    Inside,
+    /// It was killed.
+    Dead,
+}
+
+impl Room {
+    /// Makes all code that was put there zero again.
+    ///
+    /// # Errors
+    /// When the process's memory cannot be written.
+    pub(super) fn clear(&mut self, memory: &RemoteMemory) -> io::Result<()> {
+        for slot in self.slots.iter_mut().filter(|slot| slot.state == SlotState::Written) {
+            memory.write(slot.base, &[0; SLOT_SIZE])?;
+            slot.state = SlotState::Clean;
+        }
+        Ok(())
+    }
+
+    /// The vDSO of the process.
+    #[must_use]
+    pub fn vdso(&self) -> Option<AddrRange> {
+        self.vdso
+    }
+
+    /// Slots that may be used, by number.
+    fn usable(&self) -> Vec<usize> {
+        let slots = self.slots.iter().enumerate();
+        let free = |slot: &Slot| matches!(slot.state, SlotState::Clean | SlotState::Written);
+        slots.filter(|(_, slot)| free(slot)).map(|(number, _)| number).collect()
+    }
+}
+
+/// Looks for room in a process.
+///
+/// # Errors
+/// When its mappings or memory cannot be read.
+pub(super) fn find_room(pid: Pid, memory: &RemoteMemory) -> Result<Room, FreezeError> {
+    let mappings = procfs::mapping_heads(pid)?;
+    let Some(vdso) = mappings.iter().find(|mapping| mapping.path == b"[vdso]") else {
+        return Ok(Room::default());
+    };
+    let mut image = vec![0; to_usize(vdso.range.len())];
+    let error = |source| FreezeError::Memory { pid, source };
+    memory.read(vdso.range.start, &mut image).map_err(error)?;
+    let start = vdso::padding(&image).unwrap_or(image.len());
+    let mut slots = Vec::new();
+    for (number, bytes) in image[start..].as_chunks::<SLOT_SIZE>().0.iter().enumerate() {
+        let offset = to_u64(start + number * SLOT_SIZE);
+        let base = RemoteAddr(vdso.range.start.0 + offset);
+        let state = if bytes.iter().all(|byte| *byte == 0) {
+            SlotState::Clean
+        } else if stub::decode(bytes, base).is_some() {
+            SlotState::Occupied
+        } else {
+            SlotState::Taken
+        };
+        slots.push(Slot { base, state });
+    }
+    Ok(Room { vdso: Some(vdso.range), slots })
+}
+
+/// Brings threads that a killed tracer left in slots to where these would have brought them, and
+/// finds out which slots may still be returned into.
+///
+/// # Errors
+/// When a thread cannot be brought back.
+pub(super) fn heal_leftovers(process: &mut Process) -> Result<(), FreezeError> {
+    if process.room.slots.iter().all(|slot| slot.state == SlotState::Clean) {
+        return Ok(());
+    }
+    for index in 0..process.threads.len() {
+        let (pid, tid) = (process.pid, process.threads[index].tid);
+        heal_leftover(process, index).map_err(|source| FreezeError::Heal { pid, tid, source })?;
+    }
+    // A handler may be running that a signal started while its thread was in a slot. It will return
+    // into that slot, whose address is then in its frame on the stack.
+    for thread in &process.threads {
+        let mut stack = vec![0; SEARCHED_STACK];
+        let stack_pointer = RemoteAddr(thread.registers.rsp & !7);
+        let length = process.memory.read_some(stack_pointer, &mut stack).unwrap_or_default();
+        for word in stack[..length].as_chunks::<8>().0 {
+            let address = RemoteAddr(u64::from_le_bytes(*word));
+            for slot in &mut process.room.slots {
+                if slot.state == SlotState::Occupied && slot.contains(address) {
+                    slot.state = SlotState::Taken;
+                }
+            }
+        }
+    }
+    for slot in process.room.slots.iter_mut().filter(|slot| slot.state == SlotState::Occupied) {
+        slot.state = SlotState::Written;
+    }
+    process
+        .room
+        .clear(&process.memory)
+        .map_err(|source| FreezeError::Memory { pid: process.pid, source })
+}
+
+fn heal_leftover(process: &mut Process, index: usize) -> Result<(), InjectError> {
+    let Thread { tid, registers: current, .. } = process.threads[index];
+    let inside =
+        |slot: &Slot| slot.state != SlotState::Clean && slot.contains(RemoteAddr(current.rip));
+    let Some(slot) = process.room.slots.iter().position(inside) else { return Ok(()) };
+    let base = process.room.slots[slot].base;
+    let mut bytes = [0; SLOT_SIZE];
+    read(process, base, &mut bytes)?;
+    let healing = stub::decode(&bytes, base).ok_or(InjectError::Astray { tid })?;
+    let unmapping = healing.scratch.is_some() && current.rip < base.0 + LOAD;
+    let thread = &mut process.threads[index];
+    thread.registers = Registers {
+        rsp: current.rsp,
+        eflags: current.eflags,
+        cs: current.cs,
+        ss: current.ss,
+        fs_base: current.fs_base,
+        gs_base: current.gs_base,
+        ds: current.ds,
+        es: current.es,
+        fs: current.fs,
+        gs: current.gs,
+        orig_rax: NO_SYSTEM_CALL,
+        ..healing.registers
+    };
+    thread.mask = healing.mask;
+    if unmapping {
+        let registers = Registers { rip: base.0 + UNMAP, orig_rax: NO_SYSTEM_CALL, ..current };
+        set_registers(tid, &registers)?;
+        trace("block the signals of", tid, |tid| ptrace::set_signal_mask(tid, ALL_SIGNALS))?;
+        for _ in 0..2 {
+            trace("resume", tid, |tid| ptrace::resume(tid, Resume::ToSystemCall, 0))?;
+            await_system_call_stop(tid, process.reaps(tid))?;
+        }
+    }
+    begin_return(&process.threads[index])?;
+    end_return(process, index)
+}
+
+impl Slot {
+    fn contains(&self, address: RemoteAddr) -> bool {
+        address.0.wrapping_sub(self.base.0) < to_u64(SLOT_SIZE)
+    }
+}
+
+impl<'tree> Injector<'tree> {
+    pub(super) fn new(process: &'tree mut Process) -> Result<Self, InjectError> {
+        let pid = process.pid;
+        if process.room.vdso.is_none() {
+            return Err(InjectError::NoVdso { pid });
+        }
+        let slot = *process.room.usable().first().ok_or(InjectError::NoRoom { pid })?;
+        let scratch = find_hole(pid)?;
+        let mut injector = Self { process, guests: Vec::new(), scratch };
+        injector.enter(0, slot, Some(scratch))?;
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE
+            | libc::MAP_ANONYMOUS
+            | libc::MAP_NORESERVE
+            | libc::MAP_FIXED_NOREPLACE;
+        let mapped = injector.call(&Call::new(
+            libc::SYS_mmap,
+            &[
+                scratch.start.0,
+                scratch.len(),
+                u64::from(protection.unsigned_abs()),
+                u64::from(flags.unsigned_abs()),
+                u64::MAX,
+                0,
+            ],
+        ))?;
+        match mapped {
+            Ok(_) => Ok(injector),
+            Err(source) => Err(InjectError::Scratch { operation: "map", pid, source }),
+        }
+    }
+
+    /// The memory that calls may use for what they read and write, in the process. Its first
+    /// [`AREA_SIZE`] bytes are those of the first thread's calls.
+    #[must_use]
+    pub fn scratch(&self) -> AddrRange {
+        self.scratch
+    }
+
+    /// The process.
+    #[must_use]
+    pub fn process(&self) -> &Process {
+        self.process
+    }
+
+    /// Carries out one call in the first thread: what it returned, or the error that it gave.
+    ///
+    /// # Errors
+    /// When the thread was killed meanwhile, or tracing failed.
+    pub fn call(&mut self, call: &Call) -> Result<Outcome, InjectError> {
+        self.begin_call(0, call)?;
+        self.enter_call(0)?;
+        self.end_call(0)
+    }
+
+    /// Carries out calls in every thread, several of them at a time. `calls` makes a thread's calls
+    /// for the part of the scratch page that is its own; `visit` gets the thread's place in the
+    /// process, what each of its calls returned, and that part's content.
+    ///
+    /// # Errors
+    /// When a thread was killed meanwhile, tracing failed, or `visit` gives an error.
+    pub fn on_each_thread<E: From<InjectError>>(
+        &mut self,
+        calls: &dyn Fn(RemoteAddr) -> Vec<Call>,
+        visit: &mut Visit<'_, E>,
+    ) -> Result<(), E> {
+        self.run_guests(0, calls, visit)?;
+        // The first slot stays the first thread's.
+        let occupied = self.guests[0].slot;
+        let mut slots = self.process.room.usable();
+        slots.retain(|slot| *slot != occupied);
+        slots.truncate(to_usize(SCRATCH_SIZE / AREA_SIZE - 1));
+        let threads: Vec<usize> = (1..self.process.threads.len()).collect();
+        if slots.is_empty() && !threads.is_empty() {
+            return Err(InjectError::NoRoom { pid: self.process.pid }.into());
+        }
+        for group in threads.chunks(slots.len().max(1)) {
+            for (thread, slot) in group.iter().zip(&slots) {
+                self.enter(*thread, *slot, None)?;
+            }
+            self.run_guests(1, calls, visit)?;
+            self.leave_from(1)?;
+        }
+        Ok(())
+    }
+
+    /// Reads from the process.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read(&self, address: RemoteAddr, buffer: &mut [u8]) -> Result<(), InjectError> {
+        read(self.process, address, buffer)
+    }
+
+    /// Writes to the process: to the scratch page, that is.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&self, address: RemoteAddr, bytes: &[u8]) -> Result<(), InjectError> {
+        write(self.process, address, bytes)
+    }
+
+    /// Puts everything back.
+    ///
+    /// # Errors
+    /// When the scratch page could not be unmapped, or a thread could not be put back by hand: it
+    /// then finds its way back by itself.
+    pub fn finish(mut self) -> Result<(), InjectError> {
+        self.put_back()
+    }
+
+    fn put_back(&mut self) -> Result<(), InjectError> {
+        if self.guests.is_empty() {
+            return Ok(());
+        }
+        self.leave_from(1)?;
+        self.complete_call(0)?;
+        let unmapped =
+            self.call(&Call::new(libc::SYS_munmap, &[self.scratch.start.0, self.scratch.len()]))?;
+        self.leave_from(0)?;
+        let pid = self.process.pid;
+        let memory = &self.process.memory;
+        self.process.room.clear(memory).map_err(|source| InjectError::Memory {
+            operation: "write",
+            pid,
+            address: self.scratch.start,
+            source,
+        })?;
+        unmapped.map(drop).map_err(|source| InjectError::Scratch {
+            operation: "unmap",
+            pid,
+            source,
+        })
+    }
+
+    /// Moves a thread into a slot.
+    fn enter(
+        &mut self,
+        thread: usize,
+        slot: usize,
+        scratch: Option<AddrRange>,
+    ) -> Result<(), InjectError> {
+        let Thread { tid, registers, mask, .. } = self.process.threads[thread];
+        if restart::will_restart(&registers) {
+            let address = RemoteAddr(registers.rip.wrapping_sub(2));
+            let mut instruction = [0; 2];
+            read(self.process, address, &mut instruction)?;
+            if instruction != SYSCALL {
+                return Err(InjectError::ForeignCall { tid, address });
+            }
+        }
+        let base = self.process.room.slots[slot].base;
+        let healing = Healing { registers: restart::healed(&registers), mask, scratch };
+        write(self.process, base, &stub::encode(&healing, base))?;
+        self.process.room.slots[slot].state = SlotState::Occupied;
+        // From here on it has to be brought back out.
+        self.guests.push(Guest { thread, tid, slot, phase: Phase::Idle });
+        let moved = Registers { rip: base.0 + HEAL, orig_rax: NO_SYSTEM_CALL, ..registers };
+        set_registers(tid, &moved)?;
+        trace("block the signals of", tid, |tid| ptrace::set_signal_mask(tid, ALL_SIGNALS))
+    }
+
+    /// Carries out calls in all guests from `first` on, each call in all of them at once.
+    fn run_guests<E: From<InjectError>>(
+        &mut self,
+        first: usize,
+        calls: &dyn Fn(RemoteAddr) -> Vec<Call>,
+        visit: &mut Visit<'_, E>,
+    ) -> Result<(), E> {
+        let count = self.guests.len();
+        let area = |guest: usize| RemoteAddr(self.scratch.start.0 + to_u64(guest) * AREA_SIZE);
+        let scripts: Vec<Vec<Call>> = (first..count).map(|guest| calls(area(guest))).collect();
+        let areas: Vec<RemoteAddr> = (first..count).map(area).collect();
+        let mut results: Vec<Vec<Outcome>> = vec![Vec::new(); count - first];
+        let steps = scripts.iter().map(Vec::len).max().unwrap_or_default();
+        for step in 0..steps {
+            for (guest, script) in (first..).zip(&scripts) {
+                self.begin_call(guest, &script[step])?;
+            }
+            for guest in first..count {
+                self.enter_call(guest)?;
+            }
+            for (guest, result) in (first..count).zip(&mut results) {
+                result.push(self.end_call(guest)?);
+            }
+        }
+        let mut content = vec![0; to_usize(AREA_SIZE)];
+        for (index, result) in results.iter().enumerate() {
+            read(self.process, areas[index], &mut content)?;
+            visit(self.guests[first + index].thread, result, &content)?;
+        }
+        Ok(())
+    }
+
+    /// Sends a guest on its way into a call.
+    fn begin_call(&mut self, guest: usize, call: &Call) -> Result<(), InjectError> {
+        let Guest { thread, tid, slot, .. } = self.guests[guest];
+        let [rdi, rsi, rdx, r10, r8, r9] = call.arguments;
+        let registers = Registers {
+            rip: self.process.room.slots[slot].base.0,
+            rax: call.number.cast_unsigned(),
+            orig_rax: NO_SYSTEM_CALL,
+            rdi,
+            rsi,
+            rdx,
+            r10,
+            r8,
+            r9,
+            ..self.process.threads[thread].registers
+        };
+        set_registers(tid, &registers)?;
+        self.resume(guest, Phase::Entering)
+    }
+
+    /// Waits until a guest enters its call, and sends it on to its exit.
+    fn enter_call(&mut self, guest: usize) -> Result<(), InjectError> {
+        self.await_guest(guest)?;
+        self.resume(guest, Phase::Inside)
+    }
+
+    /// Waits until a guest's call is over: what it returned.
+    fn end_call(&mut self, guest: usize) -> Result<Outcome, InjectError> {
+        self.await_guest(guest)?;
+        self.guests[guest].phase = Phase::Idle;
+        let tid = self.guests[guest].tid;
+        let result = trace("read the registers of", tid, ptrace::result_register)?;
+        Ok(decode_result(result))
+    }
+
+    /// Brings a guest that is in the middle of a call to the end of it.
+    fn complete_call(&mut self, guest: usize) -> Result<(), InjectError> {
+        if self.guests[guest].phase == Phase::Entering {
+            self.enter_call(guest)?;
+        }
+        if self.guests[guest].phase == Phase::Inside {
+            self.await_guest(guest)?;
+            self.guests[guest].phase = Phase::Idle;
+        }
+        Ok(())
+    }
+
+    fn resume(&mut self, guest: usize, phase: Phase) -> Result<(), InjectError> {
+        let tid = self.guests[guest].tid;
+        trace("resume", tid, |tid| ptrace::resume(tid, Resume::ToSystemCall, 0))?;
+        self.guests[guest].phase = phase;
+        Ok(())
+    }
+
+    fn await_guest(&mut self, guest: usize) -> Result<(), InjectError> {
+        let tid = self.guests[guest].tid;
+        let outcome = await_system_call_stop(tid, self.process.reaps(tid));
+        if outcome.is_err() {
+            self.guests[guest].phase = Phase::Dead;
+        }
+        outcome
+    }
+
+    /// Brings all guests from `first` on back to where they were. All are tried, then the first
+    /// error is told.
+    fn leave_from(&mut self, first: usize) -> Result<(), InjectError> {
+        let mut outcome = Ok(());
+        let mut returning = Vec::new();
+        for guest in first..self.guests.len() {
+            let step = self
+                .complete_call(guest)
+                .and_then(|()| begin_return(&self.process.threads[self.guests[guest].thread]));
+            match step {
+                Ok(()) => returning.push(self.guests[guest]),
+                Err(error) => outcome = outcome.and(Err(error)),
+            }
+        }
+        self.guests.truncate(first);
+        for guest in returning {
+            let returned = end_return(self.process, guest.thread);
+            if matches!(returned, Ok(()) | Err(InjectError::Died { .. })) {
+                self.process.room.slots[guest.slot].state = SlotState::Written;
+            }
+            outcome = outcome.and(returned);
+        }
+        outcome
+    }
+}
+
+impl Drop for Injector<'_> {
+    fn drop(&mut self) {
+        // Whatever cannot be put back by hand finds its way back by itself.
+        drop(self.put_back());
+        self.guests.clear();
+    }
+}
+
+/// Puts a thread's mask and registers back, and makes it run into a stop in the kernel's signal code.
+fn begin_return(thread: &Thread) -> Result<(), InjectError> {
+    let tid = thread.tid;
+    trace("set the signal mask of", tid, |tid| ptrace::set_signal_mask(tid, thread.mask))?;
+    set_registers(tid, &thread.registers)?;
+    trace("interrupt", tid, ptrace::interrupt)?;
+    trace("resume", tid, |tid| ptrace::resume(tid, Resume::Run, 0))
+}
+
+/// Waits for that stop, and makes sure that the thread is where it was.
+fn end_return(process: &mut Process, index: usize) -> Result<(), InjectError> {
+    let tid = process.threads[index].tid;
+    let reap = process.reaps(tid);
+    let thread = &mut process.threads[index];
+    let mut delivered = false;
+    loop {
+        let signal = match trace("await", tid, |tid| ptrace::wait(tid, reap))? {
+            Stop::Trap => break,
+            Stop::Group(signal) => {
+                thread.group_stop = Some(signal);
+                break;
+            }
+            // A signal got in first. It is delivered to the thread as it was, which is what would
+            // have happened without us; where that leads is where the thread is now.
+            Stop::Signal(signal) => {
+                delivered = true;
+                signal
+            }
+            Stop::SystemCall | Stop::Event(_) => 0,
+            Stop::Exited(_) | Stop::Killed(_) => return Err(InjectError::Died { tid }),
+        };
+        trace("interrupt", tid, ptrace::interrupt)?;
+        trace("resume", tid, |tid| ptrace::resume(tid, Resume::Run, signal))?;
+    }
+    let found = trace("read the registers of", tid, ptrace::registers)?;
+    if delivered {
+        thread.registers = found;
+        thread.mask = trace("read the signal mask of", tid, ptrace::signal_mask)?;
+    } else if found != thread.registers {
+        return Err(InjectError::Astray { tid });
+    }
+    Ok(())
+}
+
+/// Waits for the next stop at a system call. Its signals are blocked; what remains is SIGSTOP, which
+/// takes effect, and the stop that follows from it.
+fn await_system_call_stop(tid: Pid, reap: bool) -> Result<(), InjectError> {
+    loop {
+        let signal = match trace("await", tid, |tid| ptrace::wait(tid, reap))? {
+            Stop::SystemCall => return Ok(()),
+            Stop::Signal(signal) => signal,
+            Stop::Trap | Stop::Group(_) | Stop::Event(_) => 0,
+            Stop::Exited(_) | Stop::Killed(_) => return Err(InjectError::Died { tid }),
+        };
+        trace("resume", tid, |tid| ptrace::resume(tid, Resume::ToSystemCall, signal))?;
+    }
+}
+
+/// The middle of the largest free range of a process: nothing is ever mapped there by chance, so
+/// that unmapping it is safe even when mapping it has failed.
+fn find_hole(pid: Pid) -> Result<AddrRange, InjectError> {
+    let mut largest: Option<AddrRange> = None;
+    let mut previous = ADDRESS_START;
+    let mappings = procfs::mapping_heads(pid)?;
+    let ranges = mappings.iter().map(|mapping| (mapping.range.start.0, mapping.range.end.0));
+    for (start, end) in ranges.chain([(ADDRESS_LIMIT, ADDRESS_LIMIT)]) {
+        if start <= ADDRESS_LIMIT
+            && let Some(gap) = AddrRange::new(previous, start)
+            && largest.is_none_or(|largest| largest.len() < gap.len())
+        {
+            largest = Some(gap);
+        }
+        previous = previous.max(end);
+    }
+    let no_hole = || InjectError::NoHole { pid, bytes: SCRATCH_SIZE };
+    let gap = largest.filter(|gap| gap.len() >= 3 * SCRATCH_SIZE).ok_or_else(no_hole)?;
+    let start = (gap.start.0 + gap.len() / 2) / PAGE_SIZE * PAGE_SIZE;
+    AddrRange::new(start, start + SCRATCH_SIZE).ok_or_else(no_hole)
+}
+
+/// A system call's result as the kernel returns it: an error is a small negative number.
+fn decode_result(result: i64) -> Result<u64, Errno> {
+    match i32::try_from(result) {
+        Ok(error @ -4095..=-1) => Err(Errno::from_raw(-error)),
+        _ => Ok(result.cast_unsigned()),
+    }
+}
+
+fn set_registers(tid: Pid, registers: &Registers) -> Result<(), InjectError> {
+    trace("set the registers of", tid, |tid| ptrace::set_registers(tid, registers))
+}
+
+fn read(process: &Process, address: RemoteAddr, buffer: &mut [u8]) -> Result<(), InjectError> {
+    let pid = process.pid;
+    let error = |source| InjectError::Memory { operation: "read", pid, address, source };
+    process.memory.read(address, buffer).map_err(error)
+}
+
+fn write(process: &Process, address: RemoteAddr, bytes: &[u8]) -> Result<(), InjectError> {
+    let pid = process.pid;
+    let error = |source| InjectError::Memory { operation: "write", pid, address, source };
+    process.memory.write(address, bytes).map_err(error)
+}
+
+fn trace<T>(
+    operation: &'static str,
+    tid: Pid,
+    request: impl FnOnce(Pid) -> nix::Result<T>,
+) -> Result<T, InjectError> {
+    request(tid).map_err(|source| match source {
+        // A stopped thread that is not there any more was killed.
+        Errno::ESRCH | Errno::ECHILD => InjectError::Died { tid },
+        source => InjectError::Trace { operation, tid, source },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_told_from_errors() {
+        let check = |result: i64, expected: Result<u64, Errno>| {
+            assert_eq!(decode_result(result), expected);
+        };
+        check(0, Ok(0));
+        check(-22, Err(Errno::EINVAL));
+        check(-4096, Ok((-4096_i64).cast_unsigned()));
+        check(0x7f00_0000_0000, Ok(0x7f00_0000_0000));
+    }
+
+    #[test]
+    fn a_hole_is_free() {
+        let hole = find_hole(Pid::this()).expect("a hole");
+        let mappings = procfs::mapping_heads(Pid::this()).expect("own mappings");
+        assert!(mappings.iter().all(|mapping| !mapping.range.overlaps(&hole)), "{hole}");
+    }
+}

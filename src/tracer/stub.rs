@@ -1,0 +1,242 @@
+//! The machine code that an injected system call runs through, and that leads back from it.
+//!
+//! A slot is straight-line code for one thread:
+//!
+//! ```text
+//!     syscall                        the injected call
+//! heal:
+//!     rt_sigprocmask(SIG_SETMASK, &mask, NULL, 8)
+//!     munmap(scratch)                for the thread that answers for the scratch page, else nops
+//!     movabs $..., %r15              and so on: each general register but %rsp
+//!     jmp *rip
+//! rip:  .quad ...                    where the thread was
+//! mask: .quad ...                    the signals it had blocked
+//! ```
+//!
+//! A thread whose tracer is killed at any moment runs on from wherever it is in its slot, and comes
+//! out with its own registers, signal mask and mappings. The tracer itself never lets a thread run
+//! past `heal`. No instruction here changes the flags (SYSCALL puts them back), nor the stack, nor
+//! any vector register. Pure functions; [`super::injection`] puts slots in place.
+
+use crate::model::address::{AddrRange, RemoteAddr};
+use crate::model::number::to_u64;
+use crate::model::signal::SignalSet;
+use crate::model::thread::Registers;
+
+/// Bytes of a slot.
+pub const SLOT_SIZE: usize = 232;
+
+/// Offset of the code that leads back.
+pub const HEAL: u64 = 2;
+
+/// Offset of the code that unmaps the scratch page.
+pub const UNMAP: u64 = 35;
+
+/// Offset of the code that loads the registers.
+pub const LOAD: u64 = 57;
+
+const RIP: usize = 216;
+const MASK: usize = 224;
+
+const SYSCALL: [u8; 2] = [0x0f, 0x05];
+const NOP: u8 = 0x90;
+
+/// How a thread gets back from a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Healing {
+    /// The registers it goes on with. `rsp`, the flags and the segments are not touched by a slot,
+    /// and come back as zero from [`decode`].
+    pub registers: Registers,
+    /// The signals it blocks then.
+    pub mask: SignalSet,
+    /// The scratch page that it unmaps on its way.
+    pub scratch: Option<AddrRange>,
+}
+
+/// The bytes of a slot that will lie at `base`.
+#[must_use]
+pub fn encode(healing: &Healing, base: RemoteAddr) -> [u8; SLOT_SIZE] {
+    let mut code = Vec::with_capacity(SLOT_SIZE);
+    code.extend(SYSCALL);
+
+    // rt_sigprocmask(SIG_SETMASK, &mask, NULL, sizeof mask)
+    let mask_address = base.0.wrapping_add(to_u64(MASK));
+    load_half(&mut code, &[0xb8], libc::SYS_rt_sigprocmask.cast_unsigned());
+    load_half(&mut code, &[0xbf], u64::from(libc::SIG_SETMASK.cast_unsigned()));
+    load_whole(&mut code, [0x48, 0xbe], mask_address);
+    load_half(&mut code, &[0xba], 0);
+    load_half(&mut code, &[0x41, 0xba], 8);
+    code.extend(SYSCALL);
+
+    match healing.scratch {
+        Some(scratch) => {
+            load_half(&mut code, &[0xb8], libc::SYS_munmap.cast_unsigned());
+            load_whole(&mut code, [0x48, 0xbf], scratch.start.0);
+            load_half(&mut code, &[0xbe], scratch.len());
+            code.extend(SYSCALL);
+        }
+        None => code.resize(code.len() + 22, NOP),
+    }
+
+    let registers = &healing.registers;
+    for (opcode, value) in loads(registers) {
+        load_whole(&mut code, opcode, value);
+    }
+    // jmp *displacement(%rip), counted from the end of the instruction.
+    code.extend([0xff, 0x25]);
+    let displacement = u32::try_from(RIP - (code.len() + 4)).unwrap_or_default();
+    code.extend(displacement.to_le_bytes());
+    code.resize(RIP, NOP);
+    code.extend(registers.rip.to_le_bytes());
+    code.extend(healing.mask.0.to_le_bytes());
+
+    let mut slot = [NOP; SLOT_SIZE];
+    slot.copy_from_slice(&code);
+    slot
+}
+
+/// What the slot at `base` would do, when the bytes are one that [`encode`] made.
+#[must_use]
+pub fn decode(slot: &[u8; SLOT_SIZE], base: RemoteAddr) -> Option<Healing> {
+    let word = |offset: usize| {
+        let bytes = slot.get(offset..offset + 8)?;
+        <[u8; 8]>::try_from(bytes).ok().map(u64::from_le_bytes)
+    };
+    let unmap = usize::try_from(UNMAP).ok()?;
+    let scratch = if slot[unmap] == NOP {
+        None
+    } else {
+        let start = word(unmap + 7)?;
+        let length =
+            u32::from_le_bytes(<[u8; 4]>::try_from(slot.get(unmap + 16..unmap + 20)?).ok()?);
+        AddrRange::new(start, start.checked_add(u64::from(length))?)
+    };
+    let mut values = [0; 15];
+    let load = usize::try_from(LOAD).ok()?;
+    for (index, value) in values.iter_mut().enumerate() {
+        *value = word(load + 10 * index + 2)?;
+    }
+    let [r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi] = values;
+    let registers = Registers {
+        r15,
+        r14,
+        r13,
+        r12,
+        rbp,
+        rbx,
+        r11,
+        r10,
+        r9,
+        r8,
+        rax,
+        rcx,
+        rdx,
+        rsi,
+        rdi,
+        rip: word(RIP)?,
+        ..Registers::default()
+    };
+    let healing = Healing { registers, mask: SignalSet(word(MASK)?), scratch };
+    (encode(&healing, base) == *slot).then_some(healing)
+}
+
+/// The registers in the order in which a slot loads them, each with the opcode of its `movabs`.
+fn loads(registers: &Registers) -> [([u8; 2], u64); 15] {
+    [
+        ([0x49, 0xbf], registers.r15),
+        ([0x49, 0xbe], registers.r14),
+        ([0x49, 0xbd], registers.r13),
+        ([0x49, 0xbc], registers.r12),
+        ([0x48, 0xbd], registers.rbp),
+        ([0x48, 0xbb], registers.rbx),
+        ([0x49, 0xbb], registers.r11),
+        ([0x49, 0xba], registers.r10),
+        ([0x49, 0xb9], registers.r9),
+        ([0x49, 0xb8], registers.r8),
+        ([0x48, 0xb8], registers.rax),
+        ([0x48, 0xb9], registers.rcx),
+        ([0x48, 0xba], registers.rdx),
+        ([0x48, 0xbe], registers.rsi),
+        ([0x48, 0xbf], registers.rdi),
+    ]
+}
+
+/// `mov $imm32, %r32`, which clears the upper half of the register.
+fn load_half(code: &mut Vec<u8>, opcode: &[u8], value: u64) {
+    code.extend(opcode);
+    code.extend(&value.to_le_bytes()[..4]);
+}
+
+/// `movabs $imm64, %r64`.
+fn load_whole(code: &mut Vec<u8>, opcode: [u8; 2], value: u64) {
+    code.extend(opcode);
+    code.extend(value.to_le_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn registers() -> Registers {
+        Registers {
+            r15: 15,
+            r14: u64::MAX,
+            r13: 13,
+            r12: 12,
+            rbp: 0x7fff_ffff_f000,
+            rbx: 3,
+            r11: 0x246,
+            r10: 10,
+            r9: 9,
+            r8: 8,
+            rax: 0xdead_beef_0000_0001,
+            rcx: 0,
+            rdx: 2,
+            rsi: 4,
+            rdi: 5,
+            rip: 0x40_1000,
+            ..Registers::default()
+        }
+    }
+
+    #[test]
+    fn a_slot_says_what_it_was_made_of() {
+        let base = RemoteAddr(0x7fff_1234_5000);
+        let check = |scratch: Option<AddrRange>| {
+            let healing = Healing { registers: registers(), mask: SignalSet(0x8000_0001), scratch };
+            assert_eq!(decode(&encode(&healing, base), base), Some(healing));
+        };
+        check(None);
+        check(AddrRange::new(0x5000_0000_0000, 0x5000_0001_0000));
+    }
+
+    #[test]
+    fn the_parts_of_a_slot_lie_where_they_are_said_to() {
+        let healing = Healing {
+            registers: registers(),
+            mask: SignalSet(7),
+            scratch: AddrRange::new(0x1000, 0x2000),
+        };
+        let slot = encode(&healing, RemoteAddr(0x1_0000));
+        let at = |offset: u64| usize::try_from(offset).expect("a small offset");
+        assert_eq!(slot[..at(HEAL)], SYSCALL);
+        assert_eq!(slot[at(HEAL)..at(HEAL) + 2], [0xb8, 14]);
+        assert_eq!(slot[at(UNMAP) - 2..at(UNMAP) + 2], [0x0f, 0x05, 0xb8, 11]);
+        assert_eq!(slot[at(LOAD) - 2..at(LOAD) + 2], [0x0f, 0x05, 0x49, 0xbf]);
+        // The jump ends at 213 and reads the word at 216.
+        assert_eq!(slot[207..213], [0xff, 0x25, 3, 0, 0, 0]);
+    }
+
+    #[test]
+    fn other_bytes_are_no_slot() {
+        let base = RemoteAddr(0x1_0000);
+        let check = |slot: &[u8; SLOT_SIZE]| assert_eq!(decode(slot, base), None);
+        check(&[0; SLOT_SIZE]);
+        check(&[NOP; SLOT_SIZE]);
+        let healing = Healing { registers: registers(), mask: SignalSet(7), scratch: None };
+        let mut slot = encode(&healing, base);
+        assert_eq!(decode(&slot, RemoteAddr(0x2_0000)), None);
+        slot[57] = 0xcc;
+        check(&slot);
+    }
+}
