@@ -19,6 +19,7 @@ mod output;
 mod prune;
 mod restore;
 mod run;
+mod supervision;
 mod verify;
 
 use std::ffi::{OsStr, OsString};

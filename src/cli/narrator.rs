@@ -20,6 +20,15 @@ impl Observer for Narrator {
                 directory.display(),
                 shell_word(directory)
             )),
+            Event::Resumed { generation, root, directory } => {
+                output::say(format_args!(
+                    "brought back from {}; its root is process {root}",
+                    generation.display()
+                ));
+                if !generation.starts_with(directory) {
+                    output::say(format_args!("its checkpoints go to {}", directory.display()));
+                }
+            }
             Event::Taken(taken) => output::say(options::summary(taken)),
             Event::Failed(explanation) => {
                 output::say(format_args!("no checkpoint: {}", explanation.message));

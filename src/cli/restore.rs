@@ -1,10 +1,18 @@
 //! `rckpt restore`: brings a job back and stays as its parent.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use super::failure::Failure;
-use super::options;
+use crate::job::directory::{FindError, GenerationError};
+use crate::job::restore::{self, Detached, Options, Prepared, ResumeError};
+use crate::model::id::Bytes;
+use crate::restore::plan::{Identity, PlanError};
+
+use super::failure::{self, Failure};
+use super::narrator::Narrator;
+use super::supervision::{Supervision, status_of};
+use super::{options, output};
 
 /// Bring a job back from a checkpoint, and give its exit status
 #[derive(clap::Args)]
@@ -14,24 +22,138 @@ pub struct Arguments {
     /// The checkpoint (default: the latest)
     #[arg(long, value_name = "GEN")]
     at: Option<String>,
-    /// Go on taking a checkpoint this often (300, 5m, 1h30m)
-    #[arg(long, value_name = "DUR", value_parser = options::duration)]
-    every: Option<Duration>,
     /// Return once the job runs
     #[arg(long)]
     detach: bool,
     /// Write the pid of the job's root process to this file
     #[arg(long, value_name = "FILE")]
     pidfile: Option<PathBuf>,
+    /// A place that moved: files under OLD are found under NEW (repeatable)
+    #[arg(long, value_name = "OLD=NEW")]
+    map: Vec<OsString>,
     /// Show what would be done, and start nothing
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    supervision: Supervision,
 }
 
 /// Restores the job.
 pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
-    let Arguments { dir, at, every, detach, pidfile, dry_run } = arguments;
-    Err(Failure::internal(format_args!(
-        "restore {dir:?} {at:?} {every:?} {detach} {pidfile:?} {dry_run}: not built yet"
-    )))
+    let Arguments { dir, at, detach, pidfile, map, dry_run, supervision } = arguments;
+    let prepared = restore::prepare(Options {
+        path: dir,
+        at,
+        moved: map.iter().map(moved).collect::<Result<_, _>>()?,
+        pidfile: pidfile.map(|file| options::absolute_path(&file)).transpose()?,
+        settings: supervision.settings()?,
+    })?;
+    if dry_run {
+        print_plan(&prepared)?;
+        return Ok(0);
+    }
+    let prepared = if detach {
+        match prepared.detach()? {
+            Detached::Background(prepared) => *prepared,
+            Detached::Foreground(_) => return Ok(0),
+        }
+    } else {
+        prepared
+    };
+    Ok(status_of(&prepared.run(&mut Narrator)?))
+}
+
+/// Reads `OLD=NEW`, two absolute paths.
+fn moved(word: &OsString) -> Result<(Bytes, Bytes), Failure> {
+    let bytes = word.as_bytes();
+    let at = bytes.iter().position(|byte| *byte == b'=');
+    let (old, new) = match at.map(|at| (&bytes[..at], &bytes[at + 1..])) {
+        Some(pair @ (&[b'/', ..], &[b'/', ..])) => pair,
+        _ => {
+            return Err(Failure::user(format_args!(
+                "--map {}: write OLD=NEW, both absolute paths",
+                word.display()
+            )));
+        }
+    };
+    Ok((old.into(), new.into()))
+}
+
+/// Says what a restore would do.
+fn print_plan(prepared: &Prepared) -> Result<(), Failure> {
+    let job = prepared.reader().job();
+    let way = match prepared.plan().identity {
+        Identity::InPlace => "in place, under the same process ids",
+        Identity::Namespaces { user: true } => {
+            "in a user, pid and mount namespace of its own, where its process ids are free"
+        }
+        Identity::Namespaces { user: false } => {
+            "in a pid and mount namespace of its own, where its process ids are free"
+        }
+    };
+    let threads: usize = job.processes.iter().map(|process| process.threads.len()).sum();
+    let mut text = format!(
+        "checkpoint {}\n{way}\n{} processes, {threads} threads\n",
+        prepared.generation().display(),
+        job.processes.len(),
+    );
+    for process in &job.processes {
+        let state = if process.is_zombie() { ", ended" } else { "" };
+        text.push_str(&format!(
+            "process {} ({}), child of {}{state}\n",
+            process.pid, process.name, process.ppid
+        ));
+    }
+    output::print(text)
+}
+
+impl From<ResumeError> for Failure {
+    fn from(error: ResumeError) -> Self {
+        let message = failure::chain(&error);
+        match error {
+            ResumeError::Find(FindError::NoCheckpoint { .. }) => Self::user(message)
+                .hint("the job was never saved completely: start it again with rckpt run"),
+            ResumeError::Find(FindError::Directory(error)) | ResumeError::Directory(error) => {
+                error.into()
+            }
+            ResumeError::Find(_) => Self::user(message).hint("rckpt list DIR shows what is there"),
+            ResumeError::Read(GenerationError::Read(_)) => Self::environment(message).hint(
+                "rckpt verify DIR checks all of them; rckpt restore DIR --at GEN takes an older one",
+            ),
+            ResumeError::Read(GenerationError::AnotherJob { .. }) => Self::user(message),
+            ResumeError::Plan(PlanError::Identity { .. }) => Self::user(message),
+            ResumeError::WritePid { .. } => Self::user(message).hint("the job runs nevertheless"),
+            ResumeError::Probe(_)
+            | ResumeError::Plan(_)
+            | ResumeError::Prepare { .. }
+            | ResumeError::Fork(_)
+            | ResumeError::Background => Self::environment(message),
+            ResumeError::Start(_) => Self::environment(message)
+                .hint("nothing of the job was left running; rckpt check tells what is allowed here"),
+            ResumeError::Supervise(error) => error.into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use super::moved;
+
+    #[test]
+    fn moved_places() {
+        let check = |word: &str, expected: Option<(&str, &str)>| {
+            let pair = moved(&OsString::from(word)).ok();
+            let expected =
+                expected.map(|(old, new)| (old.as_bytes().into(), new.as_bytes().into()));
+            assert_eq!(pair, expected, "{word:?}");
+        };
+        check("/home/me=/scratch/me", Some(("/home/me", "/scratch/me")));
+        check("/a=/b=c", Some(("/a", "/b=c")));
+        check("/a=", None);
+        check("/a", None);
+        check("a=/b", None);
+        check("", None);
+    }
 }

@@ -82,11 +82,11 @@ impl Task {
             root: job.root.pid(),
             supervisor: Some(nix::unistd::getpid()),
             adopter: Some(job.root.adopter()),
-            directory: directory.unwrap_or(job.directory.path()).to_owned(),
+            directory: directory.unwrap_or(&job.directory).to_owned(),
             then: order.then,
             write,
             outputs,
-            keep: directory.is_none().then_some(settings.keep),
+            keep: settings.keep.filter(|_| directory.is_none()),
         }
     }
 }

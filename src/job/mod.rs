@@ -10,6 +10,7 @@ pub mod directory;
 pub mod identity;
 pub mod report;
 pub mod request;
+pub mod restore;
 pub mod root;
 pub mod run;
 pub mod signals;

@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::model::id::Bytes;
@@ -61,6 +62,15 @@ pub enum Event<'a> {
     /// The supervisor is ready, and the job is about to start.
     Started {
         /// Where its checkpoints go.
+        directory: &'a Path,
+    },
+    /// The job was brought back and runs.
+    Resumed {
+        /// The checkpoint that it was brought back from.
+        generation: &'a Path,
+        /// Its root process, as the supervisor sees it.
+        root: Pid,
+        /// Where its next checkpoints go.
         directory: &'a Path,
     },
     /// A checkpoint is complete.

@@ -41,13 +41,13 @@ pub enum Root {
     /// A child of the supervisor, started by `run`. Orphans of the job are the supervisor's other
     /// children.
     Child(Pid),
-    /// A process of a restored job, whose parent is the job's init, which tells its wait status
-    /// (32 bits, little-endian) through a pipe and adopts the orphans.
+    /// A process of a restored job, whose parent is the init of the job's namespaces, which tells
+    /// its wait status (32 bits, little-endian) through a pipe and adopts the orphans.
     Restored {
         /// The root process.
         root: Pid,
-        /// Its parent.
-        init: Pid,
+        /// Its parent, a child of the supervisor.
+        reaper: Pid,
         /// The pipe.
         status: File,
     },
@@ -67,7 +67,7 @@ impl Root {
     pub fn adopter(&self) -> Pid {
         match self {
             Self::Child(_) => nix::unistd::getpid(),
-            Self::Restored { init, .. } => *init,
+            Self::Restored { reaper, .. } => *reaper,
         }
     }
 

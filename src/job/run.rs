@@ -95,7 +95,8 @@ pub fn run(options: Options, observer: &mut dyn Observer) -> Result<Ending, RunE
             return Err(error.into());
         }
     };
-    let job = Supervised { identity, root, directory, claim };
+    let directory = directory.path().to_owned();
+    let job = Supervised { identity, root, directory, claim: Some(claim) };
     Ok(supervisor.supervise(job, observer)?)
 }
 

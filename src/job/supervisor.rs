@@ -30,7 +30,7 @@ use super::checkpoint::{self, Running};
 use super::control::discovery::Name;
 use super::control::protocol::{self, Order, Refusal, Reply, Request, Status, Then};
 use super::control::server::{Client, Listener, MOST_CLIENTS, Received, ServeError};
-use super::directory::{Claim, Identity, JobDirectory};
+use super::directory::{Claim, Identity};
 use super::identity;
 use super::report::{Event, Observer, Taken};
 use super::root::{Ended, Root, WatchError};
@@ -48,8 +48,8 @@ pub struct Settings {
     pub every: Option<Duration>,
     /// How long the last checkpoint may take.
     pub grace: Duration,
-    /// Generations that are kept.
-    pub keep: NonZeroUsize,
+    /// Generations that are kept; `None`: all.
+    pub keep: Option<NonZeroUsize>,
     /// How generations are written.
     pub write: WriteOptions,
     /// What the user named with `--outputs`, absolute.
@@ -63,10 +63,10 @@ pub struct Supervised {
     pub identity: Identity,
     /// Its root process.
     pub root: Root,
-    /// Where its checkpoints go.
-    pub directory: JobDirectory,
-    /// That no other supervisor is in charge of that directory.
-    pub claim: Claim,
+    /// Where its checkpoints go, absolute. It need not exist.
+    pub directory: PathBuf,
+    /// That no other supervisor is in charge of that directory; `None`: nobody else knows it.
+    pub claim: Option<Claim>,
 }
 
 /// How supervision ended.
@@ -516,7 +516,7 @@ impl Loop<'_> {
         Status {
             job: self.job.identity.id.clone(),
             instance: self.own.name.instance.clone(),
-            directory: self.job.directory.path().into(),
+            directory: self.job.directory.clone().into(),
             root: self.job.root.pid().as_raw(),
             supervisor: unistd::getpid().as_raw(),
             command: protocol::shorten(&self.job.identity.command, COMMAND_LIMIT),

@@ -1,0 +1,256 @@
+//! `restore`: brings a job back from a checkpoint and supervises it from then on.
+//!
+//! First everything that can be found out without starting anything ([`prepare`]), then the start
+//! and the supervision ([`Prepared::run`]), in between perhaps a step into the background
+//! ([`Prepared::detach`]).
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use nix::errno::Errno;
+use nix::unistd::{self, ForkResult, Pid};
+use thiserror::Error;
+
+use crate::image::Reader;
+use crate::image::reader::Trust;
+use crate::model::id::Bytes;
+use crate::restore::environment::{self, ProbeError};
+use crate::restore::files::Decisions;
+use crate::restore::plan::{self, Plan, PlanError};
+use crate::restore::{self, RestoreError, Restored};
+use crate::sys::launch::{self, Inheritance, LaunchError};
+
+use super::directory::{self, DirectoryError, FindError, Found, GenerationError, Identity};
+use super::report::{Event, Observer};
+use super::root::Root;
+use super::run::default_directory;
+use super::signals;
+use super::supervisor::{
+    Ending, Settings, SuperviseError, Supervised, Supervisor, seconds_since_1970,
+};
+
+/// What to restore, and how.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// A job's directory, or one generation.
+    pub path: PathBuf,
+    /// The generation in a job's directory; `None`: the latest.
+    pub at: Option<String>,
+    /// Places that moved: old and new.
+    pub moved: Vec<(Bytes, Bytes)>,
+    /// Gets the pid of the root process.
+    pub pidfile: Option<PathBuf>,
+    /// How to supervise. To its outputs come those that the job was saved with.
+    pub settings: Settings,
+}
+
+/// Why a job was not brought back, or cannot be supervised any more.
+#[derive(Debug, Error)]
+pub enum ResumeError {
+    /// The checkpoint was not found.
+    #[error(transparent)]
+    Find(#[from] FindError),
+    /// It cannot be used.
+    #[error(transparent)]
+    Read(#[from] GenerationError),
+    /// It cannot be found out what this machine is like.
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
+    /// It cannot be brought back here.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The job's directory cannot be used.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// A call that prepares the supervisor failed.
+    #[error("{operation}: {source}")]
+    Prepare {
+        /// What was tried.
+        operation: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The supervisor could not be put into the background.
+    #[error(transparent)]
+    Fork(#[from] LaunchError),
+    /// The supervisor in the background ended before the job ran; it has said why.
+    #[error("the restore failed in the background")]
+    Background,
+    /// Bringing it back failed.
+    #[error(transparent)]
+    Start(#[from] RestoreError),
+    /// The file for the root's pid could not be written. The job runs.
+    #[error("write the pid to {}: {source}", path.display())]
+    WritePid {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The supervisor cannot go on; the job does.
+    #[error(transparent)]
+    Supervise(#[from] SuperviseError),
+}
+
+/// A checkpoint that can be restored here, as far as can be told without trying.
+#[derive(Debug)]
+pub struct Prepared {
+    found: Found,
+    reader: Reader,
+    plan: Plan,
+    pidfile: Option<PathBuf>,
+    settings: Settings,
+    /// Told once the job runs, when somebody waits for that.
+    waiting: Option<File>,
+}
+
+/// Which side of the step into the background the caller is on.
+#[derive(Debug)]
+pub enum Detached {
+    /// The process in the background, to go on with.
+    Background(Box<Prepared>),
+    /// The process that was called; the job runs, its root process has this number.
+    Foreground(Pid),
+}
+
+/// Finds the checkpoint, reads its records and plans the restore.
+pub fn prepare(options: Options) -> Result<Prepared, ResumeError> {
+    let Options { path, at, moved, pidfile, mut settings } = options;
+    let found = directory::find(&path, at.as_deref(), Trust::Own)?;
+    let reader = found.read(Trust::Own)?;
+    let environment = environment::probe(reader.job())?;
+    let plan = plan::plan(reader.job(), reader.chunks(), &environment, moved)?;
+    let named = reader.job().outputs.named.iter().map(|named| named.as_path().to_owned());
+    settings.outputs.extend(named);
+    Ok(Prepared { found, reader, plan, pidfile, settings, waiting: None })
+}
+
+impl Prepared {
+    /// The checkpoint's directory.
+    #[must_use]
+    pub fn generation(&self) -> &Path {
+        &self.found.generation.path
+    }
+
+    /// What is in it.
+    #[must_use]
+    pub const fn reader(&self) -> &Reader {
+        &self.reader
+    }
+
+    /// How it would be brought back.
+    #[must_use]
+    pub const fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Goes into the background: a new process in a session of its own, with the standard streams as
+    /// they are. The caller's own process returns when the job runs.
+    pub fn detach(mut self) -> Result<Detached, ResumeError> {
+        let preparing =
+            |operation| move |source: io::Error| ResumeError::Prepare { operation, source };
+        let (mut waiting, told) = io::pipe().map_err(preparing("make a pipe"))?;
+        match launch::fork()? {
+            ForkResult::Child => {
+                drop(waiting);
+                unistd::setsid().map_err(|errno| preparing("make a session")(errno.into()))?;
+                self.waiting = Some(File::from(std::os::fd::OwnedFd::from(told)));
+                Ok(Detached::Background(Box::new(self)))
+            }
+            ForkResult::Parent { .. } => {
+                drop(told);
+                let mut root = [0; 4];
+                match waiting.read_exact(&mut root) {
+                    Ok(()) => Ok(Detached::Foreground(Pid::from_raw(i32::from_le_bytes(root)))),
+                    Err(_) => Err(ResumeError::Background),
+                }
+            }
+        }
+    }
+
+    /// Brings the job back and supervises it to its end, or until it is stopped after a checkpoint.
+    pub fn run(self, observer: &mut dyn Observer) -> Result<Ending, ResumeError> {
+        let Self { found, reader, plan, pidfile, settings, waiting } = self;
+        let of_kernel = |operation| {
+            move |errno: Errno| ResumeError::Prepare { operation, source: errno.into() }
+        };
+        Inheritance::take(&signals::handled()).map_err(of_kernel("block signals"))?;
+        let identity = identity_of(&found, &reader);
+        // A second copy of a running job, or a checkpoint taken out of its directory, gets a
+        // directory of its own as soon as it has something to put there.
+        let mut home = None;
+        let mut claim = None;
+        if let Some(directory) = &found.directory {
+            match directory.claim() {
+                Ok(charge) => {
+                    claim = Some(charge);
+                    home = Some(directory.path().to_owned());
+                }
+                Err(DirectoryError::Claimed { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let supervisor = Supervisor::new(&identity.id, settings)?;
+        let restored = restore::start(&reader, &plan, &Decisions::default())?;
+        let root = restored.root;
+        let directory = match home {
+            Some(home) => home,
+            None => {
+                let program = identity.command.first().map(Bytes::as_os_str);
+                std::path::absolute(default_directory(program, root)).map_err(|source| {
+                    ResumeError::Prepare { operation: "find the current directory", source }
+                })?
+            }
+        };
+        observer.tell(Event::Resumed {
+            generation: &found.generation.path,
+            root,
+            directory: &directory,
+        });
+        if let Some(pidfile) = &pidfile {
+            write_pid(pidfile, root)
+                .map_err(|source| ResumeError::WritePid { path: pidfile.clone(), source })?;
+        }
+        if let Some(mut waiting) = waiting {
+            // Whoever was waiting may have been ended; the job does not depend on it.
+            waiting.write_all(&root.as_raw().to_le_bytes()).unwrap_or_default();
+        }
+        // The image's records are not needed while the job runs.
+        drop((reader, plan, found));
+        let job = Supervised { identity, root: watch(restored), directory, claim };
+        Ok(supervisor.supervise(job, observer)?)
+    }
+}
+
+/// How the supervisor learns of the end of a restored job.
+fn watch(restored: Restored) -> Root {
+    match restored {
+        Restored { root, reaper: Some(reaper), status: Some(status) } => {
+            Root::Restored { root, reaper, status }
+        }
+        Restored { root, .. } => Root::Child(root),
+    }
+}
+
+/// Which job a checkpoint is of.
+fn identity_of(found: &Found, reader: &Reader) -> Identity {
+    let recorded = found.directory.as_ref().and_then(|directory| directory.identity());
+    recorded.cloned().unwrap_or_else(|| Identity {
+        id: reader.job().id.clone(),
+        command: reader.job().command.clone(),
+        created: seconds_since_1970(SystemTime::now()),
+    })
+}
+
+/// Puts the file in place whole, so that nobody ever reads half a number.
+fn write_pid(path: &Path, pid: Pid) -> io::Result<()> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(format!(".{}", unistd::getpid()));
+    let temporary = PathBuf::from(temporary);
+    fs::write(&temporary, format!("{pid}\n"))?;
+    fs::rename(&temporary, path)
+}
