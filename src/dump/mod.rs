@@ -3,6 +3,8 @@
 //! It fills [`crate::model::job::Job`] and hands page data to [`crate::image`]; it knows nothing of
 //! how either is brought back.
 
+pub mod files;
+
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -5,6 +5,10 @@ use serde::{Deserialize, Serialize};
 use super::id::{Bytes, InodeId, ObjectId, OpenFileId, Pid, PipeId};
 use super::time::{TimeSpec, TimerSpec};
 
+/// Name of the memfd that stands in for shared anonymous memory after a restore: only the kernel
+/// itself can make the original kind for several processes, so the next dump knows it by this name.
+pub const ANONYMOUS_SHARED_NAME: &str = "rckpt-shared-anonymous";
+
 /// Where an inode can be found again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum InodeKind {
@@ -216,6 +220,8 @@ pub enum FileLockKind {
         /// The process that holds it.
         holder: Pid,
     },
+    /// F_SETLEASE: belongs to the description, and always covers the whole file.
+    Lease,
 }
 
 /// An open file description: what `open` makes and `dup` and `fork` share.

@@ -7,6 +7,7 @@ pub mod clone;
 pub mod descriptor;
 pub mod fdinfo;
 pub mod features;
+pub mod file_tree;
 pub mod launch;
 pub mod memory;
 pub mod pipe;

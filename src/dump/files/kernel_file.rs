@@ -1,0 +1,91 @@
+//! Files and directories that show the kernel's own state: /proc, /sys, control groups.
+//!
+//! They have no content of their own to save or compare; opened again, they show what is true then.
+
+use std::os::unix::fs::MetadataExt;
+
+use super::inode::FileSystem;
+use super::refusal::RefusalKind;
+use super::scan::Description;
+use super::{Collector, Failure};
+use crate::model::file::OpenFileKind;
+use crate::model::id::{self, Bytes};
+
+/// Files in a process's directory that are bound to its memory when they are opened
+/// (fs/proc/base.c and task_mmu.c, `proc_mem_open`).
+const BOUND_TO_MEMORY: [&str; 8] =
+    ["mem", "maps", "smaps", "smaps_rollup", "numa_maps", "pagemap", "environ", "auxv"];
+
+/// Whether a description is of such a file.
+pub(super) fn is_one(found: &Description) -> bool {
+    matches!(FileSystem::of(&found.proc_path()), FileSystem::Proc | FileSystem::Kernel)
+}
+
+/// Records a description of such a file.
+pub(super) fn collect(
+    collector: &Collector,
+    found: &Description,
+    tables: &[nix::unistd::Pid],
+) -> Result<OpenFileKind, Failure> {
+    if FileSystem::of(&found.proc_path()) == FileSystem::Kernel {
+        if found.access() != libc::O_RDONLY {
+            return Err(RefusalKind::KernelFileForWriting.into());
+        }
+        return Ok(record(found, found.link.clone()));
+    }
+    let path = String::from_utf8_lossy(&found.link);
+    let Some(process) = Process::of(&path) else { return Ok(record(found, found.link.clone())) };
+    // Numbers in the proc file system that we see, too, are ours; another one is the job's own.
+    let ours = std::fs::metadata("/proc").is_ok_and(|proc| proc.dev() == found.stat.device);
+    let recorded = if ours {
+        let host = nix::unistd::Pid::from_raw(process.number);
+        collector.recorded.get(&host).copied()
+    } else {
+        let wanted = id::Pid(process.number);
+        collector.recorded.values().find(|recorded| **recorded == wanted).copied()
+    };
+    let Some(recorded) = recorded else { return Err(RefusalKind::ProcOfOutsider.into()) };
+    if process.rest.split('/').any(|name| BOUND_TO_MEMORY.contains(&name)) {
+        return Err(RefusalKind::ProcOfMemory.into());
+    }
+    let holders_are_it = found
+        .entries
+        .iter()
+        .all(|entry| collector.recorded.get(&tables[entry.table]) == Some(&recorded));
+    if !holders_are_it || process.rest.starts_with("task/") {
+        return Err(RefusalKind::ProcOfOther.into());
+    }
+    Ok(record(found, format!("/proc/{recorded}/{}", process.rest).into_bytes()))
+}
+
+fn record(found: &Description, path: Vec<u8>) -> OpenFileKind {
+    OpenFileKind::Proc { path: Bytes(path), position: found.position() }
+}
+
+/// A path below /proc/PID, taken apart.
+#[derive(Debug, PartialEq, Eq)]
+struct Process<'a> {
+    number: i32,
+    rest: &'a str,
+}
+
+impl<'a> Process<'a> {
+    fn of(path: &'a str) -> Option<Self> {
+        let path = path.strip_prefix("/proc/")?;
+        let (number, rest) = path.split_once('/').unwrap_or((path, ""));
+        Some(Self { number: number.parse().ok()?, rest })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_of_processes_are_told_from_others() {
+        assert_eq!(Process::of("/proc/12/fd"), Some(Process { number: 12, rest: "fd" }));
+        assert_eq!(Process::of("/proc/12"), Some(Process { number: 12, rest: "" }));
+        assert_eq!(Process::of("/proc/meminfo"), None);
+        assert_eq!(Process::of("/proc/sys/kernel"), None);
+    }
+}

@@ -1,0 +1,480 @@
+//! What a job's processes have open: tables, open file descriptions, files, pipes, directories.
+//!
+//! Everything is looked at from outside while the processes are frozen: through /proc, kcmp(2) and
+//! duplicates of descriptors, never changing a position, a queue or a counter. One file for each kind
+//! of description; whatever none of them knows is refused by name. It does not decide what becomes of
+//! refusals, and knows nothing of memory except which files are mapped.
+
+mod build_id;
+mod classify;
+mod content;
+mod context;
+mod event;
+pub mod identity;
+mod inode;
+mod kernel_file;
+mod locks;
+pub mod outputs;
+mod pipe;
+mod refusal;
+mod regular;
+mod scan;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod timer;
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+use nix::unistd::Pid;
+use thiserror::Error;
+
+pub use self::content::{Content, ContentReader, PageRun, Residency};
+pub use self::refusal::{Place, Refusal, RefusalKind};
+
+use self::classify::{Class, classify};
+use self::inode::InodeTable;
+use self::scan::Description;
+use crate::model::address::AddrRange;
+use crate::model::file::{Fd, FdTable, FsContext, Inode, OpenFile, OpenFileKind, Pipe};
+use crate::model::id::{self, Bytes, FdTableId, FsId, InodeId, OpenFileId};
+use crate::sys::descriptor::{self, Shared};
+use crate::sys::fdinfo::ParseFdInfoError;
+use crate::sys::procfs::ProcError;
+
+/// A frozen process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subject {
+    /// As rckpt sees it.
+    pub host: Pid,
+    /// As the job sees it.
+    pub recorded: id::Pid,
+}
+
+/// Whose files are looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct Scope<'a> {
+    /// All frozen processes but zombies. Threads of one process must share descriptors and
+    /// directories.
+    pub subjects: &'a [Subject],
+    /// The root process, as rckpt sees it.
+    pub root: Pid,
+    /// The `rckpt run` or `rckpt restore` that the job got its standard streams from.
+    pub supervisor: Option<Pid>,
+}
+
+/// A mapping of a file, as /proc/PID/maps shows it.
+#[derive(Clone, Copy, Debug)]
+pub struct FileMapping<'a> {
+    /// The process, as rckpt sees it.
+    pub pid: Pid,
+    /// Where it is mapped.
+    pub range: AddrRange,
+    /// Offset in the file.
+    pub offset: u64,
+    /// Device number, composed as in `st_dev`.
+    pub device: u64,
+    /// Inode number.
+    pub inode: u64,
+    /// Path with line feeds decoded and " (deleted)" left on.
+    pub path: &'a [u8],
+    /// MAP_SHARED.
+    pub shared: bool,
+    /// PROT_WRITE.
+    pub writable: bool,
+    /// VM_MAYWRITE (`mw` in smaps).
+    pub may_write: bool,
+}
+
+/// Everything found.
+#[derive(Debug)]
+pub struct Collected {
+    /// Tables of descriptors.
+    pub fd_tables: Vec<FdTable>,
+    /// Directories and umasks.
+    pub fs: Vec<FsContext>,
+    /// Open file descriptions.
+    pub open_files: Vec<OpenFile>,
+    /// Files.
+    pub inodes: Vec<Inode>,
+    /// Pipes.
+    pub pipes: Vec<Pipe>,
+    /// Contents that go into the image, each with an object of its own, numbered on from the number
+    /// given to [`Collector::finish`].
+    pub contents: Vec<Content>,
+    /// What cannot be saved. Unless it is empty, the records above are not complete.
+    pub refusals: Vec<Refusal>,
+    /// What the user should know although it is saved.
+    pub warnings: Vec<Warning>,
+}
+
+/// What the user should know about something that is saved.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Warning {
+    /// Kernels before 6.5 do not tell.
+    #[error(
+        "process {pid}, descriptor {number}: this kernel does not tell whether the eventfd is a \
+         semaphore (EFD_SEMAPHORE); it is taken for a plain counter"
+    )]
+    EventFdModeUnknown {
+        /// A process that has it.
+        pid: Pid,
+        /// Its number there.
+        number: i32,
+    },
+    /// A pipe to a reader outside the job, other than its standard streams.
+    #[error(
+        "process {pid}, descriptor {number}: a pipe that somebody outside the job reads from; after \
+         a restore nobody will, and writing to it gives SIGPIPE"
+    )]
+    PipeWillBreak {
+        /// A process that has it.
+        pid: Pid,
+        /// Its number there.
+        number: i32,
+    },
+}
+
+/// Why the files of a job could not be looked at.
+#[derive(Debug, Error)]
+#[allow(missing_docs)] // The messages say what each field is.
+pub enum CollectFilesError {
+    #[error("cannot list the descriptors of process {pid}")]
+    ListDescriptors { pid: Pid, source: std::io::Error },
+    #[error("cannot read {path}")]
+    ReadProc { path: PathBuf, source: std::io::Error },
+    #[error("cannot read the state of a process")]
+    ReadProcess(#[from] ProcError),
+    #[error("cannot read the state of descriptor {number} of process {pid}")]
+    ParseFdInfo { pid: Pid, number: i32, source: ParseFdInfoError },
+    #[error("cannot compare processes {left} and {right} (kcmp)")]
+    CompareTasks { left: Pid, right: Pid, source: Errno },
+    #[error("cannot compare descriptor {number} of process {pid} with others (kcmp)")]
+    CompareDescriptors { pid: Pid, number: i32, source: Errno },
+    #[error("cannot duplicate descriptor {number} of process {pid} (pidfd_getfd)")]
+    DuplicateDescriptor { pid: Pid, number: i32, source: Errno },
+    #[error("{operation} failed on descriptor {number} of process {pid}")]
+    ReadDescriptor { operation: &'static str, pid: Pid, number: i32, source: Errno },
+    #[error("cannot find the device of the kernel's memory files")]
+    FindMemoryDevice { source: Errno },
+    #[error("there are more files than an image can hold")]
+    CountFiles,
+}
+
+/// Why one thing is not recorded: it is refused, or looking at it failed.
+#[derive(Debug)]
+enum Failure {
+    Refused(RefusalKind),
+    Failed(CollectFilesError),
+}
+
+impl From<RefusalKind> for Failure {
+    fn from(kind: RefusalKind) -> Self {
+        Self::Refused(kind)
+    }
+}
+
+impl From<CollectFilesError> for Failure {
+    fn from(error: CollectFilesError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// The records of a job's files while they are put together.
+#[derive(Debug)]
+pub struct Collector {
+    /// Recorded process ids by those that rckpt sees.
+    recorded: HashMap<Pid, id::Pid>,
+    /// For each subject, its table and its directories.
+    sharing: Vec<(FdTableId, FsId)>,
+    fd_tables: Vec<FdTable>,
+    fs: Vec<FsContext>,
+    open_files: Vec<OpenFile>,
+    pipes: Vec<Pipe>,
+    inodes: InodeTable,
+    refusals: Vec<Refusal>,
+    warnings: Vec<Warning>,
+}
+
+impl Collector {
+    /// Looks at the descriptors and directories of all processes in `scope`.
+    ///
+    /// # Errors
+    /// When something cannot be looked at. What can be looked at but not saved becomes a refusal.
+    pub fn collect(scope: &Scope<'_>) -> Result<Self, CollectFilesError> {
+        let hosts: Vec<Pid> = scope.subjects.iter().map(|subject| subject.host).collect();
+        let tables = share(&hosts, Shared::Descriptors)?;
+        let contexts = share(&hosts, Shared::FileSystem)?;
+        let mut sharing = Vec::with_capacity(hosts.len());
+        for (table, context) in tables.class_of.iter().zip(&contexts.class_of) {
+            sharing.push((FdTableId(index(*table)?), FsId(index(*context)?)));
+        }
+        let mut collector = Self {
+            recorded: scope.subjects.iter().map(|found| (found.host, found.recorded)).collect(),
+            sharing,
+            fd_tables: vec![FdTable::default(); tables.firsts.len()],
+            fs: Vec::with_capacity(contexts.firsts.len()),
+            open_files: Vec::new(),
+            pipes: Vec::new(),
+            inodes: InodeTable::new()?,
+            refusals: Vec::new(),
+            warnings: Vec::new(),
+        };
+        collector.collect_descriptors(scope, &tables.firsts)?;
+        for pid in contexts.firsts {
+            let found = context::collect(&mut collector, pid)?;
+            collector.fs.push(found);
+        }
+        Ok(collector)
+    }
+
+    /// For each subject, in their order: its table of descriptors, and its directories and umask.
+    #[must_use]
+    pub fn sharing(&self) -> &[(FdTableId, FsId)] {
+        &self.sharing
+    }
+
+    /// The executable of a process; `None` when it is refused.
+    ///
+    /// # Errors
+    /// When /proc cannot be read.
+    pub fn executable(&mut self, pid: Pid) -> Result<Option<InodeId>, CollectFilesError> {
+        let link = PathBuf::from(format!("/proc/{pid}/exe"));
+        self.intern_link(pid, Place::Executable, link)
+    }
+
+    /// The file behind a mapping; `None` when it is refused.
+    ///
+    /// # Errors
+    /// When looking at it fails.
+    pub fn mapping(
+        &mut self,
+        mapping: &FileMapping<'_>,
+    ) -> Result<Option<InodeId>, CollectFilesError> {
+        match self.inodes.intern_mapping(mapping) {
+            Ok(id) => Ok(Some(id)),
+            Err(Failure::Failed(error)) => Err(error),
+            Err(Failure::Refused(kind)) => {
+                let place = Place::Mapping(mapping.range);
+                self.refuse(mapping.pid, place, mapping.path, kind);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Ends the collection. Must be called while the processes are still frozen, and the contents be
+    /// read before they are thawed.
+    #[must_use]
+    pub fn finish(mut self, first_object: u32) -> Collected {
+        let (inodes, contents) = self.inodes.finish(first_object, &mut self.refusals);
+        Collected {
+            fd_tables: self.fd_tables,
+            fs: self.fs,
+            open_files: self.open_files,
+            inodes,
+            pipes: self.pipes,
+            contents,
+            refusals: self.refusals,
+            warnings: self.warnings,
+        }
+    }
+
+    /// The file that a link in /proc leads to.
+    fn intern_link(
+        &mut self,
+        pid: Pid,
+        place: Place,
+        link: PathBuf,
+    ) -> Result<Option<InodeId>, CollectFilesError> {
+        let target = scan::read_link(&link)?;
+        let found = inode::Found {
+            stat: scan::stat(&link)?,
+            link: &target,
+            proc_path: link,
+            readable: None,
+            user: (pid, place),
+        };
+        match self.inodes.intern(found) {
+            Ok(id) => Ok(Some(id)),
+            Err(Failure::Failed(error)) => Err(error),
+            Err(Failure::Refused(kind)) => {
+                self.refuse(pid, place, &target, kind);
+                Ok(None)
+            }
+        }
+    }
+
+    /// The file that a description refers to.
+    fn intern_description(&mut self, description: &Description) -> Result<InodeId, Failure> {
+        let readable = description.access() != libc::O_WRONLY
+            && description.flags() & libc::O_PATH.cast_unsigned() == 0;
+        self.inodes.intern(inode::Found {
+            stat: description.stat,
+            link: &description.link,
+            proc_path: description.proc_path(),
+            readable: readable.then_some(description.holder),
+            user: (description.holder.0, Place::Descriptor(description.holder.1)),
+        })
+    }
+
+    fn refuse(&mut self, pid: Pid, place: Place, what: &[u8], kind: RefusalKind) {
+        self.refusals.push(Refusal { pid, place, what: Bytes::from(what), kind });
+    }
+
+    /// Records every description, and fills the tables.
+    fn collect_descriptors(
+        &mut self,
+        scope: &Scope<'_>,
+        tables: &[Pid],
+    ) -> Result<(), CollectFilesError> {
+        let descriptions = scan::descriptions(tables)?;
+        let classes: Vec<Class> = descriptions
+            .iter()
+            .map(|found| classify(&found.link, found.stat.mode, found.stat.rdev, found.flags()))
+            .collect();
+        let mut pipes = pipe::PipeTable::survey(scope, &descriptions, &classes)?;
+        let streams = stream::Streams::find(scope, &descriptions, &classes, &pipes)?;
+        for (found, class) in descriptions.iter().zip(classes) {
+            let streams = streams.of(found, &class)?;
+            if streams.is_empty() {
+                match self.open_file(found, class, tables, &mut pipes) {
+                    Ok(file) => self.enter(file, &found.entries)?,
+                    Err(Failure::Failed(error)) => return Err(error),
+                    Err(Failure::Refused(kind)) => self.refuse_description(found, kind),
+                }
+            } else {
+                for (stream, entries) in stream::split(&streams, found) {
+                    match self.stream(found, stream) {
+                        Ok(file) => self.enter(file, &entries)?,
+                        Err(Failure::Failed(error)) => return Err(error),
+                        Err(Failure::Refused(kind)) => self.refuse_description(found, kind),
+                    }
+                }
+            }
+        }
+        for table in &mut self.fd_tables {
+            table.entries.sort_unstable_by_key(|entry| entry.number);
+        }
+        Ok(())
+    }
+
+    fn refuse_description(&mut self, found: &Description, kind: RefusalKind) {
+        let (pid, number) = found.holder;
+        self.refuse(pid, Place::Descriptor(number), &found.link, kind);
+    }
+
+    /// Adds a description, and the descriptors that refer to it to their tables.
+    fn enter(&mut self, file: OpenFile, entries: &[scan::Entry]) -> Result<(), CollectFilesError> {
+        let id = OpenFileId(index(self.open_files.len())?);
+        self.open_files.push(file);
+        for entry in entries {
+            self.fd_tables[entry.table].entries.push(Fd {
+                number: entry.number,
+                file: id,
+                close_on_exec: entry.info.flags & libc::O_CLOEXEC.cast_unsigned() != 0,
+            });
+        }
+        Ok(())
+    }
+
+    /// The record of a description that is no standard stream.
+    fn open_file(
+        &mut self,
+        found: &Description,
+        class: Class,
+        tables: &[Pid],
+        pipes: &mut pipe::PipeTable<'_>,
+    ) -> Result<OpenFile, Failure> {
+        let kind = match class {
+            Class::Regular | Class::Directory if kernel_file::is_one(found) => {
+                kernel_file::collect(self, found, tables)?
+            }
+            Class::Regular => regular::collect(self, found)?,
+            Class::Directory => regular::collect_directory(self, found)?,
+            Class::Path => OpenFileKind::Path { inode: self.intern_description(found)? },
+            Class::Pipe => pipes.collect(self, found)?,
+            Class::Fifo => {
+                let inode = self.intern_description(found)?;
+                pipes.collect_fifo(self, found, inode)?
+            }
+            Class::Device => OpenFileKind::Device { inode: self.intern_description(found)? },
+            Class::ControllingTerminal => OpenFileKind::ControllingTerminal,
+            Class::EventFd => event::collect(self, found)?,
+            Class::TimerFd => timer::collect(found)?,
+            Class::Terminal => return Err(RefusalKind::ForeignTerminal.into()),
+            Class::Socket => return Err(RefusalKind::Socket.into()),
+            Class::Refused(kind) => return Err(kind.into()),
+        };
+        let opened_as_path = matches!(kind, OpenFileKind::Path { .. });
+        Ok(OpenFile {
+            flags: found.flags(),
+            kind,
+            owner: if opened_as_path { None } else { locks::owner(self, found)? },
+            locks: locks::collect(self, found, tables)?,
+        })
+    }
+
+    /// The record of a description that leads to where the job's streams lead.
+    fn stream(
+        &mut self,
+        found: &Description,
+        stream: crate::model::file::Stream,
+    ) -> Result<OpenFile, Failure> {
+        let target = stream::target(self, found)?;
+        Ok(OpenFile {
+            flags: found.flags(),
+            kind: OpenFileKind::Stream { stream, target },
+            owner: locks::owner(self, found)?,
+            locks: Vec::new(),
+        })
+    }
+}
+
+/// Which tasks share an object.
+struct Sharing {
+    /// For each task, the class of those it shares with.
+    class_of: Vec<usize>,
+    /// The first task of each class.
+    firsts: Vec<Pid>,
+}
+
+fn share(tasks: &[Pid], what: Shared) -> Result<Sharing, CollectFilesError> {
+    let class_of = identity::number_classes(tasks, |left, right| {
+        descriptor::compare_tasks(what, *left, *right).map_err(|source| {
+            CollectFilesError::CompareTasks { left: *left, right: *right, source }
+        })
+    })?;
+    let mut firsts = Vec::new();
+    for (task, class) in tasks.iter().zip(&class_of) {
+        if *class == firsts.len() {
+            firsts.push(*task);
+        }
+    }
+    Ok(Sharing { class_of, firsts })
+}
+
+/// A duplicate of the description in our own process. Nothing may be done with it that changes what
+/// it shares with the job.
+fn duplicate(found: &Description) -> Result<OwnedFd, CollectFilesError> {
+    let (pid, number) = found.holder;
+    descriptor::pidfd_open(pid)
+        .and_then(|pidfd| descriptor::pidfd_getfd(&pidfd, number))
+        .map_err(|source| CollectFilesError::DuplicateDescriptor { pid, number, source })
+}
+
+/// An error of a call on the duplicate of a description.
+fn call_failed(
+    found: &Description,
+    operation: &'static str,
+) -> impl FnOnce(Errno) -> CollectFilesError {
+    let (pid, number) = found.holder;
+    move |source| CollectFilesError::ReadDescriptor { operation, pid, number, source }
+}
+
+/// An index as records keep it.
+fn index(index: usize) -> Result<u32, CollectFilesError> {
+    u32::try_from(index).map_err(|_| CollectFilesError::CountFiles)
+}

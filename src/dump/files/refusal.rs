@@ -1,0 +1,280 @@
+//! What about a job's files cannot be saved: each case by name, with its reason and its remedy.
+//!
+//! Pure data. Who collects the refusals and what becomes of them is decided elsewhere.
+
+use std::fmt;
+
+use nix::unistd::Pid;
+use thiserror::Error;
+
+use crate::model::address::AddrRange;
+use crate::model::id::Bytes;
+
+/// Where in a process the unsupported thing sits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// An open descriptor.
+    Descriptor(i32),
+    /// A mapping.
+    Mapping(AddrRange),
+    /// The executable.
+    Executable,
+    /// The working directory.
+    WorkingDirectory,
+    /// The root directory.
+    RootDirectory,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Descriptor(number) => write!(f, "descriptor {number}"),
+            Self::Mapping(range) => write!(f, "mapping {range}"),
+            Self::Executable => f.write_str("executable"),
+            Self::WorkingDirectory => f.write_str("working directory"),
+            Self::RootDirectory => f.write_str("root directory"),
+        }
+    }
+}
+
+/// One thing that cannot be saved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The process, as rckpt sees it.
+    pub pid: Pid,
+    /// Where in the process.
+    pub place: Place,
+    /// The kernel's name for it: the target of the link in /proc/PID/fd, or the mapping's path.
+    pub what: Bytes,
+    /// Why.
+    pub kind: RefusalKind,
+}
+
+impl Refusal {
+    /// What the user can do about it.
+    #[must_use]
+    pub const fn remedy(&self) -> &'static str {
+        self.kind.remedy()
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "process {}, {} ({}): {}", self.pid, self.place, self.what, self.kind)
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// Why something cannot be saved.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum RefusalKind {
+    /// A socket.
+    #[error("sockets cannot be saved yet")]
+    Socket,
+    /// `epoll_create`.
+    #[error("epoll instances cannot be saved yet")]
+    Epoll,
+    /// `inotify_init`.
+    #[error("inotify instances cannot be saved yet")]
+    Inotify,
+    /// `signalfd`.
+    #[error("signal descriptors cannot be saved yet")]
+    SignalFd,
+    /// `pidfd_open`.
+    #[error("process descriptors (pidfd) cannot be saved yet")]
+    PidFd,
+    /// `fanotify_init`.
+    #[error("fanotify groups cannot be saved")]
+    Fanotify,
+    /// `io_uring_setup`.
+    #[error("io_uring rings cannot be saved")]
+    IoUring,
+    /// `perf_event_open`.
+    #[error("performance counters cannot be saved")]
+    PerfEvent,
+    /// `bpf`.
+    #[error("BPF objects cannot be saved")]
+    Bpf,
+    /// `userfaultfd`.
+    #[error("userfaultfd descriptors cannot be saved")]
+    UserFault,
+    /// Another kind of kernel object behind an anonymous inode.
+    #[error("this kind of kernel object is not known to rckpt")]
+    UnknownKernelObject,
+    /// A namespace.
+    #[error("descriptors of namespaces cannot be saved")]
+    Namespace,
+    /// The master of a pseudo-terminal.
+    #[error("pseudo-terminals of the job's own cannot be saved yet")]
+    PseudoTerminalMaster,
+    /// A terminal that is no standard stream.
+    #[error("it is a terminal, and none that the job's standard streams lead to")]
+    ForeignTerminal,
+    /// A GPU or other accelerator.
+    #[error("state inside a GPU or accelerator cannot be saved")]
+    Accelerator,
+    /// A character device with state, or not known.
+    #[error("the state behind character device {major}:{minor} is not known to rckpt")]
+    CharacterDevice {
+        /// Major number.
+        major: u64,
+        /// Minor number.
+        minor: u64,
+    },
+    /// A block device.
+    #[error("block devices cannot be saved")]
+    BlockDevice,
+    /// A pipe that is written outside the job and is no standard stream.
+    #[error("the pipe is written to outside the job, and it is no standard stream")]
+    PipeLeadsOutside,
+    /// A pipe inside the job that a process outside has open, too.
+    #[error("process {holder} outside the job has this pipe open, too")]
+    PipeSharedWithOutside {
+        /// The other process.
+        holder: Pid,
+    },
+    /// The queue of a pipe could not be read.
+    #[error("what is queued in the pipe cannot be read: {reason}")]
+    PipeUnreadable {
+        /// What went wrong.
+        reason: String,
+    },
+    /// The name was removed, but the file has others that are not known.
+    #[error("its name was removed, and the {links} other names it has are not in that directory")]
+    NameLost {
+        /// Names that are left.
+        links: u64,
+    },
+    /// The path leads elsewhere, or nowhere, where rckpt runs.
+    #[error("its path leads to no such file outside the job's own mount namespace")]
+    NotReachable,
+    /// The content has to go into the image and may not be read.
+    #[error("its content has to go into the image and cannot be read: {reason}")]
+    ContentUnreadable {
+        /// What went wrong.
+        reason: String,
+    },
+    /// A file under /proc of a process outside the job.
+    #[error("it belongs to a process outside the job")]
+    ProcOfOutsider,
+    /// A file under /proc that only the process that it belongs to could open again.
+    #[error("a file under /proc of a process can be saved in that process alone")]
+    ProcOfOther,
+    /// A file under /proc bound to the memory that its process had when it was opened.
+    #[error("it is bound to the memory of a process")]
+    ProcOfMemory,
+    /// Opened for writing on a file system that is the kernel's own.
+    #[error("it is a file of the kernel's own, open for writing")]
+    KernelFileForWriting,
+    /// A kind of inode that has no meaning here.
+    #[error("files of mode {mode:o} are not known to rckpt")]
+    UnknownFile {
+        /// `st_mode`.
+        mode: u32,
+    },
+    /// Events on the description are signalled to somebody outside the job.
+    #[error("events on it are signalled to task or group {owner}, which is outside the job")]
+    OwnerOutside {
+        /// The owner, as rckpt sees it.
+        owner: i32,
+    },
+    /// A lease that another process is waiting for.
+    #[error("it holds a lease that another process is waiting for")]
+    LeaseBreaking,
+    /// A System V shared memory segment.
+    #[error("System V shared memory cannot be saved yet")]
+    SystemVMemory,
+    /// Shared memory on huge pages without a descriptor.
+    #[error("shared anonymous memory on huge pages cannot be saved yet")]
+    SharedHugePages,
+    /// A mapping of a device or of a file of the kernel's own.
+    #[error("mappings of devices and kernel files cannot be saved")]
+    MappedDevice,
+    /// The mapping shows a file that nothing leads to, and no page of it could be read.
+    #[error("the file that is mapped was deleted, and its content cannot be read: {reason}")]
+    MappedContentUnreadable {
+        /// What went wrong.
+        reason: String,
+    },
+}
+
+impl RefusalKind {
+    /// What the user can do about it.
+    #[must_use]
+    pub const fn remedy(&self) -> &'static str {
+        match self {
+            Self::Socket
+            | Self::Epoll
+            | Self::Inotify
+            | Self::SignalFd
+            | Self::PidFd
+            | Self::Fanotify
+            | Self::PerfEvent
+            | Self::Bpf
+            | Self::UserFault
+            | Self::UnknownKernelObject
+            | Self::Namespace
+            | Self::BlockDevice
+            | Self::CharacterDevice { .. } => {
+                "take the checkpoint when the program has it closed, or run the program in a mode \
+                 that does not open it"
+            }
+            Self::IoUring => "switch io_uring off in the program (for node: UV_USE_IO_URING=0)",
+            Self::PseudoTerminalMaster => {
+                "checkpoint the program inside the terminal instead of the one that made it"
+            }
+            Self::ForeignTerminal => {
+                "start the job with its terminal as a standard stream, or redirect to a file"
+            }
+            Self::Accelerator => "run without the GPU, or take the checkpoint when it is released",
+            Self::PipeLeadsOutside => {
+                "checkpoint the whole pipeline, or let the job use its standard streams or a file"
+            }
+            Self::PipeSharedWithOutside { .. } => {
+                "start the job with this descriptor closed (for example `3<&-` in a shell)"
+            }
+            Self::PipeUnreadable { .. } => {
+                "close other large pipes of yours, or raise /proc/sys/fs/pipe-max-size"
+            }
+            Self::NameLost { .. } => "keep the name by which the program opened the file",
+            Self::NotReachable => "run rckpt where the job sees its files, in the same container",
+            Self::ContentUnreadable { .. } => {
+                "let the owner read the file (chmod u+r), or run rckpt as the user who can"
+            }
+            Self::ProcOfOutsider
+            | Self::ProcOfOther
+            | Self::ProcOfMemory
+            | Self::KernelFileForWriting => {
+                "take the checkpoint when the program has closed the file"
+            }
+            Self::UnknownFile { .. } | Self::MappedDevice => {
+                "take the checkpoint when the program does not use it"
+            }
+            Self::OwnerOutside { .. } => "let the program set the owner (F_SETOWN) to itself",
+            Self::LeaseBreaking => "try again in a moment",
+            Self::SystemVMemory => "use POSIX shared memory (shm_open), or wait for a later rckpt",
+            Self::SharedHugePages => "use a memfd or a file on hugetlbfs, or ordinary pages",
+            Self::MappedContentUnreadable { .. } => "keep the mapped file until the job has ended",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_names_process_place_thing_and_reason() {
+        let refusal = Refusal {
+            pid: Pid::from_raw(12),
+            place: Place::Descriptor(7),
+            what: Bytes::from(&b"socket:[99]"[..]),
+            kind: RefusalKind::Socket,
+        };
+        assert_eq!(
+            refusal.to_string(),
+            "process 12, descriptor 7 (socket:[99]): sockets cannot be saved yet"
+        );
+    }
+}
