@@ -55,7 +55,7 @@ fn collect(pids: &[Pid], supervisor: Option<Pid>) -> Collector {
     Collector::collect(&Scope { subjects: &subjects, root: pids[0], supervisor }).unwrap()
 }
 
-fn file<'a>(found: &'a Collected, table: usize, number: i32) -> &'a OpenFile {
+fn file(found: &Collected, table: usize, number: i32) -> &OpenFile {
     let entry = found.fd_tables[table].entries.iter().find(|entry| entry.number == number);
     &found.open_files[usize::try_from(entry.unwrap().file.0).unwrap()]
 }
