@@ -6,8 +6,10 @@
 use std::error::Error;
 use std::fmt;
 
+use crate::image::ReadError;
+use crate::image::error::ReadFault;
 use crate::job::checkpoint::CheckpointError;
-use crate::job::directory::DirectoryError;
+use crate::job::directory::{DirectoryError, FindError, GenerationError};
 use crate::job::report::{Explanation, Kind};
 use crate::job::supervisor::SuperviseError;
 
@@ -75,9 +77,10 @@ impl From<&CheckpointError> for Failure {
     fn from(error: &CheckpointError) -> Self {
         let message = chain(error);
         match error {
-            CheckpointError::Directory(_)
-            | CheckpointError::StartThread(_)
-            | CheckpointError::ReadProc(_) => Self::environment(message),
+            CheckpointError::Directory(error) => Self::from(error),
+            CheckpointError::StartThread(_) | CheckpointError::ReadProc(_) => {
+                Self::environment(message)
+            }
             CheckpointError::Dump(_) => Self::environment(message),
             CheckpointError::Panicked => Self::internal(message),
         }
@@ -86,7 +89,86 @@ impl From<&CheckpointError> for Failure {
 
 impl From<DirectoryError> for Failure {
     fn from(error: DirectoryError) -> Self {
-        Self::environment(chain(&error))
+        Self::from(&error)
+    }
+}
+
+impl From<&DirectoryError> for Failure {
+    fn from(error: &DirectoryError) -> Self {
+        let message = chain(error);
+        match error {
+            DirectoryError::AnotherJob { .. } => Self::user(message).hint(
+                "give another directory with --dir, or move this one away if its job is over",
+            ),
+            DirectoryError::Claimed { .. } => Self::user(message)
+                .hint("rckpt list shows what runs on this machine; it may run on another one, too"),
+            DirectoryError::Trust { .. } => Self::user(message)
+                .hint("give a directory of your own with --dir, or act as its owner"),
+            DirectoryError::DecodeIdentity { path, .. } => {
+                Self::environment(message).hint(format!(
+                    "if the checkpoints beside it are yours, remove {} and name one of them",
+                    path.display()
+                ))
+            }
+            DirectoryError::SupportIdentity { .. } => {
+                Self::environment(message).hint("use the rckpt that wrote it, or a newer one")
+            }
+            DirectoryError::Open { source, .. }
+                if source.kind() == std::io::ErrorKind::NotADirectory =>
+            {
+                Self::user(message)
+            }
+            DirectoryError::Create { .. }
+            | DirectoryError::Open { .. }
+            | DirectoryError::ReadIdentity { .. }
+            | DirectoryError::WriteIdentity { .. }
+            | DirectoryError::List { .. }
+            | DirectoryError::Begin { .. }
+            | DirectoryError::Sync { .. }
+            | DirectoryError::Rename { .. }
+            | DirectoryError::MoveLatest { .. }
+            | DirectoryError::Remove { .. } => Self::environment(message),
+        }
+    }
+}
+
+impl From<FindError> for Failure {
+    fn from(error: FindError) -> Self {
+        match error {
+            FindError::Directory(error) => Self::from(error),
+            FindError::NoCheckpoint { .. } => Self::user(error)
+                .hint("there is nothing to bring back from here: start the job again"),
+            FindError::Absent { .. }
+            | FindError::NoGeneration { .. }
+            | FindError::AtGeneration { .. } => Self::user(error),
+        }
+    }
+}
+
+impl From<GenerationError> for Failure {
+    fn from(error: GenerationError) -> Self {
+        match error {
+            GenerationError::Read(error) => Self::from(error),
+            GenerationError::AnotherJob { .. } => {
+                Self::user(error).hint("somebody mixed up directories: name the checkpoint's own")
+            }
+        }
+    }
+}
+
+impl From<ReadError> for Failure {
+    fn from(error: ReadError) -> Self {
+        let message = chain(&error);
+        match error.fault() {
+            ReadFault::Damaged => Self::environment(message).hint(
+                "nothing was started; rckpt verify DIR tells which checkpoints are whole, and \
+                 rckpt restore DIR --at GEN brings back an earlier one",
+            ),
+            ReadFault::Machine => Self::environment(message),
+            ReadFault::Absent | ReadFault::Unsupported | ReadFault::Untrusted => {
+                Self::user(message)
+            }
+        }
     }
 }
 

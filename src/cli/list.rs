@@ -1,8 +1,24 @@
 //! `rckpt list`: the jobs of mine on this machine, or the checkpoints in a directory.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
-use super::failure::Failure;
+use nix::unistd::geteuid;
+use serde::Serialize;
+
+use crate::image::reader::{Reader, Trust};
+use crate::job::control::client::{AskError, connections};
+use crate::job::control::protocol::{Reply, Request, Status};
+use crate::job::directory::{FindError, Generation, GenerationError, JobDirectory, find};
+use crate::job::supervisor::seconds_since_1970;
+use crate::model::id::Bytes;
+use crate::model::number::to_u64;
+
+use super::failure::{Failure, chain};
+use super::{options, output};
+
+/// How long a supervisor may take to say how its job is.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// List my jobs on this machine, or the checkpoints in DIR
 #[derive(clap::Args)]
@@ -17,5 +33,254 @@ pub struct Arguments {
 /// Lists.
 pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
     let Arguments { dir, json } = arguments;
-    Err(Failure::internal(format_args!("list {dir:?} (json: {json}): not built yet")))
+    let now = seconds_since_1970(SystemTime::now());
+    match (dir, json) {
+        (Some(dir), true) => output::print_json(&checkpoints(&dir)?)?,
+        (Some(dir), false) => output::print(render_checkpoints(&checkpoints(&dir)?, now))?,
+        (None, true) => output::print_json(&jobs()?)?,
+        (None, false) => output::print(render_jobs(&jobs()?, now))?,
+    }
+    Ok(0)
+}
+
+/// A job under supervision.
+#[derive(Serialize)]
+struct Job {
+    id: String,
+    root: i32,
+    supervisor: i32,
+    command: String,
+    directory: String,
+    /// Seconds since 1970.
+    started: i64,
+    /// Seconds between checkpoints.
+    every: Option<u64>,
+    /// Seconds since 1970 of the last checkpoint.
+    last: Option<i64>,
+    /// Whether a checkpoint is being taken.
+    busy: bool,
+}
+
+/// My jobs that have a supervisor on this machine.
+fn jobs() -> Result<Vec<Job>, Failure> {
+    let supervisors = connections(Some(geteuid()))
+        .map_err(|error| Failure::environment(format_args!("look for jobs: {}", chain(&error))))?;
+    let statuses = supervisors.iter().filter_map(|connection| {
+        match connection.ask(&Request::Status, Some(PATIENCE)) {
+            Ok(Reply::Status(status)) => Some(job(status)),
+            Ok(_) => None,
+            Err(error) => {
+                tell_silence(&error);
+                None
+            }
+        }
+    });
+    Ok(statuses.collect())
+}
+
+fn tell_silence(error: &AskError) {
+    output::say(format_args!("a supervisor does not say how its job is: {}", chain(error)));
+}
+
+fn job(status: Status) -> Job {
+    Job {
+        id: status.job.to_string(),
+        root: status.root,
+        supervisor: status.supervisor,
+        command: words(&status.command),
+        directory: status.directory.to_string(),
+        started: status.started,
+        every: status.every,
+        last: status.last.map(|taken| taken.at),
+        busy: status.busy,
+    }
+}
+
+fn render_jobs(jobs: &[Job], now: i64) -> String {
+    if jobs.is_empty() {
+        return "no job of yours runs under rckpt on this machine\n".to_owned();
+    }
+    let mut table =
+        vec![["PID", "RUNNING", "EVERY", "LAST", "COMMAND", "DIRECTORY"].map(str::to_owned)];
+    table.extend(jobs.iter().map(|job| {
+        let every = job.every.and_then(|seconds| i64::try_from(seconds).ok());
+        let last = match (job.busy, job.last) {
+            (true, _) => "now".to_owned(),
+            (false, Some(last)) => format!("{} ago", options::span(now - last)),
+            (false, None) => "-".to_owned(),
+        };
+        [
+            job.root.to_string(),
+            options::span(now - job.started),
+            every.map_or("-".to_owned(), options::span),
+            last,
+            job.command.clone(),
+            job.directory.clone(),
+        ]
+    }));
+    columns(&table)
+}
+
+/// The checkpoints of a job.
+#[derive(Serialize)]
+struct Checkpoints {
+    directory: PathBuf,
+    job: Option<String>,
+    command: Option<String>,
+    checkpoints: Vec<Checkpoint>,
+}
+
+#[derive(Serialize)]
+struct Checkpoint {
+    name: String,
+    path: PathBuf,
+    latest: bool,
+    /// Why its records cannot be read. Page data is only checked by `verify`.
+    problem: Option<String>,
+    #[serde(flatten)]
+    contents: Option<Contents>,
+}
+
+#[derive(Serialize)]
+struct Contents {
+    /// Seconds since 1970.
+    taken: i64,
+    host: String,
+    processes: usize,
+    threads: usize,
+    /// Bytes of memory and file contents in it.
+    memory: u64,
+    /// Bytes on the disk.
+    bytes: u64,
+}
+
+fn checkpoints(path: &Path) -> Result<Checkpoints, Failure> {
+    let found = match find(path, None, Trust::Anybody) {
+        // A job's directory without any checkpoint yet is worth a line, too.
+        Err(FindError::NoCheckpoint { .. }) => None,
+        other => Some(other?),
+    };
+    let directory = match found {
+        Some(found) => match found.directory {
+            Some(directory) => directory,
+            None => {
+                let checkpoint = checkpoint(&found.generation, true, found.read(Trust::Anybody));
+                return Ok(Checkpoints {
+                    directory: found.generation.path,
+                    job: None,
+                    command: None,
+                    checkpoints: vec![checkpoint],
+                });
+            }
+        },
+        None => JobDirectory::open(path, Trust::Anybody)?,
+    };
+    let latest = directory.latest()?;
+    let checkpoints = directory.generations()?;
+    let checkpoints = checkpoints.iter().map(|generation| {
+        let read = directory.read(generation, Trust::Anybody);
+        checkpoint(generation, latest.as_ref() == Some(generation), read)
+    });
+    Ok(Checkpoints {
+        directory: directory.path().to_owned(),
+        job: directory.identity().map(|identity| identity.id.to_string()),
+        command: directory.identity().map(|identity| identity.command_line()),
+        checkpoints: checkpoints.collect(),
+    })
+}
+
+fn checkpoint(
+    generation: &Generation,
+    latest: bool,
+    read: Result<Reader, GenerationError>,
+) -> Checkpoint {
+    let name = generation.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Checkpoint {
+        name,
+        path: generation.path.clone(),
+        latest,
+        problem: read.as_ref().err().map(|error| chain(error)),
+        contents: read.ok().map(|reader| contents(&reader)),
+    }
+}
+
+fn contents(reader: &Reader) -> Contents {
+    let job = reader.job();
+    Contents {
+        taken: job.clocks.realtime.seconds,
+        host: job.machine.host.to_string(),
+        processes: job.processes.len(),
+        threads: job.processes.iter().map(|process| process.threads.len()).sum(),
+        memory: reader.chunks().iter().map(|chunk| to_u64(chunk.length())).sum(),
+        bytes: reader.stored_bytes(),
+    }
+}
+
+fn render_checkpoints(list: &Checkpoints, now: i64) -> String {
+    let mut text = String::new();
+    if let Some(command) = &list.command {
+        text.push_str(&format!("{}: {command}\n", list.directory.display()));
+    }
+    if list.checkpoints.is_empty() {
+        text.push_str("no checkpoint yet\n");
+        return text;
+    }
+    let mut table = vec![
+        ["CHECKPOINT", "TAKEN", "AGE", "HOST", "PROCESSES", "THREADS", "MEMORY", "ON DISK"]
+            .map(str::to_owned),
+    ];
+    let mut problems = String::new();
+    for checkpoint in &list.checkpoints {
+        let name = format!("{}{}", checkpoint.name, if checkpoint.latest { " *" } else { "" });
+        let Some(contents) = &checkpoint.contents else {
+            let problem = checkpoint.problem.as_deref().unwrap_or_default();
+            problems.push_str(&format!("{name}  DAMAGED: {problem}\n"));
+            continue;
+        };
+        table.push([
+            name,
+            options::instant(contents.taken),
+            options::span(now - contents.taken),
+            contents.host.clone(),
+            contents.processes.to_string(),
+            contents.threads.to_string(),
+            options::size(contents.memory),
+            options::size(contents.bytes),
+        ]);
+    }
+    text.push_str(&columns(&table));
+    text.push_str(&problems);
+    text
+}
+
+/// A table for people: columns as wide as their widest word, two spaces apart.
+fn columns<const N: usize>(table: &[[String; N]]) -> String {
+    let width = |column: usize| {
+        table.iter().map(|row| row[column].chars().count()).max().unwrap_or_default()
+    };
+    let widths: [usize; N] = std::array::from_fn(width);
+    let mut text = String::new();
+    for row in table {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        let line: Vec<String> = cells.collect();
+        text.push_str(line.join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+fn words(command: &[Bytes]) -> String {
+    command.iter().map(Bytes::to_string).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::columns;
+
+    #[test]
+    fn columns_are_as_wide_as_their_words() {
+        let row = |words: [&str; 3]| words.map(str::to_owned);
+        let table = [row(["A", "LONG", "B"]), row(["ä b c", "x", ""])];
+        assert_eq!(columns(&table), "A      LONG  B\nä b c  x\n");
+    }
 }

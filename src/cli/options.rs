@@ -75,6 +75,38 @@ pub fn size(bytes: u64) -> String {
     format!("{}.{} {name}", tenths / 10, tenths % 10)
 }
 
+/// A point in time, in seconds since 1970, for people and for sorting: `2026-01-31 23:59:00Z`.
+pub fn instant(seconds: i64) -> String {
+    let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    // The calendar repeats every 400 years, 146,097 days; years are counted from March, so that
+    // the day that comes and goes is the last.
+    let day = days + 719_468;
+    let (era, day_of_era) = (day.div_euclid(146_097), day.rem_euclid(146_097));
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day_of_month = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = (month_from_march + 2) % 12 + 1;
+    let year = era * 400 + year_of_era + i64::from(month <= 2);
+    format!(
+        "{year:04}-{month:02}-{day_of_month:02} {:02}:{:02}:{:02}Z",
+        second / 3_600,
+        second / 60 % 60,
+        second % 60
+    )
+}
+
+/// A span of time for people, by its largest unit: `42 s`, `5 min`, `3 h`, `2 d`.
+pub fn span(seconds: i64) -> String {
+    match seconds {
+        ..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
 /// The word is not the number of a process.
 #[derive(Debug, PartialEq, Eq, Error)]
 #[error("write the number of a process, as ps shows it")]
@@ -146,7 +178,31 @@ fn number(digits: &str) -> Result<u64, DurationError> {
 mod tests {
     use std::time::Duration;
 
-    use super::{DurationError, duration, size};
+    use super::{DurationError, duration, instant, size, span};
+
+    #[test]
+    fn instants() {
+        let check = |seconds: i64, expected: &str| assert_eq!(instant(seconds), expected);
+        check(0, "1970-01-01 00:00:00Z");
+        check(951_782_399, "2000-02-28 23:59:59Z");
+        check(951_782_400, "2000-02-29 00:00:00Z");
+        check(951_868_800, "2000-03-01 00:00:00Z");
+        check(1_767_225_599, "2025-12-31 23:59:59Z");
+        check(1_767_225_600, "2026-01-01 00:00:00Z");
+        check(4_107_542_400, "2100-03-01 00:00:00Z");
+        check(-1, "1969-12-31 23:59:59Z");
+    }
+
+    #[test]
+    fn spans() {
+        let check = |seconds: i64, expected: &str| assert_eq!(span(seconds), expected);
+        check(-3, "-3 s");
+        check(119, "119 s");
+        check(120, "2 min");
+        check(7_199, "119 min");
+        check(172_799, "47 h");
+        check(864_000, "10 d");
+    }
 
     #[test]
     fn sizes() {

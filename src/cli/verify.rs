@@ -1,8 +1,15 @@
 //! `rckpt verify`: every checksum and cross-reference of the checkpoints in a directory.
 
-use std::path::PathBuf;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
 
-use super::failure::Failure;
+use serde::Serialize;
+
+use crate::image::reader::{Depth, Reader, Trust};
+use crate::job::directory::{FindError, Found, Generation, GenerationError, JobDirectory, find};
+
+use super::failure::{Failure, chain};
+use super::{options, output};
 
 /// Check every checksum and cross-reference in DIR
 #[derive(clap::Args)]
@@ -17,10 +24,106 @@ pub struct Arguments {
     json: bool,
 }
 
+/// What was found.
+#[derive(Serialize)]
+struct Report {
+    whole: usize,
+    damaged: usize,
+    checkpoints: Vec<Checkpoint>,
+}
+
+#[derive(Serialize)]
+struct Checkpoint {
+    path: PathBuf,
+    latest: bool,
+    whole: bool,
+    /// What is wrong with it.
+    problem: Option<String>,
+    /// Bytes on the disk, all of which were read.
+    bytes: Option<u64>,
+}
+
 /// Verifies.
 pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
     let Arguments { dir, deep, json } = arguments;
-    Err(Failure::internal(format_args!(
-        "verify {dir:?} (deep: {deep}, json: {json}): not built yet"
-    )))
+    let depth = if deep { Depth::Decoded } else { Depth::Stored };
+    let report = verify(&dir, depth)?;
+    if json {
+        output::print_json(&report)?;
+    } else {
+        output::print(render(&report))?;
+    }
+    Ok(if report.damaged == 0 { 0 } else { 1 })
+}
+
+/// Checks the checkpoint that `path` names, or all in the job's directory that it names. Nothing is
+/// started, so it does not matter whose they are.
+fn verify(path: &Path, depth: Depth) -> Result<Report, Failure> {
+    let found = find(path, None, Trust::Anybody)?;
+    let whole_directory = match &found.directory {
+        // The path named the directory, not the checkpoint that was found in it.
+        Some(directory) => path.canonicalize().is_ok_and(|path| path == directory.path()),
+        None => false,
+    };
+    let latest = match &found.directory {
+        Some(directory) => directory.latest()?,
+        None => None,
+    };
+    let checkpoints = match (&found.directory, whole_directory) {
+        (Some(directory), true) => all(directory, latest.as_ref(), depth)?,
+        _ => {
+            let Found { generation, .. } = &found;
+            let read = found.read(Trust::Anybody);
+            vec![checkpoint(generation, latest.as_ref(), read, depth)]
+        }
+    };
+    let whole = checkpoints.iter().filter(|checkpoint| checkpoint.whole).count();
+    Ok(Report { whole, damaged: checkpoints.len() - whole, checkpoints })
+}
+
+fn all(
+    directory: &JobDirectory,
+    latest: Option<&Generation>,
+    depth: Depth,
+) -> Result<Vec<Checkpoint>, FindError> {
+    let generations = directory.generations()?;
+    let check = |generation: &Generation| {
+        checkpoint(generation, latest, directory.read(generation, Trust::Anybody), depth)
+    };
+    Ok(generations.iter().map(check).collect())
+}
+
+fn checkpoint(
+    generation: &Generation,
+    latest: Option<&Generation>,
+    read: Result<Reader, GenerationError>,
+    depth: Depth,
+) -> Checkpoint {
+    let verified = read.and_then(|reader| {
+        reader.verify(depth, &|_| ())?;
+        Ok(reader.stored_bytes())
+    });
+    Checkpoint {
+        path: generation.path.clone(),
+        latest: latest == Some(generation),
+        whole: verified.is_ok(),
+        problem: verified.as_ref().err().map(|error| chain(error)),
+        bytes: verified.ok(),
+    }
+}
+
+fn render(report: &Report) -> String {
+    let mut text = String::new();
+    for checkpoint in &report.checkpoints {
+        let name = checkpoint.path.display();
+        let latest = if checkpoint.latest { ", the latest" } else { "" };
+        let line = match (&checkpoint.problem, checkpoint.bytes) {
+            (Some(problem), _) => writeln!(text, "{name}: DAMAGED{latest}: {problem}"),
+            (None, bytes) => {
+                writeln!(text, "{name}: whole{latest} ({})", options::size(bytes.unwrap_or(0)))
+            }
+        };
+        line.expect("a string takes everything");
+    }
+    text
 }

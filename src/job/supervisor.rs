@@ -574,7 +574,7 @@ fn preparing(operation: &'static str) -> impl Fn(Errno) -> SuperviseError {
 }
 
 /// Whole seconds since 1970; 0 for a clock that is set before.
-pub(super) fn seconds_since_1970(time: SystemTime) -> i64 {
+pub fn seconds_since_1970(time: SystemTime) -> i64 {
     let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     i64::try_from(seconds).unwrap_or(i64::MAX)
 }

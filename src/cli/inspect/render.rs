@@ -1,0 +1,179 @@
+//! The report of a checkpoint in words.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt::{self, Display, Formatter};
+
+use super::super::options::{instant, size};
+use super::report::{DescriptorReport, ProcessReport, Report, SpaceReport, TableReport};
+
+/// The report as text that ends with a line end.
+pub fn render(report: &Report) -> impl Display {
+    fmt::from_fn(move |f| {
+        summary(f, report)?;
+        writeln!(f, "\nprocesses")?;
+        tree(f, &report.processes)?;
+        report.address_spaces.iter().try_for_each(|space| address_space(f, space))?;
+        report.descriptor_tables.iter().try_for_each(|table| descriptors(f, table))?;
+        if !report.contents.is_empty() {
+            writeln!(f, "\nfile contents")?;
+        }
+        for file in &report.contents {
+            let (bytes, stored) = (size(file.bytes), size(file.stored));
+            writeln!(f, "  {} ({}): {bytes}, {stored} stored", file.path, file.kind)?;
+        }
+        if !report.outputs.is_empty() {
+            writeln!(f, "\noutputs: on restore each is cut back to the size it had")?;
+        }
+        for output in &report.outputs {
+            writeln!(f, "  {}: {}", output.path, size(output.bytes))?;
+        }
+        Ok(())
+    })
+}
+
+fn summary(f: &mut Formatter<'_>, report: &Report) -> fmt::Result {
+    let threads: usize = report.processes.iter().map(|process| process.threads.len()).sum();
+    writeln!(f, "checkpoint  {}", report.path.display())?;
+    writeln!(f, "job         {} ({})", report.command, report.job)?;
+    writeln!(f, "taken       {} on {}", instant(report.taken), report.host)?;
+    writeln!(f, "machine     Linux {}, {}", report.kernel, report.cpu)?;
+    writeln!(f, "tree        {} processes, {threads} threads", report.processes.len())?;
+    writeln!(
+        f,
+        "size        {} on disk for {} of memory; {} chunks, {} of them compressed",
+        size(report.size.stored),
+        size(report.size.memory),
+        report.size.chunks,
+        report.size.compressed_chunks
+    )
+}
+
+/// Levels of the tree that are drawn; deeper ones stay in the last column.
+const DEPTH: usize = 40;
+
+/// Every process below its parent. Parents come before their children, so each is reached once.
+fn tree(f: &mut Formatter<'_>, processes: &[ProcessReport]) -> fmt::Result {
+    let mut children: HashMap<i32, Vec<&ProcessReport>> = HashMap::new();
+    let pids: HashSet<i32> = processes.iter().map(|process| process.pid).collect();
+    let (inner, roots): (Vec<_>, Vec<_>) =
+        processes.iter().partition(|process| pids.contains(&process.ppid));
+    for process in inner {
+        children.entry(process.ppid).or_default().push(process);
+    }
+    // What is still to be printed, the next one last: what stands before it, and before its children.
+    let mut open: Vec<(String, String, &ProcessReport)> =
+        roots.iter().rev().map(|root| ("  ".to_owned(), "  ".to_owned(), *root)).collect();
+    while let Some((before, below, process)) = open.pop() {
+        writeln!(f, "{before}{}", description(process))?;
+        let below = if below.chars().count() > 3 * DEPTH { String::new() } else { below };
+        for (place, child) in children.remove(&process.pid).iter().flatten().rev().enumerate() {
+            let (branch, trunk) =
+                if place == 0 { ("└─ ", "   ") } else { ("├─ ", "│  ") };
+            open.push((format!("{below}{branch}"), format!("{below}{trunk}"), child));
+        }
+    }
+    Ok(())
+}
+
+fn description(process: &ProcessReport) -> String {
+    let threads = process.threads.len();
+    let state = match (process.wait_status, process.state) {
+        (Some(status), _) => ending(status),
+        (None, "running") if threads == 1 => String::new(),
+        (None, "running") => format!("{threads} threads"),
+        (None, state) if threads == 1 => state.to_owned(),
+        (None, state) => format!("{threads} threads, {state}"),
+    };
+    match state.as_str() {
+        "" => format!("{} {}", process.pid, process.name),
+        state => format!("{} {} ({state})", process.pid, process.name),
+    }
+}
+
+/// What wait(2) would say of a process that has ended.
+fn ending(status: i32) -> String {
+    match (status & 0x7f, status >> 8 & 0xff) {
+        (0, code) => format!("ended with status {code}, not waited for"),
+        (signal, _) => format!("ended by signal {signal}, not waited for"),
+    }
+}
+
+fn address_space(f: &mut Formatter<'_>, space: &SpaceReport) -> fmt::Result {
+    let (number, processes) = (space.number, list(&space.processes));
+    writeln!(f, "\naddress space {number} ({processes}): {}", space.executable)?;
+    for kind in &space.kinds {
+        let (bytes, stored) = (size(kind.bytes), size(kind.stored));
+        let (name, mappings) = (kind.kind, kind.mappings);
+        writeln!(f, "  {name:14} {mappings:6} mappings  {bytes:>12}  {stored:>12} stored")?;
+    }
+    Ok(())
+}
+
+fn descriptors(f: &mut Formatter<'_>, table: &TableReport) -> fmt::Result {
+    writeln!(f, "\ndescriptors {} ({})", table.number, list(&table.processes))?;
+    for descriptor in &table.descriptors {
+        let DescriptorReport { number, access, what, .. } = descriptor;
+        write!(f, "  {number:4} {access} {what}")?;
+        if descriptor.close_on_exec {
+            write!(f, ", close-on-exec")?;
+        }
+        let names = descriptor.shared_with.iter().map(|(other, number)| {
+            if *other == table.number { number.to_string() } else { format!("{other}:{number}") }
+        });
+        let names: Vec<String> = names.collect();
+        match names.as_slice() {
+            [] => writeln!(f)?,
+            names => writeln!(f, ", shared with {}", names.join(" "))?,
+        }
+    }
+    Ok(())
+}
+
+fn list(pids: &[i32]) -> String {
+    match pids {
+        [] => "no process".to_owned(),
+        [pid] => format!("process {pid}"),
+        pids => {
+            let words: Vec<String> = pids.iter().map(i32::to_string).collect();
+            format!("processes {}", words.join(", "))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::report;
+    use super::render;
+    use crate::image::reader::Reader;
+    use crate::image::{WriteOptions, Writer, ZeroPages, sample};
+    use crate::model::id::ObjectId;
+
+    #[test]
+    fn the_sample_in_words() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut writer = Writer::create(directory.path(), WriteOptions::default()).unwrap();
+        let (start, _) = sample::MEMORY_PAGES;
+        let mut read = |_, buffer: &mut [u8]| {
+            buffer.fill(9);
+            Ok(())
+        };
+        writer.store(ObjectId(0), start, 512, ZeroPages::Drop, &mut read).unwrap();
+        writer.store(ObjectId(1), 1, 1, ZeroPages::Drop, &mut read).unwrap();
+        writer.finish(&sample::job()).unwrap();
+        let text = render(&report(&Reader::open(directory.path()).unwrap())).to_string();
+        for expected in [
+            "tree        3 processes, 3 threads\n",
+            "  100 sample (2 threads)\n  └─ 110 sample\n     └─ 111 sample (ended with status 1",
+            "address space 0 (processes 100, 110): /bin/sample\n",
+            "  anonymous           1 mappings       7.8 MiB       2.0 MiB stored\n",
+            "  shared memory       1 mappings       8.0 KiB       4.0 KiB stored\n",
+            "     0 rw memfd:buffer at 4\n",
+            "     9 rw standard input: terminal\n",
+            "     3 rw pipe 0, read end, 7 bytes queued\n",
+            "  memfd:buffer (memfd): 8.0 KiB, 4.0 KiB stored\n",
+            "  /home/user/a.log: 10 B\n",
+        ] {
+            assert!(text.contains(expected), "{expected:?} is not in:\n{text}");
+        }
+    }
+}
