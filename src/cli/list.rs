@@ -124,7 +124,7 @@ fn render_jobs(jobs: &[Job], now: i64) -> String {
 /// The checkpoints of a job.
 #[derive(Serialize)]
 struct Checkpoints {
-    directory: PathBuf,
+    directory: String,
     job: Option<String>,
     command: Option<String>,
     checkpoints: Vec<Checkpoint>,
@@ -133,7 +133,7 @@ struct Checkpoints {
 #[derive(Serialize)]
 struct Checkpoint {
     name: String,
-    path: PathBuf,
+    path: String,
     latest: bool,
     /// Why its records cannot be read. Page data is only checked by `verify`.
     problem: Option<String>,
@@ -166,7 +166,7 @@ fn checkpoints(path: &Path) -> Result<Checkpoints, Failure> {
             None => {
                 let checkpoint = checkpoint(&found.generation, true, found.read(Trust::Anybody));
                 return Ok(Checkpoints {
-                    directory: found.generation.path,
+                    directory: found.generation.path.display().to_string(),
                     job: None,
                     command: None,
                     checkpoints: vec![checkpoint],
@@ -182,7 +182,7 @@ fn checkpoints(path: &Path) -> Result<Checkpoints, Failure> {
         checkpoint(generation, latest.as_ref() == Some(generation), read)
     });
     Ok(Checkpoints {
-        directory: directory.path().to_owned(),
+        directory: directory.path().display().to_string(),
         job: directory.identity().map(|identity| identity.id.to_string()),
         command: directory.identity().map(|identity| identity.command_line()),
         checkpoints: checkpoints.collect(),
@@ -197,7 +197,7 @@ fn checkpoint(
     let name = generation.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     Checkpoint {
         name,
-        path: generation.path.clone(),
+        path: generation.path.display().to_string(),
         latest,
         problem: read.as_ref().err().map(|error| chain(error)),
         contents: read.ok().map(|reader| contents(&reader)),
@@ -219,7 +219,7 @@ fn contents(reader: &Reader) -> Contents {
 fn render_checkpoints(list: &Checkpoints, now: i64) -> String {
     let mut text = String::new();
     if let Some(command) = &list.command {
-        text.push_str(&format!("{}: {command}\n", list.directory.display()));
+        text.push_str(&format!("{}: {command}\n", list.directory));
     }
     if list.checkpoints.is_empty() {
         text.push_str("no checkpoint yet\n");

@@ -34,7 +34,7 @@ struct Report {
 
 #[derive(Serialize)]
 struct Checkpoint {
-    path: PathBuf,
+    path: String,
     latest: bool,
     whole: bool,
     /// What is wrong with it.
@@ -104,7 +104,7 @@ fn checkpoint(
         Ok(reader.stored_bytes())
     });
     Checkpoint {
-        path: generation.path.clone(),
+        path: generation.path.display().to_string(),
         latest: latest == Some(generation),
         whole: verified.is_ok(),
         problem: verified.as_ref().err().map(|error| chain(error)),
@@ -115,7 +115,7 @@ fn checkpoint(
 fn render(report: &Report) -> String {
     let mut text = String::new();
     for checkpoint in &report.checkpoints {
-        let name = checkpoint.path.display();
+        let name = &checkpoint.path;
         let latest = if checkpoint.latest { ", the latest" } else { "" };
         let line = match (&checkpoint.problem, checkpoint.bytes) {
             (Some(problem), _) => writeln!(text, "{name}: DAMAGED{latest}: {problem}"),

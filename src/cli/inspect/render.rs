@@ -33,7 +33,7 @@ pub fn render(report: &Report) -> impl Display {
 
 fn summary(f: &mut Formatter<'_>, report: &Report) -> fmt::Result {
     let threads: usize = report.processes.iter().map(|process| process.threads.len()).sum();
-    writeln!(f, "checkpoint  {}", report.path.display())?;
+    writeln!(f, "checkpoint  {}", report.path)?;
     writeln!(f, "job         {} ({})", report.command, report.job)?;
     writeln!(f, "taken       {} on {}", instant(report.taken), report.host)?;
     writeln!(f, "machine     Linux {}, {}", report.kernel, report.cpu)?;

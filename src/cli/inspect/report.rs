@@ -1,9 +1,7 @@
 //! A report of what is in a checkpoint, in the shape that `--json` prints. Only data made of data.
 
-use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
-
 use serde::Serialize;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::image::{Codec, Reader, Run};
 use crate::model::file::{
@@ -18,7 +16,7 @@ use crate::model::process::{Process, ProcessState};
 /// Everything about a checkpoint that people ask for.
 #[derive(Serialize)]
 pub struct Report {
-    pub path: PathBuf,
+    pub path: String,
     pub generation: String,
     pub job: String,
     pub command: String,
@@ -133,7 +131,7 @@ pub fn report(reader: &Reader) -> Report {
     let stored = Stored::of(reader);
     let chunks = reader.chunks();
     Report {
-        path: reader.directory().to_owned(),
+        path: reader.directory().display().to_string(),
         generation: reader.id().to_string(),
         job: job.id.to_string(),
         command: job.command.iter().map(Bytes::to_string).collect::<Vec<_>>().join(" "),
