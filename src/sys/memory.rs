@@ -173,6 +173,12 @@ impl PageMap {
         self.scan.is_some_and(|mask| mask.contains(PageState::GUARD))
     }
 
+    /// Whether the kernel scans (PAGEMAP_SCAN).
+    #[must_use]
+    pub const fn scans(&self) -> bool {
+        self.scan.is_some()
+    }
+
     /// The pages in `range` that hold something, ascending, in runs of one state. Nothing is
     /// reported for pages never touched.
     ///
