@@ -3,7 +3,11 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use crate::image::reader::Trust;
+use crate::job::directory::JobDirectory;
+
 use super::failure::Failure;
+use super::output;
 
 /// Remove all but the newest checkpoints of a job
 #[derive(clap::Args)]
@@ -15,8 +19,12 @@ pub struct Arguments {
     keep: NonZeroUsize,
 }
 
-/// Prunes.
+/// Prunes, and prints what is gone.
 pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
     let Arguments { dir, keep } = arguments;
-    Err(Failure::internal(format_args!("prune {dir:?} to {keep}: not built yet")))
+    let removed = JobDirectory::open(&dir, Trust::Own)?.retain(keep)?;
+    for generation in removed {
+        output::print(format_args!("removed {}\n", generation.path.display()))?;
+    }
+    Ok(0)
 }

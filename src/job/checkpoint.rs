@@ -125,8 +125,10 @@ pub fn take(task: &Task) -> Result<Taken, CheckpointError> {
     let report = dump::dump(&request, &path, &mut || Ok(commit()?))?;
     // A dump that lets the job run on leaves this to us.
     commit()?;
-    if let Some(keep) = task.keep {
-        directory.retain(keep)?;
+    let mut warnings = report.warnings;
+    if let Some(Err(error)) = task.keep.map(|keep| directory.retain(keep)) {
+        // The checkpoint is complete, and the job may have been ended on its account.
+        warnings.push(format!("old checkpoints stay: {error}"));
     }
     Ok(Taken {
         path: generation.map(|generation| generation.path).unwrap_or_default().into(),
@@ -136,7 +138,7 @@ pub fn take(task: &Task) -> Result<Taken, CheckpointError> {
         raw_bytes: report.raw_bytes,
         processes: to_u64(report.processes),
         threads: to_u64(report.threads),
-        warnings: report.warnings,
+        warnings,
         at: seconds_since_1970(SystemTime::now()),
     })
 }
