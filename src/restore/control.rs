@@ -19,8 +19,9 @@ use crate::model::address::RemoteAddr;
 use crate::model::id::Pid;
 use crate::model::memory::{AddressSpace, Backing, MmAreas};
 use crate::model::number::{PAGE_SIZE, as_signed, to_u64};
-use crate::model::process::{Process, ProcessState};
+use crate::model::process::{Process, ProcessState, ResourceLimit};
 use crate::model::thread::{Registers, Thread};
+use crate::sys::clone::set_limit;
 use crate::sys::memory::RemoteMemory;
 use crate::sys::ptrace::{self, Resume, Stop};
 
@@ -32,8 +33,11 @@ const PR_SET_MM: u64 = 35;
 const PR_CAP_AMBIENT: u64 = 47;
 const PR_CAP_AMBIENT_CLEAR_ALL: u64 = 4;
 
-/// A result of a system call that says "interrupted, and cannot be taken up again elsewhere".
+/// The kernel's result of an interrupted system call that the task's restart block takes up again.
 const ERESTART_RESTARTBLOCK: i64 = -516;
+
+/// `orig_rax` of a thread that is not in a system call.
+const NO_SYSTEM_CALL: u64 = u64::MAX;
 
 /// Why a process could not be rebuilt.
 #[derive(Debug, Error)]
@@ -73,6 +77,8 @@ pub struct Rebuilt<'a> {
 pub struct Finish<'a> {
     /// The kernel's vDSO.
     pub vdso: &'a [u8],
+    /// The resource limits.
+    pub limits: &'a [ResourceLimit],
     /// The descriptor of the executable.
     pub executable: i32,
     /// Whether capabilities were lent.
@@ -212,19 +218,72 @@ impl<'a> Rebuilt<'a> {
             let arguments = [u64::from(libc::PR_SET_PDEATHSIG.unsigned_abs()), signal];
             calls.make("PR_SET_PDEATHSIG", libc::SYS_prctl, &arguments)?;
         }
+        let instruction = calls.instruction;
         calls.done()?;
         for thread in &self.process.threads {
             let host = self.threads.get(&thread.tid).copied().unwrap_or(self.host);
-            self.set_thread(host, thread)?;
+            self.set_thread(host, thread, instruction)?;
+        }
+        for limit in finish.limits {
+            self.trace("setting resource limits", set_limit(self.host, limit))?;
         }
         Ok(())
     }
 
-    fn set_thread(&self, host: HostPid, thread: &Thread) -> Result<(), ControlError> {
-        let registers = resumable(&thread.registers);
+    fn set_thread(
+        &self,
+        host: HostPid,
+        thread: &Thread,
+        instruction: u64,
+    ) -> Result<(), ControlError> {
+        let mut registers = thread.registers;
+        let in_call = as_signed(registers.orig_rax) >= 0;
+        if in_call && as_signed(registers.rax) == ERESTART_RESTARTBLOCK {
+            registers = self.wait_again(host, &registers, instruction)?;
+        }
         self.trace("setting extended state", ptrace::set_xstate(host, &thread.xstate))?;
         self.trace("setting registers", ptrace::set_registers(host, &registers))?;
         self.trace("setting the signal mask", ptrace::set_signal_mask(host, thread.blocked))
+    }
+
+    /// A thread was caught in a wait with a timeout, whose end only the old task's restart block knew.
+    /// Has the new task begin the same wait, with the time that was left where the kernel told it, and
+    /// breaks that off at once: the new task then has a restart block of its own, and goes on as the
+    /// old one would have. Returns the registers to go on with.
+    fn wait_again(
+        &self,
+        host: HostPid,
+        recorded: &Registers,
+        instruction: u64,
+    ) -> Result<Registers, ControlError> {
+        let mut registers = time_left(recorded);
+        registers.rip = instruction;
+        registers.rax = recorded.orig_rax;
+        registers.orig_rax = NO_SYSTEM_CALL;
+        self.trace("setting registers", ptrace::set_registers(host, &registers))?;
+        self.to_system_call(host)?;
+        self.trace("interrupting", ptrace::interrupt(host))?;
+        self.to_system_call(host)?;
+        let result = self.trace("reading registers", ptrace::result_register(host))?;
+        self.resume(host)?;
+        match self.wait(host)? {
+            Stop::Trap => {}
+            other => return Err(self.astray(&other)),
+        }
+        Ok(if result == ERESTART_RESTARTBLOCK {
+            *recorded
+        } else {
+            // What was waited for has happened meanwhile.
+            Registers { rax: result.cast_unsigned(), orig_rax: NO_SYSTEM_CALL, ..*recorded }
+        })
+    }
+
+    fn to_system_call(&self, host: HostPid) -> Result<(), ControlError> {
+        self.trace("resuming", ptrace::resume(host, Resume::ToSystemCall, 0))?;
+        match self.wait(host)? {
+            Stop::SystemCall => Ok(()),
+            other => Err(self.astray(&other)),
+        }
     }
 
     /// Lets every thread run.
@@ -317,15 +376,14 @@ impl<'a> Rebuilt<'a> {
     }
 }
 
-/// The registers with which a thread goes on in a new process: the kernel takes up an interrupted
-/// system call as usual, except one whose remaining time only the old task knew. That one returns
-/// EINTR, as after a signal.
-fn resumable(recorded: &Registers) -> Registers {
+/// The arguments of an interrupted wait, for the time that was left: a sleep that was given room for
+/// that has it there. Other waits begin anew, and so may come later, but never too early.
+fn time_left(recorded: &Registers) -> Registers {
     let mut registers = *recorded;
-    let in_call = as_signed(registers.orig_rax) >= 0;
-    if in_call && as_signed(registers.rax) == ERESTART_RESTARTBLOCK {
-        registers.rax = i64::from(-libc::EINTR).cast_unsigned();
-        registers.orig_rax = u64::MAX;
+    match as_signed(recorded.orig_rax) {
+        libc::SYS_nanosleep if recorded.rsi != 0 => registers.rdi = recorded.rsi,
+        libc::SYS_clock_nanosleep if recorded.r10 != 0 => registers.rdx = recorded.r10,
+        _ => {}
     }
     registers
 }
@@ -401,7 +459,7 @@ impl<'a, 'b> RemoteCalls<'a, 'b> {
         let mut registers = self.base;
         registers.rip = self.instruction;
         registers.rax = number.cast_unsigned();
-        registers.orig_rax = u64::MAX;
+        registers.orig_rax = NO_SYSTEM_CALL;
         [registers.rdi, registers.rsi, registers.rdx, registers.r10, registers.r8, registers.r9] =
             six;
         let host = self.rebuilt.host;

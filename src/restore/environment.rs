@@ -13,10 +13,14 @@ use crate::model::job::Job;
 use crate::model::number::to_usize;
 use crate::model::time::{Clocks, TimeSpec};
 use crate::sys::clone::{
-    CAP_CHECKPOINT_RESTORE, CAP_SYS_ADMIN, effective_capabilities, timer_ids_can_be_chosen,
+    CAP_CHECKPOINT_RESTORE, CAP_SYS_ADMIN, CAP_SYS_RESOURCE, effective_capabilities, own_limit,
+    timer_ids_can_be_chosen,
 };
 use crate::sys::memory::RemoteMemory;
 use crate::sys::procfs::{self, Mapping, ProcError};
+
+/// How many kinds of resources have limits.
+const RESOURCES: u32 = 16;
 
 /// Why the machine cannot be looked at.
 #[derive(Debug, Error)]
@@ -49,10 +53,12 @@ pub fn probe(job: &Job) -> Result<Environment, ProbeError> {
         uid: getuid().as_raw(),
         gid: getgid().as_raw(),
         may_choose_pids: may(CAP_SYS_ADMIN) || may(CAP_CHECKPOINT_RESTORE),
+        may_raise_limits: may(CAP_SYS_RESOURCE),
         taken,
         vdso,
         vdso_span,
         timer_ids: timer_ids_can_be_chosen(),
+        limits: (0..RESOURCES).filter_map(|resource| own_limit(resource).ok()).collect(),
         clocks: Clocks {
             realtime: clock(ClockId::CLOCK_REALTIME)?,
             monotonic: clock(ClockId::CLOCK_MONOTONIC)?,

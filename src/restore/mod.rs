@@ -281,7 +281,10 @@ impl<'a> Supervisor<'a> {
 
     fn finish_all(&self, rebuilt: &[Rebuilt<'_>]) -> Result<(), RestoreError> {
         for process in rebuilt {
+            let index =
+                self.job.processes.iter().position(|other| other.pid == process.process().pid);
             process.finish(&Finish {
+                limits: index.map_or(&[], |index| &self.plan.limits[index]),
                 vdso: &self.job.vdso.bytes,
                 executable: self.plan.executable_fd,
                 drop_capabilities: self.plan.drop_capabilities,

@@ -17,6 +17,7 @@ use crate::model::address::AddrRange;
 use crate::model::id::{Bytes, InodeId, ObjectId, Pid};
 use crate::model::job::Job;
 use crate::model::memory::{AddressSpace, Backing};
+use crate::model::process::ResourceLimit;
 use crate::model::time::{Clocks, TimeSpec};
 
 /// What the plan depends on beside the image.
@@ -28,6 +29,8 @@ pub struct Environment {
     pub gid: u32,
     /// Whether the caller may choose process ids here (CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN).
     pub may_choose_pids: bool,
+    /// Whether the caller may raise hard limits (CAP_SYS_RESOURCE).
+    pub may_raise_limits: bool,
     /// Those of the job's ids that other tasks have here.
     pub taken: Vec<Pid>,
     /// The bytes of this kernel's vDSO.
@@ -36,6 +39,8 @@ pub struct Environment {
     pub vdso_span: u64,
     /// Whether `timer_create` can be told the id.
     pub timer_ids: bool,
+    /// The caller's resource limits, by their numbers.
+    pub limits: Vec<ResourceLimit>,
     /// The clocks here, in the initial time namespace.
     pub clocks: Clocks,
 }
@@ -88,6 +93,8 @@ pub struct Plan {
     pub drop_capabilities: bool,
     /// Whether `timer_create` can be told the id.
     pub timer_ids: bool,
+    /// The resource limits to set, one list a process of the job.
+    pub limits: Vec<Vec<ResourceLimit>>,
     /// Moved places, `--map OLD=NEW`.
     pub moved: Vec<(Bytes, Bytes)>,
 }
@@ -134,6 +141,12 @@ pub enum PlanError {
     )]
     Identity { pid: Pid, recorded_uid: u32, recorded_gid: u32, uid: u32, gid: u32 },
     #[error(
+        "process {pid} had a soft limit of {soft} for {}, and the hard limit here is {hard}: raise it \
+         (ulimit -H), or ask the administrator to",
+        resource_name(*resource)
+    )]
+    Limit { pid: Pid, resource: u32, soft: u64, hard: u64 },
+    #[error(
         "the kernel's vDSO differs from the one that the job ran with (kernel {recorded}): restore \
          it under the same kernel"
     )]
@@ -156,6 +169,7 @@ pub fn plan(
     moved: Vec<(Bytes, Bytes)>,
 ) -> Result<Plan, PlanError> {
     check_identity(job, environment)?;
+    check_limits(job, environment)?;
     let births = births::plan(job)?;
     let identity = if environment.may_choose_pids && environment.taken.is_empty() {
         Identity::InPlace
@@ -171,6 +185,7 @@ pub fn plan(
         first_private_fd: highest_fd(job) + 2,
         drop_capabilities: matches!(identity, Identity::Namespaces { user: true }),
         timer_ids: environment.timer_ids,
+        limits: limits(job, environment),
         moved,
     };
     let mut occupancies = occupancies(chunks);
@@ -225,6 +240,57 @@ fn check_identity(job: &Job, environment: &Environment) -> Result<(), PlanError>
         }
     }
     Ok(())
+}
+
+/// A hard limit that is lower here is lowered for the job, too; it must still hold the soft one.
+fn check_limits(job: &Job, environment: &Environment) -> Result<(), PlanError> {
+    if environment.may_raise_limits {
+        return Ok(());
+    }
+    for process in &job.processes {
+        for limit in &process.limits {
+            let &ResourceLimit { resource, soft, .. } = limit;
+            let own = environment.limits.iter().find(|own| own.resource == resource);
+            if let Some(own) = own.filter(|own| own.hard < soft) {
+                return Err(PlanError::Limit { pid: process.pid, resource, soft, hard: own.hard });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The limits as they are set here.
+fn limits(job: &Job, environment: &Environment) -> Vec<Vec<ResourceLimit>> {
+    let attainable = |recorded: &ResourceLimit| {
+        let own = environment.limits.iter().find(|own| own.resource == recorded.resource);
+        let ceiling =
+            own.filter(|_| !environment.may_raise_limits).map_or(u64::MAX, |own| own.hard);
+        ResourceLimit { hard: recorded.hard.min(ceiling), ..*recorded }
+    };
+    job.processes.iter().map(|process| process.limits.iter().map(attainable).collect()).collect()
+}
+
+fn resource_name(resource: u32) -> String {
+    const NAMES: [&str; 16] = [
+        "CPU time (RLIMIT_CPU)",
+        "file size (RLIMIT_FSIZE)",
+        "data (RLIMIT_DATA)",
+        "stack (RLIMIT_STACK)",
+        "core files (RLIMIT_CORE)",
+        "resident memory (RLIMIT_RSS)",
+        "processes (RLIMIT_NPROC)",
+        "open files (RLIMIT_NOFILE)",
+        "locked memory (RLIMIT_MEMLOCK)",
+        "address space (RLIMIT_AS)",
+        "file locks (RLIMIT_LOCKS)",
+        "pending signals (RLIMIT_SIGPENDING)",
+        "message queues (RLIMIT_MSGQUEUE)",
+        "niceness (RLIMIT_NICE)",
+        "real-time priority (RLIMIT_RTPRIO)",
+        "real-time CPU time (RLIMIT_RTTIME)",
+    ];
+    let known = usize::try_from(resource).ok().and_then(|index| NAMES.get(index));
+    known.map_or_else(|| format!("resource {resource}"), |name| (*name).to_owned())
 }
 
 /// In namespaces the clocks go on exactly where they were; in place only when they would go back.

@@ -4,12 +4,14 @@
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::ptr;
 
 use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::unistd::Pid;
 
 use crate::model::number::to_u64;
+use crate::model::process::ResourceLimit;
 
 /// Which side of a fork the caller is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -230,4 +232,28 @@ pub fn timer_ids_can_be_chosen() -> bool {
     const GET: libc::c_ulong = 2;
     // SAFETY: this prctl takes integers only; asking changes nothing.
     unsafe { libc::prctl(PR_TIMER_CREATE_RESTORE_IDS, GET, 0, 0, 0) >= 0 }
+}
+
+/// Sets a resource limit of a process.
+///
+/// # Errors
+/// As `prlimit(2)`: EPERM to raise a hard limit without CAP_SYS_RESOURCE, ESRCH when it has ended.
+pub fn set_limit(pid: Pid, limit: &ResourceLimit) -> nix::Result<()> {
+    let raw = libc::rlimit64 { rlim_cur: limit.soft, rlim_max: limit.hard };
+    // SAFETY: the kernel reads one `rlimit64`; a null pointer says that the old one is not wanted.
+    let result =
+        unsafe { libc::prlimit64(pid.as_raw(), limit.resource, &raw const raw, ptr::null_mut()) };
+    Errno::result(result).map(drop)
+}
+
+/// The calling process's own limit on `resource`.
+///
+/// # Errors
+/// EINVAL when there is no such resource.
+pub fn own_limit(resource: u32) -> nix::Result<ResourceLimit> {
+    let mut raw = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel writes one `rlimit64`; a null pointer says that none is to be set.
+    let result = unsafe { libc::prlimit64(0, resource, ptr::null(), &raw mut raw) };
+    Errno::result(result)?;
+    Ok(ResourceLimit { resource, soft: raw.rlim_cur, hard: raw.rlim_max })
 }
