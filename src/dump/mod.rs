@@ -3,17 +3,30 @@
 //! It fills [`crate::model::job::Job`] and hands page data to [`crate::image`]; it knows nothing of
 //! how either is brought back.
 
+mod census;
+mod collect;
+pub mod error;
 pub mod files;
+mod machine;
+mod memory;
+mod process;
+pub mod refusal;
+mod thread;
 
-use std::error::Error;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
-use thiserror::Error;
 
-use crate::image::WriteOptions;
+pub use self::error::{CommitError, DumpError};
+
+use crate::image::writer::{WriteOptions, Writer};
 use crate::model::id::Bytes;
+use crate::tracer::error::FreezeError;
+use crate::tracer::tree::Tree;
+
+/// How long a job that cannot be frozen right now is tried again.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What becomes of a job after its checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,28 +75,55 @@ pub struct Report {
     pub warnings: Vec<String>,
 }
 
-/// Why the commit of a generation failed.
-pub type CommitError = Box<dyn Error + Send + Sync>;
-
-/// Why there is no checkpoint.
-#[derive(Debug, Error)]
-pub enum DumpError {
-    /// The generation could not be committed.
-    #[error("cannot commit the checkpoint: {0}")]
-    Commit(CommitError),
-    /// Collecting is not in place.
-    #[error("process {0}: saving processes is not in place")]
-    Unavailable(Pid),
-}
-
-/// Saves a job into `directory`.
+/// Saves a job into `directory`, which must exist and be empty. `commit` publishes what has been
+/// written; it is called only when the job is not to run on, after the writing and before that, so
+/// that a job is never ended for a checkpoint that is not there.
+///
+/// While this runs no other thread of this process may wait for stops (WSTOPPED) of the job's
+/// processes. Should the calling thread end without returning, the kernel lets the job go.
 ///
 /// # Errors
-/// When anything cannot be saved faithfully; the job runs on.
+/// When anything cannot be saved faithfully. The job runs on then.
 pub fn dump(
     request: &Request,
-    _directory: &Path,
-    _commit: &mut dyn FnMut() -> Result<(), CommitError>,
+    directory: &Path,
+    commit: &mut dyn FnMut() -> Result<(), CommitError>,
 ) -> Result<Report, DumpError> {
-    Err(DumpError::Unavailable(request.root))
+    let mut writer = Writer::create(directory, request.write)?;
+    let begun = Instant::now();
+    let mut tree = Tree::freeze(request.root, &request.extra_roots, PATIENCE)?;
+    let mut collected = collect::collect(request, directory, &mut tree)?;
+    collect::store(&collected, &mut tree, &mut writer)?;
+    let (summary, pause) = match request.after {
+        After::Continue => {
+            release(tree.thaw(), "let go")?;
+            let pause = begun.elapsed();
+            files::outputs::add_digests(&mut collected.job.outputs)?;
+            (writer.finish(&collected.job)?, pause)
+        }
+        After::Kill | After::Stop => {
+            files::outputs::add_digests(&mut collected.job.outputs)?;
+            let summary = writer.finish(&collected.job)?;
+            commit().map_err(DumpError::Commit)?;
+            if request.after == After::Kill {
+                release(tree.kill_all(), "killed")?;
+            } else {
+                release(tree.stop_all(), "stopped")?;
+            }
+            (summary, begun.elapsed())
+        }
+    };
+    let processes = &collected.job.processes;
+    Ok(Report {
+        pause,
+        bytes: summary.stored_bytes,
+        raw_bytes: summary.raw_bytes,
+        processes: processes.len(),
+        threads: processes.iter().map(|process| process.threads.len()).sum(),
+        warnings: collected.warnings,
+    })
+}
+
+fn release(outcome: Result<(), FreezeError>, action: &'static str) -> Result<(), DumpError> {
+    outcome.map_err(|source| DumpError::Release { action, source })
 }

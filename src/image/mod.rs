@@ -10,7 +10,7 @@
 
 pub mod codec;
 #[cfg(test)]
-pub(crate) mod damage;
+mod damage;
 pub mod error;
 pub mod format;
 pub mod index;

@@ -4,6 +4,7 @@
 //! know nothing of images, dumps or restores. `unsafe` is allowed here and in the restorer blob only.
 
 pub mod clone;
+pub mod cpu;
 pub mod descriptor;
 pub mod fdinfo;
 pub mod features;
@@ -15,4 +16,5 @@ pub mod procfs;
 pub mod ptrace;
 pub mod relatives;
 pub mod signal;
+pub mod task;
 pub mod terminal;

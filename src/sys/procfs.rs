@@ -113,6 +113,8 @@ pub struct Mapping {
     pub codes: Vec<[u8; 2]>,
     /// Bytes of the kernel's page size for this mapping.
     pub page_size: u64,
+    /// Memory protection key; 0: the default one, which everything has.
+    pub protection_key: u32,
 }
 
 /// A timer of /proc/PID/timers.
@@ -391,6 +393,8 @@ pub fn parse_smaps(bytes: &[u8]) -> Result<Vec<Mapping>, &'static str> {
             } else if let Some(size) = line.strip_prefix(b"KernelPageSize:") {
                 let size = size.trim_ascii().strip_suffix(b" kB").ok_or("KernelPageSize")?;
                 mapping.page_size = number::<u64>(size).ok_or("KernelPageSize")? * 1024;
+            } else if let Some(key) = line.strip_prefix(b"ProtectionKey:") {
+                mapping.protection_key = number(key).ok_or("ProtectionKey")?;
             }
         } else {
             if !complete {
@@ -425,6 +429,7 @@ fn parse_mapping(line: &[u8]) -> Option<Mapping> {
         path,
         codes: Vec::new(),
         page_size: 0,
+        protection_key: 0,
     })
 }
 
@@ -590,7 +595,7 @@ mod tests {
         let text = b"00400000-00401000 r-xp 00001000 fd:02 1234   /tmp/a b\\012c (deleted)\n\
             Size:                  4 kB\nKernelPageSize:        4 kB\nVmFlags: rd ex mr mw me \n\
             7f0000000000-7f0000200000 rw-p 00000000 00:00 0 \n\
-            KernelPageSize:     2048 kB\nTHPeligible:           0\nVmFlags: rd wr ht ??\n\
+            KernelPageSize:     2048 kB\nProtectionKey:         3\nVmFlags: rd wr ht ??\n\
             7ffff000-80000000 rw-p 00000000 00:00 0                          [stack]\nVmFlags: rd gd\n";
         let found = parse_smaps(text).expect("good smaps");
         assert_eq!(found.len(), 3);
@@ -600,6 +605,7 @@ mod tests {
         assert_eq!(&found[0].permissions, b"r-xp");
         assert_eq!(found[1].codes, [*b"rd", *b"wr", *b"ht", *b"??"]);
         assert_eq!((found[1].page_size, found[1].path.len()), (2 << 20, 0));
+        assert_eq!((found[0].protection_key, found[1].protection_key), (0, 3));
         assert_eq!(found[2].path, b"[stack]");
     }
 

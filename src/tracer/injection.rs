@@ -158,8 +158,7 @@ impl Room {
     }
 
     /// The vDSO of the process.
-    #[must_use]
-    pub fn vdso(&self) -> Option<AddrRange> {
+    pub(super) fn vdso(&self) -> Option<AddrRange> {
         self.vdso
     }
 

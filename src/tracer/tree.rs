@@ -20,7 +20,7 @@ use nix::unistd::{Pid, getpid, gettid};
 use super::error::{FreezeError, InjectError, Occupation};
 use super::injection::{self, Injector, Room};
 use super::restart;
-use crate::model::address::RemoteAddr;
+use crate::model::address::{AddrRange, RemoteAddr};
 use crate::model::signal::SignalSet;
 use crate::model::thread::Registers;
 use crate::sys::memory::RemoteMemory;
@@ -93,16 +93,17 @@ enum Hold {
 }
 
 impl Tree {
-    /// Freezes all processes under `roots`, the roots included, trying for as long as `patience`.
+    /// Freezes `root` and all processes under it, and those under `others` as far as these exist,
+    /// trying for as long as `patience`.
     ///
     /// # Errors
-    /// When a root does not exist, or something cannot be traced or does not stop. Everything runs
+    /// When `root` does not exist, or something cannot be traced or does not stop. Everything runs
     /// on then.
-    pub fn freeze(roots: &[Pid], patience: Duration) -> Result<Self, FreezeError> {
+    pub fn freeze(root: Pid, others: &[Pid], patience: Duration) -> Result<Self, FreezeError> {
         let deadline = Instant::now() + patience;
         let mut pause = Duration::from_millis(1);
         loop {
-            let outcome = Self::attempt(roots);
+            let outcome = Self::attempt(root, others);
             let again =
                 matches!(outcome, Err(FreezeError::Busy { .. } | FreezeError::Growing { .. }));
             if !again || Instant::now() + pause >= deadline {
@@ -182,25 +183,24 @@ impl Tree {
         self.release()
     }
 
-    fn attempt(roots: &[Pid]) -> Result<Self, FreezeError> {
+    fn attempt(root: Pid, others: &[Pid]) -> Result<Self, FreezeError> {
         let mut tree = Self { processes: Vec::new(), zombies: Vec::new(), _not_send: PhantomData };
         let mut known = HashSet::new();
-        for root in roots {
-            if !tree.take(*root, &mut known)? {
-                return Err(FreezeError::NoSuchProcess { pid: *root });
-            }
+        if !tree.take(root, &mut known)? {
+            return Err(FreezeError::NoSuchProcess { pid: root });
+        }
+        for other in others {
+            tree.take(*other, &mut known)?;
         }
         let mut passes = 0;
         while tree.pass(&mut known)? {
             passes += 1;
             if passes == MOST_PASSES {
-                let pid = roots.first().copied().unwrap_or_else(getpid);
-                return Err(FreezeError::Growing { pid });
+                return Err(FreezeError::Growing { pid: root });
             }
         }
-        let held = |pid: &Pid| tree.processes.iter().any(|process| process.pid == *pid);
-        if let Some(pid) = roots.iter().find(|pid| !held(pid)) {
-            return Err(FreezeError::Ended { pid: *pid });
+        if tree.processes.iter().all(|process| process.pid != root) {
+            return Err(FreezeError::Ended { pid: root });
         }
         for process in &mut tree.processes {
             process.settle()?;
@@ -374,6 +374,12 @@ impl Drop for Tree {
 }
 
 impl Process {
+    /// Its vDSO, when it has one.
+    #[must_use]
+    pub fn vdso(&self) -> Option<AddrRange> {
+        self.room.vdso()
+    }
+
     /// Whether its threads are stopped by a job-control signal (Ctrl-Z), and by which.
     #[must_use]
     pub fn group_stop(&self) -> Option<i32> {

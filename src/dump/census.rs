@@ -1,0 +1,267 @@
+//! Who is in the job: processes, threads and zombies, under which ids, and with whose rights.
+//!
+//! The job may live in a pid namespace of its own, made by an earlier restore. Ids as rckpt sees them
+//! are told apart by type from those that the job sees, which are the ones recorded.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use nix::unistd::{Pid, getegid, geteuid, getpid};
+
+use super::error::CollectError;
+use super::refusal::{Obstacle, StateRefusal};
+use crate::model::id;
+use crate::sys::descriptor::{self, Shared};
+use crate::sys::procfs::{self, Status};
+use crate::tracer::tree::Tree;
+
+/// Namespaces that a restore makes anew when the job is in others than rckpt.
+const OWN_NAMESPACES: [&str; 5] = ["user", "pid", "mnt", "time", "ipc"];
+
+/// Namespaces that the job must share with rckpt.
+const COMMON_NAMESPACES: [&str; 3] = ["net", "uts", "cgroup"];
+
+/// Namespaces for children, which differ from a process's own after unshare(2) or setns(2).
+const FOR_CHILDREN: [(&str, &str); 2] =
+    [("pid", "pid_for_children"), ("time", "time_for_children")];
+
+/// A process or zombie of the job.
+#[derive(Clone, Debug)]
+pub(super) struct Member {
+    /// Its id as rckpt sees it.
+    pub host: Pid,
+    /// What /proc/PID/status says.
+    pub status: Status,
+    /// Its place among the tree's processes; `None` for a zombie.
+    pub place: Option<usize>,
+}
+
+/// Everybody in the job.
+#[derive(Debug)]
+pub(super) struct Census {
+    /// Processes and zombies, each after its parent.
+    pub members: Vec<Member>,
+    /// Recorded ids of all processes and threads, by those that rckpt sees.
+    ids: HashMap<Pid, id::Pid>,
+}
+
+impl Census {
+    /// The recorded id of a process or thread of the job.
+    pub fn recorded(&self, host: Pid) -> Option<id::Pid> {
+        self.ids.get(&host).copied()
+    }
+
+    /// The recorded id of a member's parent; 0 when that is outside the job.
+    pub fn parent(&self, member: &Member) -> id::Pid {
+        self.recorded(Pid::from_raw(member.status.ppid)).unwrap_or_default()
+    }
+
+    /// The members that live.
+    pub fn living(&self) -> impl Iterator<Item = (usize, &Member)> {
+        self.members.iter().filter_map(|member| Some((member.place?, member)))
+    }
+}
+
+impl Member {
+    /// Its own recorded id.
+    pub fn recorded(&self) -> id::Pid {
+        innermost(&self.status.ns_pid)
+    }
+
+    /// Its process group, as the job sees it.
+    pub fn group(&self) -> id::Pid {
+        innermost(&self.status.ns_pgid)
+    }
+
+    /// Its session, as the job sees it.
+    pub fn session(&self) -> id::Pid {
+        innermost(&self.status.ns_sid)
+    }
+}
+
+/// Counts everybody, and finds what about them cannot be restored.
+///
+/// # Errors
+/// When /proc cannot be read.
+pub(super) fn count(
+    tree: &Tree,
+    root: Pid,
+    obstacles: &mut Vec<Obstacle>,
+) -> Result<Census, CollectError> {
+    let mut found = Vec::new();
+    let mut ids = HashMap::new();
+    for (place, process) in tree.processes().iter().enumerate() {
+        let status = procfs::status(process.pid)?;
+        let mut refuse = |kind| obstacles.push(Obstacle::State { pid: process.pid, kind });
+        check_rights(&status, &mut refuse);
+        for thread in &process.threads {
+            if thread.tid == process.pid {
+                ids.insert(thread.tid, innermost(&status.ns_pid));
+                continue;
+            }
+            let own = procfs::status(thread.tid)?;
+            ids.insert(thread.tid, innermost(&own.ns_pid));
+            check_thread(process.pid, thread.tid, (&status, &own), &mut refuse)?;
+        }
+        found.push(Member { host: process.pid, status, place: Some(place) });
+    }
+    for zombie in tree.zombies() {
+        let status = procfs::status(*zombie)?;
+        ids.insert(*zombie, innermost(&status.ns_pid));
+        found.push(Member { host: *zombie, status, place: None });
+    }
+    // A zombie whose parent is outside of the job is the parent's affair.
+    found.retain(|member| {
+        member.place.is_some() || ids.contains_key(&Pid::from_raw(member.status.ppid))
+    });
+    check_namespaces(&found, root, obstacles)?;
+    check_memory_sharing(&found, obstacles)?;
+    Ok(Census { members: parents_first(found), ids })
+}
+
+/// Orders members so that each comes after its parent, keeping the order otherwise.
+fn parents_first(mut rest: Vec<Member>) -> Vec<Member> {
+    let mut ordered: Vec<Member> = Vec::with_capacity(rest.len());
+    while !rest.is_empty() {
+        let waiting: Vec<i32> = rest.iter().map(|member| member.host.as_raw()).collect();
+        let (ready, later): (Vec<_>, Vec<_>) =
+            rest.into_iter().partition(|member| !waiting.contains(&member.status.ppid));
+        let stuck = ready.is_empty();
+        ordered.extend(ready);
+        rest = later;
+        // Parents form no circle; should /proc ever say so, the image's own check will refuse it.
+        if stuck {
+            ordered.append(&mut rest);
+        }
+    }
+    ordered
+}
+
+/// The id in the innermost pid namespace.
+fn innermost(ids: &[i32]) -> id::Pid {
+    id::Pid(ids.last().copied().unwrap_or_default())
+}
+
+fn check_rights(status: &Status, refuse: &mut dyn FnMut(StateRefusal)) {
+    let (own_user, own_group) = (geteuid().as_raw(), getegid().as_raw());
+    if status.uids.iter().any(|uid| *uid != own_user) {
+        refuse(StateRefusal::User { uids: status.uids, own: own_user });
+    }
+    if status.gids.iter().any(|gid| *gid != own_group) {
+        refuse(StateRefusal::Group { gids: status.gids, own: own_group });
+    }
+    if status.seccomp != 0 {
+        refuse(StateRefusal::Seccomp);
+    }
+    if !status.thread_features.is_empty() {
+        refuse(StateRefusal::ThreadFeatures(status.thread_features.as_slice().into()));
+    }
+    if status.untag_mask != u64::MAX {
+        refuse(StateRefusal::AddressMasking);
+    }
+}
+
+/// Checks that a thread shares with its process what all threads normally share.
+fn check_thread(
+    pid: Pid,
+    tid: Pid,
+    (process, thread): (&Status, &Status),
+    refuse: &mut dyn FnMut(StateRefusal),
+) -> Result<(), CollectError> {
+    let rights = |status: &Status| {
+        (status.uids, status.gids, status.groups.clone(), status.capabilities, status.no_new_privs)
+    };
+    if rights(process) != rights(thread) {
+        refuse(StateRefusal::ThreadOwns { tid, what: "user and group ids or capabilities" });
+    }
+    if thread.seccomp != process.seccomp {
+        refuse(StateRefusal::Seccomp);
+    }
+    for (shared, what) in [
+        (Shared::Descriptors, "descriptors"),
+        (Shared::FileSystem, "a working directory and umask"),
+    ] {
+        let order = descriptor::compare_tasks(shared, pid, tid).map_err(|source| {
+            CollectError::Ask { operation: "compare the threads", pid: tid, source }
+        })?;
+        if order.is_ne() {
+            refuse(StateRefusal::ThreadOwns { tid, what });
+        }
+    }
+    Ok(())
+}
+
+/// Checks that all members live in the namespaces of the root, and that these are either rckpt's own
+/// or those that an earlier restore made.
+fn check_namespaces(
+    members: &[Member],
+    root: Pid,
+    obstacles: &mut Vec<Obstacle>,
+) -> Result<(), CollectError> {
+    let me = getpid();
+    let restored = lives_under_restore(root)?;
+    for member in members.iter().filter(|member| member.place.is_some()) {
+        let pid = member.host;
+        let mut refuse = |kind| obstacles.push(Obstacle::State { pid, kind });
+        for name in COMMON_NAMESPACES {
+            if namespace(pid, name)? != namespace(me, name)? {
+                refuse(StateRefusal::Namespace(name));
+            }
+        }
+        let home = if restored { root } else { me };
+        for name in OWN_NAMESPACES {
+            if namespace(pid, name)? != namespace(home, name)? {
+                refuse(StateRefusal::Namespace(name));
+            }
+        }
+        for (own, children) in FOR_CHILDREN {
+            // A restored job's time namespace is entered by exec, as is everybody's.
+            if namespace(pid, own)? != namespace(pid, children)? {
+                refuse(StateRefusal::NamespaceForChildren(own));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether a process is the child of a namespace's init that runs rckpt, as restored jobs are.
+fn lives_under_restore(root: Pid) -> Result<bool, CollectError> {
+    let status = procfs::status(root)?;
+    let parent = Pid::from_raw(status.ppid);
+    if status.ppid == 0 || namespace(root, "pid")? == namespace(getpid(), "pid")? {
+        return Ok(false);
+    }
+    let init = procfs::status(parent)?;
+    Ok(init.ns_pid.len() > 1 && init.ns_pid.last() == Some(&1))
+}
+
+/// What a namespace is known by; empty on a kernel that does not have that kind.
+fn namespace(pid: Pid, name: &str) -> Result<PathBuf, CollectError> {
+    match procfs::read_link(pid, &format!("ns/{name}")) {
+        Ok(link) => Ok(link),
+        Err(error) if error.is_gone() => Ok(PathBuf::new()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Finds processes that share memory without being threads of each other.
+fn check_memory_sharing(
+    members: &[Member],
+    obstacles: &mut Vec<Obstacle>,
+) -> Result<(), CollectError> {
+    let living: Vec<Pid> =
+        members.iter().filter(|member| member.place.is_some()).map(|member| member.host).collect();
+    let classes = super::files::identity::number_classes(&living, |left, right| {
+        descriptor::compare_tasks(Shared::Memory, *left, *right).map_err(|source| {
+            CollectError::Ask { operation: "compare the memory", pid: *left, source }
+        })
+    })?;
+    let mut firsts: HashMap<usize, Pid> = HashMap::new();
+    for (pid, class) in living.iter().zip(classes) {
+        let first = *firsts.entry(class).or_insert(*pid);
+        if first != *pid {
+            obstacles.push(Obstacle::State { pid: *pid, kind: StateRefusal::SharedMemory(first) });
+        }
+    }
+    Ok(())
+}

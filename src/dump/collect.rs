@@ -1,0 +1,244 @@
+//! Puts the records of a frozen job together, in the order in which they depend on each other.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use nix::unistd::Pid;
+
+use super::census::{self, Census};
+use super::error::{CollectError, DumpError};
+use super::files::{self, Collector, Content, Scope, Subject};
+use super::memory::{self, Space};
+use super::process::{self, Insight};
+use super::refusal::{Obstacle, Obstacles, StateRefusal};
+use super::{Request, machine};
+use crate::image::error::WriteError;
+use crate::image::writer::{Writer, ZeroPages};
+use crate::model::address::{AddrRange, RemoteAddr};
+use crate::model::file::Outputs;
+use crate::model::id::{Bytes, MmId, ObjectId};
+use crate::model::job::{Job, VdsoImage};
+use crate::model::number::{PAGE_SIZE, to_u64, to_usize};
+use crate::model::process::Process;
+use crate::sys::procfs;
+use crate::tracer::injection::{Call, SCRATCH_SIZE};
+use crate::tracer::tree::Tree;
+
+/// A job's records, and where its page data is.
+#[derive(Debug)]
+pub(super) struct Collected {
+    /// The records.
+    pub job: Job,
+    /// Address spaces to store.
+    spaces: Vec<Space>,
+    /// Contents of files to store.
+    contents: Vec<Content>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+/// Collects everything about a frozen job but its page data. `directory` is where the image goes,
+/// which is never one of the job's outputs.
+///
+/// # Errors
+/// When something cannot be read, or anything cannot be saved.
+pub(super) fn collect(
+    request: &Request,
+    directory: &Path,
+    tree: &mut Tree,
+) -> Result<Collected, DumpError> {
+    let mut obstacles = Vec::new();
+    let census = census::count(tree, request.root, &mut obstacles)?;
+    let insights = ask_all(tree, &census, &mut obstacles)?;
+    if !obstacles.is_empty() {
+        return Err(DumpError::Refused(Obstacles(obstacles)));
+    }
+    let clocks = machine::clocks(request.root)?;
+
+    let subjects: Vec<Subject> = census
+        .living()
+        .map(|(_, member)| Subject { host: member.host, recorded: member.recorded() })
+        .collect();
+    let scope = Scope { subjects: &subjects, root: request.root, supervisor: request.supervisor };
+    let mut files = Collector::collect(&scope).map_err(CollectError::from)?;
+    let sharing = files.sharing().to_vec();
+
+    let mut processes = Vec::with_capacity(census.members.len());
+    let mut spaces = Vec::new();
+    let mut insights = insights.into_iter();
+    for member in &census.members {
+        let (Some(place), Some(insight)) =
+            (member.place, member.place.and_then(|_| insights.next()))
+        else {
+            processes.push(process::collect_zombie(member, &census)?);
+            continue;
+        };
+        let frozen = &tree.processes()[place];
+        let number = spaces.len();
+        let id = u32::try_from(number).map_err(|_| CollectError::TooMany("processes"))?;
+        spaces.push(memory::collect(
+            frozen,
+            &insight.memory,
+            ObjectId(id),
+            &mut files,
+            &mut obstacles,
+        )?);
+        let record = process::collect(member, frozen, insight, &census)?;
+        let (fd_table, fs) = sharing[number];
+        processes.push(Process { mm: MmId(id), fd_table, fs, ..record });
+    }
+
+    let first_object =
+        u32::try_from(spaces.len()).map_err(|_| CollectError::TooMany("processes"))?;
+    let files = files.finish(first_object);
+    obstacles.extend(files.refusals.into_iter().map(Obstacle::File));
+    if !obstacles.is_empty() {
+        return Err(DumpError::Refused(Obstacles(obstacles)));
+    }
+    let contents =
+        u32::try_from(files.contents.len()).map_err(|_| CollectError::TooMany("files"))?;
+    // The image goes into a generation of the job's directory.
+    let excluded = directory.parent().unwrap_or(directory);
+    let outputs = if request.outputs.is_empty() {
+        Outputs::default()
+    } else {
+        files::outputs::find(&request.outputs, excluded)?
+    };
+    let job = Job {
+        id: request.job_id.clone(),
+        command: command(request.root)?,
+        root: census.recorded(request.root).unwrap_or_default(),
+        machine: machine::describe()?,
+        clocks,
+        vdso: vdso(tree)?,
+        processes,
+        address_spaces: spaces.iter().map(|space| space.record.clone()).collect(),
+        fd_tables: files.fd_tables,
+        fs: files.fs,
+        open_files: files.open_files,
+        inodes: files.inodes,
+        pipes: files.pipes,
+        outputs,
+        objects: first_object + contents,
+    };
+    let warnings = files.warnings.iter().map(ToString::to_string).collect();
+    Ok(Collected { job, spaces, contents: files.contents, warnings })
+}
+
+/// Writes all page data of a job that is still frozen.
+///
+/// # Errors
+/// When a page cannot be read, or writing fails.
+pub(super) fn store(
+    collected: &Collected,
+    tree: &mut Tree,
+    writer: &mut Writer,
+) -> Result<(), DumpError> {
+    for space in &collected.spaces {
+        let process = tree.processes().iter().find(|process| process.pid == space.pid);
+        if let Some(process) = process {
+            memory::store(space, &process.memory, writer)?;
+        }
+    }
+    let swapping = swap_is_on();
+    for content in &collected.contents {
+        let unreadable = |source| WriteError::ReadPages {
+            object: content.object,
+            first_page: 0,
+            pages: content.size.div_ceil(PAGE_SIZE),
+            source,
+        };
+        let reader = content.open().map_err(unreadable)?;
+        let runs = reader
+            .runs(&mut |pid, range| residency(tree, pid, range, swapping))
+            .map_err(unreadable)?;
+        for run in runs {
+            writer.store(
+                content.object,
+                run.first,
+                run.pages,
+                ZeroPages::Drop,
+                &mut |page, buffer| reader.read(page, buffer),
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// Asks every process, in the order of the census, for what only it can tell.
+fn ask_all(
+    tree: &mut Tree,
+    census: &Census,
+    obstacles: &mut Vec<Obstacle>,
+) -> Result<Vec<Insight>, CollectError> {
+    let mut insights = Vec::new();
+    for (place, member) in census.living() {
+        let pid = member.host;
+        if tree.processes()[place].vdso().is_none() {
+            obstacles.push(Obstacle::State { pid, kind: StateRefusal::NoVdso });
+            continue;
+        }
+        let failed = |source| CollectError::Inject { pid, source };
+        let mut injector = tree.inject(place).map_err(failed)?;
+        insights.push(process::ask(&mut injector, &member.status, census, obstacles)?);
+        injector.finish().map_err(failed)?;
+    }
+    Ok(insights)
+}
+
+/// Which pages of a mapping are in memory, as mincore(2) tells the process: reading them to find out
+/// would fill holes.
+fn residency(tree: &mut Tree, pid: Pid, range: AddrRange, swapping: bool) -> io::Result<Vec<u8>> {
+    let mut resident = vec![1; to_usize(range.pages())];
+    // What is in swap is not resident, and no hole either.
+    if swapping {
+        return Ok(resident);
+    }
+    let place = tree.processes().iter().position(|process| process.pid == pid);
+    let place = place.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+    let mut injector = tree.inject(place).map_err(io::Error::other)?;
+    let answer = injector.scratch().start;
+    let mut page = 0;
+    for part in resident.chunks_mut(to_usize(SCRATCH_SIZE)) {
+        let start = range.start.0 + page * PAGE_SIZE;
+        let pages = to_u64(part.len());
+        let call = Call::new(libc::SYS_mincore, &[start, pages * PAGE_SIZE, answer.0]);
+        injector.call(&call).map_err(io::Error::other)?.map_err(io::Error::from)?;
+        injector.read(answer, part).map_err(io::Error::other)?;
+        page += pages;
+    }
+    injector.finish().map_err(io::Error::other)?;
+    Ok(resident)
+}
+
+/// Whether this machine has swap space; assumed when that cannot be told.
+fn swap_is_on() -> bool {
+    fs::read("/proc/swaps").map_or(true, |text| text.split(|byte| *byte == b'\n').count() > 2)
+}
+
+/// The command line of a process.
+fn command(pid: Pid) -> Result<Vec<Bytes>, CollectError> {
+    let mut line = procfs::read(pid, "cmdline")?;
+    if line.last() == Some(&0) {
+        line.pop();
+    }
+    Ok(line.split(|byte| *byte == 0).map(Bytes::from).collect())
+}
+
+/// The vDSO of the job, which is the same in all its processes, without anything put into its padding.
+fn vdso(tree: &Tree) -> Result<VdsoImage, CollectError> {
+    let Some(process) = tree.processes().first() else { return Ok(VdsoImage::default()) };
+    let Some(range) = process.vdso() else { return Ok(VdsoImage::default()) };
+    let mut bytes = vec![0; to_usize(range.len())];
+    let start: RemoteAddr = range.start;
+    process.memory.read(start, &mut bytes).map_err(|source| CollectError::Memory {
+        operation: "read the vDSO",
+        pid: process.pid,
+        source,
+    })?;
+    if let Some(padding) = crate::tracer::vdso::padding(&bytes) {
+        bytes[padding..].fill(0);
+    }
+    Ok(VdsoImage { bytes })
+}

@@ -1,0 +1,99 @@
+//! What can go wrong in a dump. The job runs on in every case.
+
+use std::error::Error;
+use std::io;
+
+use nix::errno::Errno;
+use nix::unistd::Pid;
+use thiserror::Error;
+
+use super::files::CollectFilesError;
+use super::files::outputs::OutputError;
+use super::refusal::Obstacles;
+use crate::image::error::WriteError;
+use crate::sys::procfs::ProcError;
+use crate::tracer::error::{FreezeError, InjectError};
+
+/// Why the commit of a generation failed.
+pub type CommitError = Box<dyn Error + Send + Sync>;
+
+/// Why there is no checkpoint.
+#[derive(Debug, Error)]
+pub enum DumpError {
+    /// The job could not be frozen.
+    #[error(transparent)]
+    Freeze(#[from] FreezeError),
+    /// Something of the job cannot be saved.
+    #[error("{0}")]
+    Refused(Obstacles),
+    /// The state of the job could not be collected.
+    #[error(transparent)]
+    Collect(#[from] CollectError),
+    /// The named outputs could not be looked at.
+    #[error(transparent)]
+    Outputs(#[from] OutputError),
+    /// The image could not be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// The generation could not be committed.
+    #[error("cannot commit the checkpoint: {0}")]
+    Commit(#[source] CommitError),
+    /// The checkpoint is good, and the job could not be let go, killed or stopped as asked.
+    #[error("the checkpoint is complete, but the job could not be {action}")]
+    Release {
+        /// `killed` or `stopped` or `let go`.
+        action: &'static str,
+        /// Why.
+        source: FreezeError,
+    },
+}
+
+/// Why the state of a job could not be collected, though nothing is known to be wrong with it.
+#[derive(Debug, Error)]
+pub enum CollectError {
+    /// Something could not be asked of a process from inside.
+    #[error("cannot inject into process {pid}")]
+    Inject {
+        /// The process.
+        pid: Pid,
+        /// Why.
+        source: InjectError,
+    },
+    /// The process answered with an error.
+    #[error("cannot {operation} of process {pid}")]
+    Ask {
+        /// What was asked for.
+        operation: &'static str,
+        /// The process or thread.
+        pid: Pid,
+        /// What the kernel said to it.
+        source: Errno,
+    },
+    /// A file under /proc could not be used.
+    #[error(transparent)]
+    Proc(#[from] ProcError),
+    /// The memory of a process, or the map of its pages, could not be read.
+    #[error("cannot {operation} of process {pid}")]
+    Memory {
+        /// What was tried.
+        operation: &'static str,
+        /// The process.
+        pid: Pid,
+        /// Why.
+        source: io::Error,
+    },
+    /// Its files could not be looked at.
+    #[error(transparent)]
+    Files(#[from] CollectFilesError),
+    /// The machine could not be described.
+    #[error("cannot read {what} of this machine")]
+    Machine {
+        /// What.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// There is more of something than an image can number.
+    #[error("the job has more {0} than an image can hold")]
+    TooMany(&'static str),
+}

@@ -1,0 +1,364 @@
+//! Collects address spaces: mappings, the areas that the kernel remembers by name, and which pages
+//! have to go into the image.
+
+use std::io;
+
+use nix::unistd::Pid;
+
+use super::error::CollectError;
+use super::files::{Collector, FileMapping};
+use super::process::MemoryInsight;
+use super::refusal::{MappingRefusal, Obstacle};
+use crate::image::writer::{Writer, ZeroPages};
+use crate::model::address::{AddrRange, RemoteAddr};
+use crate::model::id::{Bytes, InodeId, ObjectId};
+use crate::model::memory::{AddressSpace, Backing, GuardRange, MmAreas, Prot, Vma, VmaFlags};
+use crate::model::number::PAGE_SIZE;
+use crate::sys::memory::{PageMap, PageState, RemoteMemory};
+use crate::sys::procfs::{self, Mapping};
+use crate::tracer::tree;
+
+/// An address space and the pages of it that have to be stored.
+#[derive(Debug)]
+pub(super) struct Space {
+    /// A process that has it.
+    pub pid: Pid,
+    /// Its record.
+    pub record: AddressSpace,
+    /// What to store, ascending.
+    pub stored: Vec<Stored>,
+}
+
+/// Consecutive pages to store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stored {
+    range: AddrRange,
+    zeros: ZeroPages,
+}
+
+/// Codes of VmFlags that a restore has to set again.
+const KEPT: [([u8; 2], VmaFlags); 16] = [
+    (*b"gd", VmaFlags::GROWS_DOWN),
+    (*b"nr", VmaFlags::NO_RESERVE),
+    (*b"lo", VmaFlags::LOCKED),
+    (*b"lf", VmaFlags::LOCK_ON_FAULT),
+    (*b"dd", VmaFlags::DONT_DUMP),
+    (*b"dc", VmaFlags::DONT_FORK),
+    (*b"wf", VmaFlags::WIPE_ON_FORK),
+    (*b"hg", VmaFlags::HUGE_PAGE),
+    (*b"nh", VmaFlags::NO_HUGE_PAGE),
+    (*b"sr", VmaFlags::SEQUENTIAL),
+    (*b"rr", VmaFlags::RANDOM),
+    (*b"mg", VmaFlags::MERGEABLE),
+    (*b"ht", VmaFlags::HUGETLB),
+    (*b"sl", VmaFlags::SEALED),
+    (*b"ac", VmaFlags::ACCOUNTED),
+    (*b"mw", VmaFlags::MAY_WRITE),
+];
+
+/// Codes that follow from the access, the file or the other flags, or that mean nothing for what the
+/// program sees: readable, writable, executable, shared; may become each of these; soft-dirty;
+/// expansion forbidden (hugetlb); architecture's own (the code of an executable's segments).
+const IMPLIED: [[u8; 2]; 9] =
+    [*b"rd", *b"wr", *b"ex", *b"sh", *b"mr", *b"me", *b"ms", *b"sd", *b"de"];
+
+/// Collects the address space of a process.
+///
+/// # Errors
+/// When /proc cannot be read. What cannot be saved becomes an obstacle.
+pub(super) fn collect(
+    process: &tree::Process,
+    insight: &MemoryInsight,
+    object: ObjectId,
+    files: &mut Collector,
+    obstacles: &mut Vec<Obstacle>,
+) -> Result<Space, CollectError> {
+    let pid = process.pid;
+    let memory = |operation| move |source| CollectError::Memory { operation, pid, source };
+    let page_map = PageMap::open(pid).map_err(memory("open the page map"))?;
+    let executable = files.executable(pid)?.unwrap_or_default();
+    let mut vmas = Vec::new();
+    let mut guards = Vec::new();
+    let mut stored = Vec::new();
+    for mapping in procfs::mappings(pid)? {
+        let mut refuse = |kind| {
+            obstacles.push(Obstacle::Mapping {
+                pid,
+                range: mapping.range,
+                name: Bytes(mapping.path.clone()),
+                kind,
+            });
+        };
+        let kind = match classify(&mapping) {
+            Ok(Some(kind)) => kind,
+            Ok(None) => continue,
+            Err(refusal) => {
+                refuse(refusal);
+                continue;
+            }
+        };
+        let shared = is_shared(&mapping);
+        let (backing, name) = match kind {
+            Kind::Vdso => (Backing::Vdso, None),
+            Kind::Vvar => (Backing::Vvar, None),
+            Kind::Anonymous { name } => (Backing::Anonymous, name),
+            Kind::File => {
+                let Some(inode) = file_of(&mapping, pid, files)? else { continue };
+                (Backing::File { inode, offset: mapping.offset, shared }, None)
+            }
+        };
+        let (prot, flags) = properties(&mapping);
+        vmas.push(Vma { range: mapping.range, prot, flags, backing, name });
+        if matches!(backing, Backing::Vdso | Backing::Vvar) {
+            continue;
+        }
+        let zeros = match backing {
+            Backing::Anonymous => ZeroPages::Drop,
+            _ => ZeroPages::Keep,
+        };
+        let runs = page_map.runs(mapping.range).map_err(memory("read the page map"))?;
+        for run in runs {
+            if run.state.contains(PageState::GUARD) {
+                add_guard(&mut guards, run.range);
+            } else if !shared && !run.state.intersects(PageState::FILE | PageState::ZERO) {
+                if !page_map.tells_guards()
+                    && let Some(page) = unreadable_page(&process.memory, run.range, run.state)
+                {
+                    refuse(MappingRefusal::UnreadablePage(page));
+                    break;
+                }
+                stored.push(Stored { range: run.range, zeros });
+            }
+        }
+    }
+    let record = AddressSpace {
+        vmas,
+        areas: areas(pid, insight)?,
+        executable,
+        object,
+        guards,
+        dumpable: insight.dumpable,
+        thp_disabled: insight.thp_disabled,
+        mdwe: insight.mdwe,
+        memory_merge: insight.memory_merge,
+        coredump_filter: coredump_filter(pid)?,
+        membarrier: insight.membarrier,
+    };
+    Ok(Space { pid, record, stored })
+}
+
+/// Writes the pages of an address space, read from a process that has it.
+///
+/// # Errors
+/// When a page cannot be read, or writing fails.
+pub(super) fn store(
+    space: &Space,
+    memory: &RemoteMemory,
+    writer: &mut Writer,
+) -> Result<(), crate::image::error::WriteError> {
+    for stored in &space.stored {
+        let first_page = stored.range.start.0 / PAGE_SIZE;
+        let read = &mut |page: u64, buffer: &mut [u8]| -> io::Result<()> {
+            memory.read(RemoteAddr(page * PAGE_SIZE), buffer)
+        };
+        writer.store(space.record.object, first_page, stored.range.pages(), stored.zeros, read)?;
+    }
+    Ok(())
+}
+
+/// What a mapping shows, before it is known which file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Kind {
+    Anonymous { name: Option<Bytes> },
+    File,
+    Vdso,
+    Vvar,
+}
+
+/// Tells what a mapping is; `None` for what is no part of the process, but of every process.
+fn classify(mapping: &Mapping) -> Result<Option<Kind>, MappingRefusal> {
+    match mapping.path.as_slice() {
+        b"[vsyscall]" => return Ok(None),
+        b"[vdso]" => return Ok(Some(Kind::Vdso)),
+        b"[vvar]" | b"[vvar_vclock]" => return Ok(Some(Kind::Vvar)),
+        b"[uprobes]" => return Err(MappingRefusal::Uprobes),
+        b"/[aio] (deleted)" | b"/[aio]" => return Err(MappingRefusal::AioRing),
+        _ => {}
+    }
+    for code in &mapping.codes {
+        match code {
+            b"io" | b"pf" | b"mm" | b"sf" => return Err(MappingRefusal::Device),
+            b"um" | b"uw" | b"ui" => return Err(MappingRefusal::UserFault),
+            b"ss" => return Err(MappingRefusal::ShadowStack),
+            code if IMPLIED.contains(code) => {}
+            code if KEPT.iter().any(|(kept, _)| kept == code) => {}
+            code => {
+                let code = String::from_utf8_lossy(code).into_owned();
+                return Err(MappingRefusal::UnknownFlag(code));
+            }
+        }
+    }
+    if mapping.protection_key != 0 {
+        return Err(MappingRefusal::ProtectionKey(mapping.protection_key));
+    }
+    if mapping.path.starts_with(b"anon_inode:") {
+        return Err(MappingRefusal::KernelObject);
+    }
+    // A private mapping of /dev/zero is anonymous memory under another name.
+    if mapping.path == b"/dev/zero" && !is_shared(mapping) {
+        return Ok(Some(Kind::Anonymous { name: None }));
+    }
+    if mapping.inode != 0 {
+        return Ok(Some(Kind::File));
+    }
+    match mapping.path.as_slice() {
+        b"" | b"[heap]" | b"[stack]" => Ok(Some(Kind::Anonymous { name: None })),
+        path => match path.strip_prefix(b"[anon:").and_then(|path| path.strip_suffix(b"]")) {
+            Some(name) => Ok(Some(Kind::Anonymous { name: Some(Bytes::from(name)) })),
+            None => Err(MappingRefusal::Special),
+        },
+    }
+}
+
+fn properties(mapping: &Mapping) -> (Prot, VmaFlags) {
+    let mut prot = Prot::empty();
+    prot.set(Prot::READ, mapping.permissions[0] == b'r');
+    prot.set(Prot::WRITE, mapping.permissions[1] == b'w');
+    prot.set(Prot::EXEC, mapping.permissions[2] == b'x');
+    let kept = KEPT.iter().filter(|(code, _)| mapping.codes.contains(code));
+    (prot, kept.map(|(_, flag)| *flag).collect())
+}
+
+fn is_shared(mapping: &Mapping) -> bool {
+    mapping.permissions[3] == b's'
+}
+
+fn file_of(
+    mapping: &Mapping,
+    pid: Pid,
+    files: &mut Collector,
+) -> Result<Option<InodeId>, CollectError> {
+    Ok(files.mapping(&FileMapping {
+        pid,
+        range: mapping.range,
+        offset: mapping.offset,
+        device: mapping.device,
+        inode: mapping.inode,
+        path: &mapping.path,
+        shared: is_shared(mapping),
+        writable: mapping.permissions[1] == b'w',
+        may_write: mapping.codes.contains(b"mw"),
+    })?)
+}
+
+/// Adds a range of guard pages, joined to the last one when it continues that.
+fn add_guard(guards: &mut Vec<GuardRange>, range: AddrRange) {
+    match guards.last_mut() {
+        Some(GuardRange(last)) if last.end == range.start => last.end = range.end,
+        _ => guards.push(GuardRange(range)),
+    }
+}
+
+/// On a kernel that does not tell guard pages from pages in swap: one that cannot be read.
+fn unreadable_page(
+    memory: &RemoteMemory,
+    range: AddrRange,
+    state: PageState,
+) -> Option<RemoteAddr> {
+    if !state.contains(PageState::SWAPPED) {
+        return None;
+    }
+    (0..range.pages())
+        .map(|page| RemoteAddr(range.start.0 + page * PAGE_SIZE))
+        .find(|page| memory.read(*page, &mut [0]).is_err())
+}
+
+fn areas(pid: Pid, insight: &MemoryInsight) -> Result<MmAreas, CollectError> {
+    let stat = procfs::stat(pid)?;
+    let area = |value: Option<u64>| RemoteAddr(value.unwrap_or_default());
+    Ok(MmAreas {
+        start_code: RemoteAddr(stat.startcode),
+        end_code: RemoteAddr(stat.endcode),
+        start_data: area(stat.start_data),
+        end_data: area(stat.end_data),
+        start_brk: area(stat.start_brk),
+        brk: insight.brk,
+        start_stack: RemoteAddr(stat.startstack),
+        arg_start: area(stat.arg_start),
+        arg_end: area(stat.arg_end),
+        env_start: area(stat.env_start),
+        env_end: area(stat.env_end),
+        auxv: procfs::read(pid, "auxv")?,
+    })
+}
+
+fn coredump_filter(pid: Pid) -> Result<u32, CollectError> {
+    let value = procfs::single_number(pid, "coredump_filter", 16)?;
+    // The kernel has a dozen bits of it.
+    Ok(u32::try_from(value).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mapping(permissions: &[u8; 4], path: &[u8], inode: u64, codes: &[&[u8; 2]]) -> Mapping {
+        Mapping {
+            range: AddrRange { start: RemoteAddr(0x1000), end: RemoteAddr(0x2000) },
+            permissions: *permissions,
+            offset: 0,
+            device: 0,
+            inode,
+            path: path.to_vec(),
+            codes: codes.iter().map(|code| **code).collect(),
+            page_size: PAGE_SIZE,
+            protection_key: 0,
+        }
+    }
+
+    #[test]
+    fn mappings_are_told_apart() {
+        let check = |permissions: &[u8; 4], path: &[u8], inode: u64, expected| {
+            let mapping = mapping(permissions, path, inode, &[b"rd", b"mr"]);
+            assert_eq!(classify(&mapping), expected, "{}", path.escape_ascii());
+        };
+        let anonymous =
+            |name: Option<&[u8]>| Ok(Some(Kind::Anonymous { name: name.map(Bytes::from) }));
+        check(b"rw-p", b"", 0, anonymous(None));
+        check(b"rw-p", b"[heap]", 0, anonymous(None));
+        check(b"rw-p", b"[stack]", 0, anonymous(None));
+        check(b"rw-p", b"[anon:glibc: malloc]", 0, anonymous(Some(b"glibc: malloc")));
+        check(b"rw-p", b"/dev/zero", 5, anonymous(None));
+        check(b"rw-s", b"/dev/zero (deleted)", 5, Ok(Some(Kind::File)));
+        check(b"r-xp", b"/usr/bin/true", 5, Ok(Some(Kind::File)));
+        check(b"r-xp", b"[vdso]", 0, Ok(Some(Kind::Vdso)));
+        check(b"r--p", b"[vvar_vclock]", 0, Ok(Some(Kind::Vvar)));
+        check(b"--xp", b"[vsyscall]", 0, Ok(None));
+        check(b"rw-s", b"anon_inode:[perf_event]", 9, Err(MappingRefusal::KernelObject));
+        check(b"rw-s", b"/[aio] (deleted)", 9, Err(MappingRefusal::AioRing));
+        check(b"r-xp", b"[uprobes]", 0, Err(MappingRefusal::Uprobes));
+        check(b"r-xp", b"[gate]", 0, Err(MappingRefusal::Special));
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused() {
+        let check = |code: &[u8; 2], expected: MappingRefusal| {
+            let mapping = mapping(b"rw-p", b"", 0, &[b"rd", code]);
+            assert_eq!(classify(&mapping), Err(expected));
+        };
+        check(b"io", MappingRefusal::Device);
+        check(b"uw", MappingRefusal::UserFault);
+        check(b"ss", MappingRefusal::ShadowStack);
+        check(b"dp", MappingRefusal::UnknownFlag("dp".to_owned()));
+        let keyed = Mapping { protection_key: 2, ..mapping(b"rw-p", b"", 0, &[]) };
+        assert_eq!(classify(&keyed), Err(MappingRefusal::ProtectionKey(2)));
+    }
+
+    #[test]
+    fn flags_are_kept() {
+        let mapping = mapping(b"r-xs", b"", 0, &[b"rd", b"nr", b"gd", b"mw"]);
+        let (prot, flags) = properties(&mapping);
+        assert_eq!(prot, Prot::READ | Prot::EXEC);
+        assert_eq!(flags, VmaFlags::NO_RESERVE | VmaFlags::GROWS_DOWN | VmaFlags::MAY_WRITE);
+    }
+}

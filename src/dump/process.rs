@@ -1,0 +1,353 @@
+//! Collects processes: what their threads share, but for memory and files.
+
+use nix::unistd::Pid;
+
+use super::census::{Census, Member};
+use super::error::CollectError;
+use super::refusal::{Obstacle, StateRefusal};
+use super::thread::{self, Answers, half, word};
+use crate::model::address::RemoteAddr;
+use crate::model::id::{Bytes, FdTableId, FsId, MmId};
+use crate::model::number::{as_signed, to_u64};
+use crate::model::process::{Credentials, PosixTimer, Process, ProcessState, TimerNotification};
+use crate::model::signal::SignalAction;
+use crate::model::time::{TimeSpec, TimerSpec};
+use crate::sys::procfs::{self, Status, TimerEntry};
+use crate::sys::ptrace::{self, Queue};
+use crate::sys::signal::{self, ACTION_SIZE, SET_SIZE};
+use crate::sys::task;
+use crate::tracer::injection::{Call, Injector};
+use crate::tracer::tree;
+
+const PR_GET_DUMPABLE: u64 = 3;
+const PR_GET_TSC: u64 = 25;
+const PR_GET_SECUREBITS: u64 = 27;
+const PR_GET_CHILD_SUBREAPER: u64 = 37;
+const PR_GET_THP_DISABLE: u64 = 42;
+const PR_GET_MDWE: u64 = 66;
+const PR_GET_MEMORY_MERGE: u64 = 68;
+const MEMBARRIER_CMD_GET_REGISTRATIONS: u64 = 1 << 9;
+
+const SA_NOCLDSTOP: u64 = 1;
+const SA_NOCLDWAIT: u64 = 2;
+
+/// SIGEV_THREAD_ID of include/uapi/asm-generic/siginfo.h.
+const SIGEV_THREAD_ID: i32 = 4;
+
+/// What a process alone can tell.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Insight {
+    /// Each thread's answers.
+    pub threads: Vec<Answers>,
+    /// Its address space's.
+    pub memory: MemoryInsight,
+    actions: Vec<SignalAction>,
+    interval_timers: [TimerSpec; 3],
+    posix_timers: Vec<PosixTimer>,
+    child_subreaper: bool,
+    tsc_mode: u32,
+    secure_bits: u32,
+}
+
+/// What a process alone can tell of its address space.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct MemoryInsight {
+    /// The end of the heap.
+    pub brk: RemoteAddr,
+    /// PR_GET_DUMPABLE.
+    pub dumpable: u32,
+    /// PR_GET_THP_DISABLE.
+    pub thp_disabled: bool,
+    /// PR_GET_MDWE.
+    pub mdwe: u32,
+    /// PR_GET_MEMORY_MERGE.
+    pub memory_merge: bool,
+    /// Commands registered with membarrier(2).
+    pub membarrier: u32,
+}
+
+/// Asks a process for everything that it alone can tell.
+pub(super) fn ask(
+    injector: &mut Injector<'_>,
+    status: &Status,
+    census: &Census,
+    obstacles: &mut Vec<Obstacle>,
+) -> Result<Insight, CollectError> {
+    let threads = thread::ask(injector)?;
+    let mut questions = Questions::new(injector);
+    let dumpable = questions.number("read dumpable", &prctl(PR_GET_DUMPABLE))?;
+    let thp_disabled = questions.number("read THP disable", &prctl(PR_GET_THP_DISABLE))?;
+    // Younger than the oldest kernel supported; what a kernel does not know is not set.
+    let mdwe = questions.number_if_known(&prctl(PR_GET_MDWE))?;
+    let memory_merge = questions.number_if_known(&prctl(PR_GET_MEMORY_MERGE))?;
+    let membarrier = questions
+        .number_if_known(&Call::new(libc::SYS_membarrier, &[MEMBARRIER_CMD_GET_REGISTRATIONS]))?;
+    let secure_bits = questions.number("read the secure bits", &prctl(PR_GET_SECUREBITS))?;
+    let brk = questions.number("read the break", &Call::new(libc::SYS_brk, &[0]))?;
+    let tsc_mode = questions.structure("read the TSC mode", 4, &|area| {
+        Call::new(libc::SYS_prctl, &[PR_GET_TSC, area])
+    })?;
+    let subreaper = questions.structure("read the subreaper flag", 4, &|area| {
+        Call::new(libc::SYS_prctl, &[PR_GET_CHILD_SUBREAPER, area])
+    })?;
+    Ok(Insight {
+        threads,
+        memory: MemoryInsight {
+            brk: RemoteAddr(brk),
+            dumpable: low_half(dumpable),
+            thp_disabled: thp_disabled != 0,
+            mdwe: low_half(mdwe),
+            memory_merge: memory_merge != 0,
+            membarrier: low_half(membarrier),
+        },
+        actions: questions.actions(status)?,
+        interval_timers: questions.interval_timers()?,
+        posix_timers: questions.posix_timers(census, obstacles)?,
+        child_subreaper: half(&subreaper, 0) != 0,
+        tsc_mode: half(&tsc_mode, 0).cast_unsigned(),
+        secure_bits: low_half(secure_bits),
+    })
+}
+
+/// Puts the record of a living process together. Memory and files are filled in by who knows them.
+pub(super) fn collect(
+    member: &Member,
+    process: &tree::Process,
+    insight: Insight,
+    census: &Census,
+) -> Result<Process, CollectError> {
+    let pid = process.pid;
+    let ask = |operation| move |source| CollectError::Ask { operation, pid, source };
+    let stat = procfs::stat(pid)?;
+    let mut limits = Vec::new();
+    for resource in 0..task::RESOURCES {
+        limits.push(task::limit(pid, resource).map_err(ask("read the resource limits"))?);
+    }
+    let mut threads = Vec::with_capacity(process.threads.len());
+    for (thread, answers) in process.threads.iter().zip(&insight.threads) {
+        threads.push(thread::collect(thread, answers, census)?);
+    }
+    let status = &member.status;
+    Ok(Process {
+        pid: member.recorded(),
+        ppid: census.parent(member),
+        pgid: member.group(),
+        sid: member.session(),
+        exit_signal: stat.exit_signal.unwrap_or(libc::SIGCHLD),
+        state: match process.group_stop() {
+            Some(signal) => ProcessState::Stopped { signal },
+            None => ProcessState::Alive,
+        },
+        threads,
+        name: Bytes(procfs::name(pid)?),
+        mm: MmId::default(),
+        fd_table: FdTableId::default(),
+        fs: FsId::default(),
+        actions: insight.actions,
+        pending: ptrace::pending_signals(pid, Queue::Process)
+            .map_err(ask("read the pending signals"))?,
+        interval_timers: insight.interval_timers,
+        posix_timers: insight.posix_timers,
+        limits,
+        credentials: Credentials {
+            uids: status.uids,
+            gids: status.gids,
+            groups: status.groups.clone(),
+            capabilities: status.capabilities,
+            no_new_privs: status.no_new_privs,
+            secure_bits: insight.secure_bits,
+        },
+        personality: low_half(procfs::single_number(pid, "personality", 16)?.cast_unsigned()),
+        child_subreaper: insight.child_subreaper,
+        oom_score_adj: oom_score_adj(pid)?,
+        tsc_mode: insight.tsc_mode,
+        controlling_terminal: stat.tty_nr != 0 && member.session() == member.recorded(),
+    })
+}
+
+/// The record of a zombie.
+pub(super) fn collect_zombie(member: &Member, census: &Census) -> Result<Process, CollectError> {
+    let stat = procfs::stat(member.host)?;
+    Ok(Process {
+        pid: member.recorded(),
+        ppid: census.parent(member),
+        pgid: member.group(),
+        sid: member.session(),
+        exit_signal: stat.exit_signal.unwrap_or(libc::SIGCHLD),
+        state: ProcessState::Zombie { wait_status: stat.exit_code.unwrap_or_default() },
+        threads: Vec::new(),
+        name: Bytes(procfs::name(member.host)?),
+        mm: MmId::default(),
+        fd_table: FdTableId::default(),
+        fs: FsId::default(),
+        actions: Vec::new(),
+        pending: Vec::new(),
+        interval_timers: [TimerSpec::default(); 3],
+        posix_timers: Vec::new(),
+        limits: Vec::new(),
+        credentials: Credentials {
+            uids: member.status.uids,
+            gids: member.status.gids,
+            ..Credentials::default()
+        },
+        personality: 0,
+        child_subreaper: false,
+        oom_score_adj: 0,
+        tsc_mode: 0,
+        controlling_terminal: false,
+    })
+}
+
+/// Questions put to the main thread of a process.
+struct Questions<'question, 'tree> {
+    injector: &'question mut Injector<'tree>,
+    pid: Pid,
+    area: u64,
+}
+
+impl<'question, 'tree> Questions<'question, 'tree> {
+    fn new(injector: &'question mut Injector<'tree>) -> Self {
+        let (pid, area) = (injector.process().pid, injector.scratch().start.0);
+        Self { injector, pid, area }
+    }
+
+    /// What a call returns.
+    fn number(&mut self, operation: &'static str, call: &Call) -> Result<u64, CollectError> {
+        let pid = self.pid;
+        let outcome =
+            self.injector.call(call).map_err(|source| CollectError::Inject { pid, source })?;
+        outcome.map_err(|source| CollectError::Ask { operation, pid, source })
+    }
+
+    /// What a call returns; 0 when this kernel does not know it.
+    fn number_if_known(&mut self, call: &Call) -> Result<u64, CollectError> {
+        let pid = self.pid;
+        let outcome =
+            self.injector.call(call).map_err(|source| CollectError::Inject { pid, source })?;
+        Ok(outcome.unwrap_or_default())
+    }
+
+    /// The structure of `size` bytes that a call fills at the address it is given.
+    fn structure(
+        &mut self,
+        operation: &'static str,
+        size: usize,
+        call: &dyn Fn(u64) -> Call,
+    ) -> Result<Vec<u8>, CollectError> {
+        let area = self.area;
+        self.number(operation, &call(area))?;
+        let mut content = vec![0; size];
+        let pid = self.pid;
+        self.injector
+            .read(RemoteAddr(area), &mut content)
+            .map_err(|source| CollectError::Inject { pid, source })?;
+        Ok(content)
+    }
+
+    /// The dispositions that are not the default.
+    fn actions(&mut self, status: &Status) -> Result<Vec<SignalAction>, CollectError> {
+        let mut actions = Vec::new();
+        let child = libc::SIGCHLD.cast_unsigned();
+        for number in 1..=64 {
+            let changed = status.caught.contains(number) || status.ignored.contains(number);
+            // Zombies can be declined with the default action, too.
+            if !changed && number != child {
+                continue;
+            }
+            let content = self.structure("read a signal action", ACTION_SIZE, &|area| {
+                Call::new(libc::SYS_rt_sigaction, &[u64::from(number), 0, area, SET_SIZE])
+            })?;
+            let mut raw = [0; ACTION_SIZE];
+            raw.copy_from_slice(&content);
+            let action = signal::decode_action(number, &raw);
+            if changed || action.flags & (SA_NOCLDSTOP | SA_NOCLDWAIT) != 0 {
+                actions.push(action);
+            }
+        }
+        Ok(actions)
+    }
+
+    fn interval_timers(&mut self) -> Result<[TimerSpec; 3], CollectError> {
+        let mut timers = [TimerSpec::default(); 3];
+        for (which, timer) in timers.iter_mut().enumerate() {
+            let content = self.structure("read an interval timer", 32, &|area| {
+                Call::new(libc::SYS_getitimer, &[to_u64(which), area])
+            })?;
+            // Two `struct timeval`: microseconds.
+            let time = |offset: usize| TimeSpec {
+                seconds: as_signed(word(&content, offset)),
+                nanoseconds: as_signed(word(&content, offset + 8)) * 1000,
+            };
+            *timer = TimerSpec { interval: time(0), value: time(16) };
+        }
+        Ok(timers)
+    }
+
+    fn posix_timers(
+        &mut self,
+        census: &Census,
+        obstacles: &mut Vec<Obstacle>,
+    ) -> Result<Vec<PosixTimer>, CollectError> {
+        let mut timers = Vec::new();
+        for entry in procfs::timers(self.pid)? {
+            let mut refuse = |kind| obstacles.push(Obstacle::State { pid: self.pid, kind });
+            if entry.clock < 0 {
+                refuse(StateRefusal::Timer { id: entry.id, clock: entry.clock });
+                continue;
+            }
+            let Some(notification) = notification(&entry, census) else {
+                refuse(StateRefusal::TimerThread { id: entry.id, tid: entry.target });
+                continue;
+            };
+            let id = u64::from(entry.id.unsigned_abs());
+            let content = self.structure("read a timer", 32, &|area| {
+                Call::new(libc::SYS_timer_gettime, &[id, area])
+            })?;
+            let time = |offset: usize| TimeSpec {
+                seconds: as_signed(word(&content, offset)),
+                nanoseconds: as_signed(word(&content, offset + 8)),
+            };
+            let overrun = self.number(
+                "read the overrun of a timer",
+                &Call::new(libc::SYS_timer_getoverrun, &[id]),
+            )?;
+            timers.push(PosixTimer {
+                id: entry.id,
+                clock: entry.clock,
+                notification,
+                timer: TimerSpec { interval: time(0), value: time(16) },
+                overrun: low_half(overrun).cast_signed(),
+            });
+        }
+        Ok(timers)
+    }
+}
+
+/// How a timer tells; `None` when it tells a thread that is not there.
+fn notification(entry: &TimerEntry, census: &Census) -> Option<TimerNotification> {
+    let thread = match entry.to_thread {
+        true => Some(census.recorded(Pid::from_raw(entry.target))?),
+        false => None,
+    };
+    Some(TimerNotification {
+        method: if thread.is_some() { SIGEV_THREAD_ID } else { entry.method },
+        signal: entry.signal,
+        value: entry.value,
+        thread,
+    })
+}
+
+fn oom_score_adj(pid: Pid) -> Result<i32, CollectError> {
+    let value = procfs::single_number(pid, "oom_score_adj", 10)?;
+    // The kernel keeps it within -1000..=1000.
+    Ok(i32::try_from(value).unwrap_or_default())
+}
+
+fn prctl(option: u64) -> Call {
+    Call::new(libc::SYS_prctl, &[option])
+}
+
+/// The lower half of what a call returned, where the kernel's type is a C int.
+fn low_half(value: u64) -> u32 {
+    u32::try_from(value & u64::from(u32::MAX)).unwrap_or_default()
+}

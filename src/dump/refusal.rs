@@ -1,0 +1,179 @@
+//! What of a job cannot be saved: each case by name, with its reason and its remedy.
+//!
+//! Pure data. Files have refusals of their own ([`super::files::Refusal`]).
+
+use std::fmt;
+
+use nix::unistd::Pid;
+use thiserror::Error;
+
+use super::files;
+use crate::model::address::AddrRange;
+use crate::model::id::Bytes;
+
+/// One thing that stands in the way of a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// Something that a process has open or mapped.
+    File(files::Refusal),
+    /// A mapping.
+    Mapping {
+        /// The process.
+        pid: Pid,
+        /// Where.
+        range: AddrRange,
+        /// The kernel's name for it.
+        name: Bytes,
+        /// Why.
+        kind: MappingRefusal,
+    },
+    /// Anything else about a process.
+    State {
+        /// The process.
+        pid: Pid,
+        /// Why.
+        kind: StateRefusal,
+    },
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(refusal) => refusal.fmt(f),
+            Self::Mapping { pid, range, name, kind } if name.0.is_empty() => {
+                write!(f, "process {pid}, mapping {range}: {kind}")
+            }
+            Self::Mapping { pid, range, name, kind } => {
+                write!(f, "process {pid}, mapping {range} ({name}): {kind}")
+            }
+            Self::State { pid, kind } => write!(f, "process {pid}: {kind}"),
+        }
+    }
+}
+
+/// Everything that stands in the way of a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Obstacles(pub Vec<Obstacle>);
+
+impl fmt::Display for Obstacles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, obstacle) in self.0.iter().enumerate() {
+            if number > 0 {
+                f.write_str("\n")?;
+            }
+            obstacle.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+/// Why a mapping cannot be saved.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum MappingRefusal {
+    /// A flag that is not understood.
+    #[error("it has the property `{0}`, which is not supported")]
+    UnknownFlag(String),
+    /// Device memory.
+    #[error("it shows memory of a device; close the device before the checkpoint")]
+    Device,
+    /// Watched by userfaultfd.
+    #[error("userfaultfd watches it, which is not supported")]
+    UserFault,
+    /// A shadow stack.
+    #[error(
+        "it is a shadow stack, which is not supported; start the job with \
+         GLIBC_TUNABLES=glibc.cpu.x86_shstk=off"
+    )]
+    ShadowStack,
+    /// A ring of io_setup(2).
+    #[error("it is the ring of an asynchronous I/O context (io_setup), which is not supported")]
+    AioRing,
+    /// Probes of perf.
+    #[error("it holds the probes of a tracing tool (uprobes); end that first")]
+    Uprobes,
+    /// An object without a path.
+    #[error("it belongs to a kernel object that is not supported")]
+    KernelObject,
+    /// A key other than the default one.
+    #[error("it has memory protection key {0}, which is not supported")]
+    ProtectionKey(u32),
+    /// A special mapping with an unknown name.
+    #[error("it is a special mapping that is not known")]
+    Special,
+    /// A page that is there and cannot be read.
+    #[error(
+        "its page at {0} cannot be read: it is damaged, or a guard page of a kernel that does not tell"
+    )]
+    UnreadablePage(crate::model::address::RemoteAddr),
+}
+
+/// Why something else about a process cannot be saved.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum StateRefusal {
+    /// It lives in a namespace that restore does not make.
+    #[error("it is in another {0} namespace than rckpt; run rckpt where the job runs")]
+    Namespace(&'static str),
+    /// Its children would live in another namespace than itself.
+    #[error("its children will be in another {0} namespace than itself, which is not supported")]
+    NamespaceForChildren(&'static str),
+    /// It has another user.
+    #[error("its user ids are {uids:?}, and rckpt runs as user {own}")]
+    User {
+        /// Real, effective, saved and file-system user id.
+        uids: [u32; 4],
+        /// The user that rckpt runs as.
+        own: u32,
+    },
+    /// It has another group.
+    #[error("its group ids are {gids:?}, and rckpt runs as group {own}")]
+    Group {
+        /// Real, effective, saved and file-system group id.
+        gids: [u32; 4],
+        /// The group that rckpt runs as.
+        own: u32,
+    },
+    /// Seccomp.
+    #[error(
+        "it has seccomp filters, which cannot be read; start the job outside of the sandbox, or \
+         rckpt and the job inside of it without filters"
+    )]
+    Seccomp,
+    /// Shadow stacks and the like.
+    #[error("it has CPU features switched on that are not supported: {0}")]
+    ThreadFeatures(Bytes),
+    /// Linear address masking.
+    #[error("it has address masking (LAM) switched on, which is not supported")]
+    AddressMasking,
+    /// CLONE_VM without CLONE_THREAD.
+    #[error(
+        "it shares its memory with process {0} without being its thread, which is not supported"
+    )]
+    SharedMemory(Pid),
+    /// A thread that has left its process's table.
+    #[error("its thread {tid} has {what} of its own, which is not supported")]
+    ThreadOwns {
+        /// The thread.
+        tid: Pid,
+        /// `descriptors` and the like.
+        what: &'static str,
+    },
+    /// A timer on another task's CPU clock.
+    #[error("its timer {id} runs on the CPU clock {clock} of another task, which is not supported")]
+    Timer {
+        /// The timer.
+        id: i32,
+        /// Its clock.
+        clock: i32,
+    },
+    /// A timer that tells a thread which is not there.
+    #[error("its timer {id} tells thread {tid}, which has ended")]
+    TimerThread {
+        /// The timer.
+        id: i32,
+        /// The thread.
+        tid: i32,
+    },
+    /// No vDSO.
+    #[error("it has no vDSO mapping, so nothing can be asked of it from inside")]
+    NoVdso,
+}
