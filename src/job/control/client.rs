@@ -90,8 +90,10 @@ impl Connection {
             socket::setsockopt(&self.socket, sockopt::ReceiveTimeout, &limit)
                 .map_err(failed("receive from"))?;
         }
-        socket::send(self.socket.as_raw_fd(), &message, MsgFlags::MSG_NOSIGNAL)
-            .map_err(failed("send to"))?;
+        match socket::send(self.socket.as_raw_fd(), &message, MsgFlags::MSG_NOSIGNAL) {
+            Err(Errno::EPIPE | Errno::ECONNRESET) => return Err(AskError::HungUp),
+            sent => sent.map_err(failed("send to"))?,
+        };
         let mut answer = vec![0; LARGEST + 1];
         let length = loop {
             match socket::recv(self.socket.as_raw_fd(), &mut answer, MsgFlags::empty()) {

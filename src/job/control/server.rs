@@ -133,3 +133,96 @@ impl AsFd for Client {
         self.socket.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr};
+    use nix::unistd::{Pid, Uid};
+
+    use super::{Listener, Received};
+    use crate::job::control::client::{AskError, Connection};
+    use crate::job::control::discovery::{self, Name};
+    use crate::job::control::protocol::{LARGEST, ProtocolError, Refusal, Reply, Request};
+    use crate::job::identity;
+    use crate::model::id::Bytes;
+
+    fn listen() -> (Name, Listener) {
+        let name = Name {
+            user: Uid::effective().as_raw(),
+            job: Bytes(b"testjob".to_vec()),
+            instance: identity::new_id().unwrap(),
+        };
+        let listener = Listener::bind(&name).unwrap();
+        (name, listener)
+    }
+
+    #[test]
+    fn a_question_finds_its_way_and_is_answered() {
+        let (name, listener) = listen();
+        assert!(listener.accept().is_none());
+        assert!(discovery::names(Some(Uid::effective())).unwrap().contains(&name));
+        let asker = std::thread::spawn({
+            let name = name.clone();
+            move || {
+                let connection = Connection::open(&name).unwrap().unwrap();
+                assert_eq!(connection.supervisor(), Some(Pid::this()));
+                connection.ask(&Request::Outcome { ticket: 7 }, None)
+            }
+        });
+        let client = loop {
+            match listener.accept() {
+                Some(client) => break client,
+                None => std::thread::yield_now(),
+            }
+        };
+        assert_eq!(client.pid(), Some(Pid::this()));
+        let request = loop {
+            match client.receive() {
+                Received::Nothing => std::thread::yield_now(),
+                received => break received,
+            }
+        };
+        assert!(matches!(request, Received::Request(Request::Outcome { ticket: 7 })));
+        assert!(client.reply(&Reply::Refused(Refusal::UnknownTicket)));
+        let reply = asker.join().unwrap().unwrap();
+        assert_eq!(reply, Reply::Refused(Refusal::UnknownTicket));
+        assert!(matches!(client.receive(), Received::HangUp));
+    }
+
+    #[test]
+    fn nonsense_and_silence_harm_nobody() {
+        let (name, listener) = listen();
+        let connect = || {
+            let (family, flags) = (AddressFamily::Unix, SockFlag::SOCK_CLOEXEC);
+            let socket = socket::socket(family, SockType::SeqPacket, flags, None).unwrap();
+            let address = UnixAddr::new_abstract(&name.to_bytes()).unwrap();
+            socket::connect(socket.as_raw_fd(), &address).unwrap();
+            (socket, listener.accept().unwrap())
+        };
+        let (_silent, client) = connect();
+        assert!(matches!(client.receive(), Received::Nothing));
+        let (talker, client) = connect();
+        let check = |message: &[u8], expected: ProtocolError| {
+            socket::send(talker.as_raw_fd(), message, MsgFlags::empty()).unwrap();
+            match client.receive() {
+                Received::Unreadable(error) => assert_eq!(error, expected),
+                other => panic!("{other:?}"),
+            }
+        };
+        check(b"hello", ProtocolError::Magic);
+        check(&vec![0; LARGEST + 1], ProtocolError::TooLong);
+        check(&vec![0; 2 * LARGEST], ProtocolError::TooLong);
+    }
+
+    #[test]
+    fn a_supervisor_that_is_gone_is_told_from_one_that_ends() {
+        let (name, listener) = listen();
+        let connection = Connection::open(&name).unwrap().unwrap();
+        drop(listener);
+        assert!(Connection::open(&name).unwrap().is_none());
+        let outcome = connection.ask(&Request::Status, None);
+        assert!(matches!(outcome, Err(AskError::HungUp)));
+    }
+}
