@@ -1,6 +1,9 @@
 //! `rckpt check`: what this machine allows, tried and not guessed, and what would block a job.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -327,21 +330,52 @@ fn disk(directory: &Path) -> Line {
 /// What is known of a program without running it.
 fn program_line(program: &OsStr) -> Line {
     let subject = format!("command {}", program.display());
-    match launch::locate(program) {
-        Ok(()) => Line {
-            subject,
-            grade: Grade::Works,
-            finding: "can be started; check PID tells more once it runs".to_owned(),
-            remedy: None,
-        },
-        Err(error) => Line {
-            subject,
-            grade: Grade::Fails,
-            finding: failure::chain(&error),
-            remedy: Some("name a program that may be executed"),
-        },
+    let examined = launch::locate(program)
+        .map_err(|error| (failure::chain(&error), "name a program that may be executed"))
+        .and_then(|path| examine(&path).map_err(|(why, remedy)| (why.to_owned(), remedy)));
+    match examined {
+        Ok(finding) => Line { subject, grade: Grade::Works, finding, remedy: None },
+        Err((finding, remedy)) => {
+            Line { subject, grade: Grade::Fails, finding, remedy: Some(remedy) }
+        }
     }
 }
+
+/// What a program's file tells: in words when it can be saved once it runs, else why not and what to
+/// do about it.
+fn examine(path: &Path) -> Result<String, (&'static str, &'static str)> {
+    const TAKES_OTHER_RIGHTS: u32 = 0o6000;
+    let mut start = Vec::new();
+    let opened = File::open(path).and_then(|file| {
+        file.take(EXAMINED).read_to_end(&mut start)?;
+        path.metadata()
+    });
+    let Ok(metadata) = opened else {
+        return Ok("may be executed but not read; check PID tells more once it runs".to_owned());
+    };
+    if metadata.mode() & TAKES_OTHER_RIGHTS != 0 && !nix::unistd::geteuid().is_root() {
+        return Err((
+            "runs with the rights of its owner or group (setuid, setgid): not yours to save",
+            "save it as root, or start what it starts directly",
+        ));
+    }
+    match start.as_slice() {
+        [0x7f, b'E', b'L', b'F', CLASS_32, ..] => {
+            Err(("is a 32-bit program, which cannot be saved", "build it for x86_64"))
+        }
+        [b'#', b'!', line @ ..] => {
+            let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default();
+            let interpreter = String::from_utf8_lossy(line);
+            Ok(format!("is a script for {}; check PID tells more once it runs", interpreter.trim()))
+        }
+        _ => Ok("can be started; check PID tells more once it runs".to_owned()),
+    }
+}
+
+/// Bytes at a program's start that are looked at.
+const EXAMINED: u64 = 256;
+/// ELFCLASS32.
+const CLASS_32: u8 = 1;
 
 /// Whether a process can be reached at all.
 fn process_line(pid: Pid) -> Line {

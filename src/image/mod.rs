@@ -10,7 +10,7 @@
 
 pub mod codec;
 #[cfg(test)]
-mod damage;
+pub(crate) mod damage;
 pub mod error;
 pub mod format;
 pub mod index;

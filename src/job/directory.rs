@@ -475,24 +475,26 @@ impl JobDirectory {
             let path = self.path.join(format!("{WRITING}{}", GenerationId::random()));
             let failed = |source| DirectoryError::Begin { path: path.clone(), source };
             DirBuilder::new().mode(0o700).create(&path).map_err(failed)?;
+            // Until the lock is held, another writer may take it for a leftover, and remove it.
             let opened = open_private(&path, OFlag::O_DIRECTORY).and_then(|file| {
                 // The umask may have taken bits away.
                 file.set_permissions(Permissions::from_mode(0o700))?;
                 Ok(file)
             });
-            let file = opened.map_err(failed)?;
+            let file = match opened {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                other => other.map_err(failed)?,
+            };
             let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(lock) => Lock::Held(lock),
-                // Another writer takes it for a leftover and is about to remove it.
                 Err((_, Errno::EWOULDBLOCK)) => continue,
                 // No such locks on this file system: nobody can take it for a leftover then.
                 Err((file, _)) => Lock::Unsupported(file),
             };
-            let metadata = lock.file().metadata().map_err(failed)?;
-            if metadata.nlink() == 0 {
-                // It was removed between its creation and the lock.
-                continue;
-            }
+            match fs::symlink_metadata(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                other => other.map_err(failed)?,
+            };
             return Ok(Pending { parent: self.path.clone(), path: path.clone(), lock: Some(lock) });
         }
     }
@@ -956,6 +958,25 @@ mod tests {
         assert_eq!(keep(1), 1);
         assert_eq!(numbers(&directory), [3, 5]);
         assert_eq!(commit(&directory), 6);
+    }
+
+    #[test]
+    fn writers_at_once_get_numbers_of_their_own() {
+        let scratch = tempfile::tempdir().unwrap();
+        directory(scratch.path());
+        let write = || -> Vec<u64> {
+            let directory = JobDirectory::open(scratch.path(), Trust::Own).unwrap();
+            (0..15).map(|_| commit(&directory)).collect()
+        };
+        let mut given: Vec<u64> = std::thread::scope(|scope| {
+            let writers: Vec<_> = (0..4).map(|_| scope.spawn(write)).collect();
+            writers.into_iter().flat_map(|writer| writer.join().unwrap()).collect()
+        });
+        given.sort_unstable();
+        assert_eq!(given, (1..=60).collect::<Vec<_>>());
+        let directory = JobDirectory::open(scratch.path(), Trust::Own).unwrap();
+        assert_eq!(numbers(&directory), given);
+        assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 62);
     }
 
     #[test]

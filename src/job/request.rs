@@ -22,7 +22,7 @@ use crate::sys::relatives;
 use super::checkpoint::{self, CheckpointError, Task};
 use super::control::client::{self, AskError, Connection};
 use super::control::discovery::{self, Name};
-use super::control::protocol::{Order, Refusal, Reply, Request, Status, Then};
+use super::control::protocol::{Order, Refusal, Reply, Request, Then};
 use super::directory::Identity;
 use super::identity;
 use super::report::{Explanation, Taken};
@@ -99,18 +99,6 @@ pub enum RequestError {
     /// This process tried, and failed.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-}
-
-/// The jobs of this user on this machine, as their supervisors tell. One that does not answer in
-/// time, or just ended, is left out.
-pub fn my_jobs() -> Result<Vec<Status>, RequestError> {
-    let mut jobs = Vec::new();
-    for connection in client::connections(Some(Uid::effective()))? {
-        if let Ok(Reply::Status(status)) = connection.ask(&Request::Status, Some(STATUS_PATIENCE)) {
-            jobs.push(status);
-        }
-    }
-    Ok(jobs)
 }
 
 /// Takes a checkpoint.

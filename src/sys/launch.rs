@@ -12,6 +12,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use nix::errno::Errno;
@@ -128,7 +129,7 @@ pub enum LaunchError {
 /// # Errors
 /// [`LaunchError::Execute`] with ENOENT when there is no such file, EACCES when there are only such
 /// that may not be executed.
-pub fn locate(program: &OsStr) -> Result<(), LaunchError> {
+pub fn locate(program: &OsStr) -> Result<PathBuf, LaunchError> {
     let search = if program.is_empty() || program.as_bytes().contains(&b'/') {
         Vec::new()
     } else {
@@ -141,7 +142,7 @@ pub fn locate(program: &OsStr) -> Result<(), LaunchError> {
     for file in files.chain(search.is_empty().then(|| program.into())) {
         let is_file = std::fs::metadata(&file).is_ok_and(|metadata| metadata.is_file());
         match unistd::access(&file, AccessFlags::X_OK) {
-            Ok(()) if is_file => return Ok(()),
+            Ok(()) if is_file => return Ok(file),
             _ if file.exists() => source = Errno::EACCES,
             Ok(()) | Err(_) => {}
         }
@@ -290,7 +291,7 @@ mod tests {
     #[test]
     fn programs_are_found_as_shells_find_them() {
         let check = |program: &str, expected: Result<(), Errno>| {
-            let found = locate(OsStr::new(program)).map_err(|error| match error {
+            let found = locate(OsStr::new(program)).map(|_| ()).map_err(|error| match error {
                 LaunchError::Execute { source, .. } => source,
                 other => panic!("{other}"),
             });

@@ -145,8 +145,17 @@ mod tests {
     use super::super::report::report;
     use super::render;
     use crate::image::reader::Reader;
-    use crate::image::{WriteOptions, Writer, ZeroPages, sample};
+    use crate::image::{WriteOptions, Writer, ZeroPages, damage, sample};
     use crate::model::id::ObjectId;
+
+    #[test]
+    fn whatever_a_reader_takes_can_be_told() {
+        damage::forged(500, |directory| {
+            if let Ok(reader) = Reader::open(directory) {
+                assert!(render(&report(&reader)).to_string().contains("processes"));
+            }
+        });
+    }
 
     #[test]
     fn the_sample_in_words() {
