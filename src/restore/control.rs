@@ -265,6 +265,8 @@ impl<'a> Rebuilt<'a> {
         self.trace("interrupting", ptrace::interrupt(host))?;
         self.to_system_call(host)?;
         let result = self.trace("reading registers", ptrace::result_register(host))?;
+        // Any stop does away with the interruption asked for before it.
+        self.trace("interrupting", ptrace::interrupt(host))?;
         self.resume(host)?;
         match self.wait(host)? {
             Stop::Trap => {}

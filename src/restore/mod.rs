@@ -53,8 +53,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Restored {
     /// Its root process, as the caller sees it.
     pub root: HostPid,
-    /// The init of its namespaces, a child of the caller and parent of the root and of orphans;
-    /// `None` for a job restored in place, whose root is the caller's child.
+    /// The parent of the root and of orphans, the init of the job's namespaces (a child of the caller)
+    /// or a child of that; `None` for a job restored in place, whose root is the caller's child.
     pub reaper: Option<HostPid>,
     /// Gives the root's wait status as four bytes, least first, when there is a reaper.
     pub status: Option<File>,
@@ -119,6 +119,7 @@ pub fn start(
         job: reader.job(),
         plan,
         line: supervisor,
+        init: None,
         reaper: None,
         hosts: BTreeMap::new(),
         contents: BTreeMap::new(),
@@ -150,6 +151,8 @@ struct Supervisor<'a> {
     job: &'a Job,
     plan: &'a Plan,
     line: SupervisorSide,
+    init: Option<HostPid>,
+    /// The parent of the job's root and orphans: init, or a child of it.
     reaper: Option<HostPid>,
     /// Every process born so far, by its id in the job.
     hosts: BTreeMap<Pid, HostPid>,
@@ -174,17 +177,18 @@ impl<'a> Supervisor<'a> {
         }
         match clone::fork(u64::from(flags.unsigned_abs()), libc::SIGCHLD, None) {
             Ok(Fork::Child) => reaper::run(orders, builder, status),
-            Ok(Fork::Parent(reaper)) => self.reaper = Some(reaper),
+            Ok(Fork::Parent(init)) => self.init = Some(init),
             Err(source) => return Err(RestoreError::MakeNamespaces { source }),
         }
         drop((builder, status));
         self.await_all(Stage::Entered, 1)?;
-        if user && let Some(reaper) = self.reaper {
+        if user && let Some(init) = self.init {
             let (uid, gid) = (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw());
-            reaper::map_ids(reaper, uid, gid).map_err(|source| RestoreError::MapIds { source })?;
+            reaper::map_ids(init, uid, gid).map_err(|source| RestoreError::MapIds { source })?;
         }
         self.open_gate(Gate::Mapped, 1)?;
-        let contents = self.await_opened()?;
+        let (reaper, contents) = self.await_opened()?;
+        self.reaper = Some(reaper);
         self.take_contents(contents)?;
         self.open_gate(Gate::Fork, 1)
     }
@@ -314,11 +318,12 @@ impl<'a> Supervisor<'a> {
         Ok(())
     }
 
-    fn await_opened(&self) -> Result<Vec<(ObjectId, RawFd)>, RestoreError> {
-        match self.next_report(Stage::Entered)?.1 {
-            Report::Opened(contents) => Ok(contents),
-            Report::Failed(message) => Err(RestoreError::Builder { message }),
-            Report::Reached(stage, _) => Err(RestoreError::Lost { stage }),
+    /// Waits until the reaper has opened the job's files; tells who it is and where content goes.
+    fn await_opened(&self) -> Result<(HostPid, Vec<(ObjectId, RawFd)>), RestoreError> {
+        match self.next_report(Stage::Entered)? {
+            (reaper, Report::Opened(contents)) => Ok((reaper, contents)),
+            (_, Report::Failed(message)) => Err(RestoreError::Builder { message }),
+            (_, Report::Reached(stage, _)) => Err(RestoreError::Lost { stage }),
         }
     }
 
@@ -334,7 +339,7 @@ impl<'a> Supervisor<'a> {
 
     /// Ends everything that was started, after a failure.
     fn end_all(&mut self) {
-        let started = self.reaper.into_iter().chain(self.hosts.values().copied());
+        let started = self.init.into_iter().chain(self.hosts.values().copied());
         for process in started {
             // One that has ended already is as it should be.
             kill(process, Signal::SIGKILL).unwrap_or_default();

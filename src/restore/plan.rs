@@ -78,6 +78,9 @@ pub struct ProcessPlan {
 pub struct Plan {
     /// Which ids it gets.
     pub identity: Identity,
+    /// The id of a process that takes the place of the root's parent; `None`: init itself does, or
+    /// the supervisor in place.
+    pub parent: Option<Pid>,
     /// The clocks that it is to see at its start; `None` to leave them as they are.
     pub clocks: Option<Clocks>,
     /// The forks.
@@ -178,6 +181,7 @@ pub fn plan(
     };
     let mut plan = Plan {
         identity,
+        parent: parent(job, &births, identity),
         clocks: clocks(job, identity, environment),
         births,
         processes: Vec::new(),
@@ -291,6 +295,23 @@ fn resource_name(resource: u32) -> String {
     ];
     let known = usize::try_from(resource).ok().and_then(|index| NAMES.get(index));
     known.map_or_else(|| format!("resource {resource}"), |name| (*name).to_owned())
+}
+
+/// The id of the root's parent, where nobody else is born with it in a namespace that has an init.
+fn parent(job: &Job, births: &[Birth], identity: Identity) -> Option<Pid> {
+    let root = job.processes.iter().find(|process| process.pid == job.root)?;
+    let parent = root.ppid;
+    let is_thread = |tid: Pid| {
+        job.processes.iter().flat_map(|process| &process.threads).any(|thread| thread.tid == tid)
+    };
+    let free = parent.0 > 1 && !is_born(births, parent) && !is_thread(parent);
+    (matches!(identity, Identity::Namespaces { .. }) && free).then_some(parent)
+}
+
+fn is_born(births: &[Birth], pid: Pid) -> bool {
+    births.iter().any(|birth| {
+        birth.pid == Some(pid) || is_born(&birth.earlier, pid) || is_born(&birth.later, pid)
+    })
 }
 
 /// In namespaces the clocks go on exactly where they were; in place only when they would go back.

@@ -1,4 +1,5 @@
-//! The process that plays everybody's parent: the init of the job's namespaces.
+//! The process that plays everybody's parent: the init of the job's namespaces, or a child of it that
+//! has the id of the parent that the job's root knew.
 //!
 //! It enters the namespaces, opens what the job had open, forks the first processes, and from then on
 //! only waits for children to end, so that orphans and zombies are taken care of. It tells how the
@@ -23,7 +24,8 @@ use super::tree::{self, BuildError, Site};
 use crate::model::id::Pid;
 use crate::model::job::Job;
 use crate::model::time::{Clocks, TimeSpec};
-use crate::sys::{clone, descriptor, procfs};
+use crate::sys::clone::{self, Fork};
+use crate::sys::{descriptor, procfs};
 
 /// Why the reaper could not do its part.
 #[derive(Debug, Error)]
@@ -43,6 +45,8 @@ pub enum ReaperError {
     MountProc { source: Errno },
     #[error("setting the job's clocks by a time namespace: {source}; it needs Linux 5.6")]
     SetClocks { source: io::Error },
+    #[error("forking a process in the place of the job's parent {parent}: {source}")]
+    ForkParent { parent: Pid, source: io::Error },
     #[error("moving rckpt's own descriptors out of the way: {source}; raise ulimit -n")]
     MoveUp { source: io::Error },
     #[error(transparent)]
@@ -69,7 +73,11 @@ pub fn run(orders: &Orders<'_>, line: BuilderSide, status: OwnedFd) -> ! {
         Ok(line) => line,
         Err(_) => clone::exit_now(1),
     };
-    if let Err(error) = build(orders, &line) {
+    let outcome = move_in(orders, &line).and_then(|place| match place {
+        Place::Init => Ok(()),
+        Place::Parent => build(orders, &line),
+    });
+    if let Err(error) = outcome {
         line.report_failure(&error.to_string());
         clone::exit_now(1);
     }
@@ -80,11 +88,35 @@ pub fn run(orders: &Orders<'_>, line: BuilderSide, status: OwnedFd) -> ! {
     clone::exit_now(0)
 }
 
-fn build(orders: &Orders<'_>, line: &BuilderSide) -> Result<(), ReaperError> {
+/// Whether the caller is to have the job's processes as its children.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// It has been left to another process, and the caller waits for that.
+    Init,
+    /// It is the caller's.
+    Parent,
+}
+
+/// Enters the namespaces. The job's root asks for its parent's id now and then, and orphans for
+/// theirs: a process with the id of the old parent takes its place, and init only waits for it.
+fn move_in(orders: &Orders<'_>, line: &BuilderSide) -> Result<Place, ReaperError> {
     line.report(&Report::Reached(Stage::Entered, None))?;
     line.wait(Gate::Mapped)?;
     prctl::set_name(c"rckpt-init").map_err(io::Error::from)?;
     enter(orders.plan)?;
+    let Some(parent) = orders.plan.parent else { return Ok(Place::Parent) };
+    match clone::fork(0, libc::SIGCHLD, Some(parent.0)) {
+        Ok(Fork::Parent(_)) => Ok(Place::Init),
+        Ok(Fork::Child) => {
+            clone::set_child_subreaper(true)?;
+            prctl::set_name(c"rckpt-parent").map_err(io::Error::from)?;
+            Ok(Place::Parent)
+        }
+        Err(source) => Err(ReaperError::ForkParent { parent, source }),
+    }
+}
+
+fn build(orders: &Orders<'_>, line: &BuilderSide) -> Result<(), ReaperError> {
     let opened = super::files::open_all(orders.job, orders.plan, orders.files)?;
     grow_tree(orders, line, &opened)
 }
