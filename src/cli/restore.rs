@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use crate::job::directory::{FindError, GenerationError};
 use crate::job::restore::{self, Detached, Options, Prepared, ResumeError};
 use crate::model::id::Bytes;
+use crate::restore::files::{Decisions, Policy};
 use crate::restore::plan::{Identity, PlanError};
 
 use super::failure::{self, Failure};
@@ -31,6 +32,9 @@ pub struct Arguments {
     /// A place that moved: files under OLD are found under NEW (repeatable)
     #[arg(long, value_name = "OLD=NEW")]
     map: Vec<OsString>,
+    /// What to do with files that were written after the checkpoint
+    #[arg(long, value_enum, default_value_t)]
+    files: Files,
     /// Show what would be done, and start nothing
     #[arg(long)]
     dry_run: bool,
@@ -38,13 +42,36 @@ pub struct Arguments {
     supervision: Supervision,
 }
 
+/// `--files`.
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+enum Files {
+    /// Cut back what grew (it is kept beside the image), refuse what changed otherwise
+    #[default]
+    Rollback,
+    /// Leave all files as they are now
+    Keep,
+    /// Refuse whatever is not as it was
+    Fail,
+}
+
+impl From<Files> for Policy {
+    fn from(files: Files) -> Self {
+        match files {
+            Files::Rollback => Self::Rollback,
+            Files::Keep => Self::Keep,
+            Files::Fail => Self::Fail,
+        }
+    }
+}
+
 /// Restores the job.
 pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
-    let Arguments { dir, at, detach, pidfile, map, dry_run, supervision } = arguments;
+    let Arguments { dir, at, detach, pidfile, map, files, dry_run, supervision } = arguments;
     let prepared = restore::prepare(Options {
         path: dir,
         at,
         moved: map.iter().map(moved).collect::<Result<_, _>>()?,
+        files: files.into(),
         pidfile: pidfile.map(|file| options::absolute_path(&file)).transpose()?,
         settings: supervision.settings()?,
     })?;
@@ -104,7 +131,27 @@ fn print_plan(prepared: &Prepared) -> Result<(), Failure> {
             process.pid, process.name, process.ppid
         ));
     }
+    text.push_str(&files_text(prepared.decisions()));
     output::print(text)
+}
+
+/// What would be done with files before the job goes on.
+fn files_text(decisions: &Decisions) -> String {
+    let mut text = String::new();
+    for cut in &decisions.cuts {
+        text.push_str(&format!("cut {} back to {} bytes\n", cut.path.display(), cut.size));
+    }
+    for path in &decisions.resets {
+        text.push_str(&format!("give {} its content back\n", path.display()));
+    }
+    for path in &decisions.set_aside {
+        text.push_str(&format!("set {} aside\n", path.display()));
+    }
+    if !text.is_empty() {
+        let kept = decisions.displaced.display();
+        text.push_str(&format!("what is taken away is kept in {kept}\n"));
+    }
+    text
 }
 
 impl From<ResumeError> for Failure {
@@ -121,7 +168,9 @@ impl From<ResumeError> for Failure {
                 "rckpt verify DIR checks all of them; rckpt restore DIR --at GEN takes an older one",
             ),
             ResumeError::Read(GenerationError::AnotherJob { .. }) => Self::user(message),
-            ResumeError::Plan(PlanError::Identity { .. }) => Self::user(message),
+            ResumeError::Plan(PlanError::Identity { .. }) | ResumeError::Files(_) => {
+                Self::user(message)
+            }
             ResumeError::WritePid { .. } => Self::user(message).hint("the job runs nevertheless"),
             ResumeError::Probe(_)
             | ResumeError::Plan(_)

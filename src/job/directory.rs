@@ -4,6 +4,7 @@
 //! DIR/job.json      which job this is (format 1: id, command, created)
 //! DIR/gen-000001/   a complete generation; what is in it is the image room's
 //! DIR/latest        symbolic link to the newest complete one
+//! DIR/displaced/    what restores cut off or moved away, a numbered directory for each
 //! DIR/.tmp-*        a generation being written: locked by its writer, removed when it died
 //! DIR/.old-*        a generation being removed
 //! ```

@@ -17,7 +17,7 @@ use crate::image::Reader;
 use crate::image::reader::Trust;
 use crate::model::id::Bytes;
 use crate::restore::environment::{self, ProbeError};
-use crate::restore::files::Decisions;
+use crate::restore::files::{self, Choices, Decisions, Policy, Problems};
 use crate::restore::plan::{self, Plan, PlanError};
 use crate::restore::{self, RestoreError, Restored};
 use crate::sys::launch::{self, Inheritance, LaunchError};
@@ -31,6 +31,9 @@ use super::supervisor::{
     Ending, Settings, SuperviseError, Supervised, Supervisor, seconds_since_1970,
 };
 
+/// Where, in a job's directory, what a rollback takes away is kept.
+const DISPLACED: &str = "displaced";
+
 /// What to restore, and how.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -40,6 +43,8 @@ pub struct Options {
     pub at: Option<String>,
     /// Places that moved: old and new.
     pub moved: Vec<(Bytes, Bytes)>,
+    /// What to do with files that were written after the checkpoint.
+    pub files: Policy,
     /// Gets the pid of the root process.
     pub pidfile: Option<PathBuf>,
     /// How to supervise. To its outputs come those that the job was saved with.
@@ -61,6 +66,9 @@ pub enum ResumeError {
     /// It cannot be brought back here.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// Its files are not as it needs them.
+    #[error(transparent)]
+    Files(#[from] Problems),
     /// The job's directory cannot be used.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
@@ -102,6 +110,7 @@ pub struct Prepared {
     found: Found,
     reader: Reader,
     plan: Plan,
+    decisions: Decisions,
     pidfile: Option<PathBuf>,
     settings: Settings,
     /// Told once the job runs, when somebody waits for that.
@@ -119,14 +128,15 @@ pub enum Detached {
 
 /// Finds the checkpoint, reads its records and plans the restore.
 pub fn prepare(options: Options) -> Result<Prepared, ResumeError> {
-    let Options { path, at, moved, pidfile, mut settings } = options;
+    let Options { path, at, moved, files, pidfile, mut settings } = options;
     let found = directory::find(&path, at.as_deref(), Trust::Own)?;
     let reader = found.read(Trust::Own)?;
     let environment = environment::probe(reader.job())?;
-    let plan = plan::plan(reader.job(), reader.chunks(), &environment, moved)?;
+    let plan = plan::plan(reader.job(), reader.chunks(), &environment, moved.clone())?;
+    let decisions = files::decide(reader.job(), &choices(&found, files, moved))?;
     let named = reader.job().outputs.named.iter().map(|named| named.as_path().to_owned());
     settings.outputs.extend(named);
-    Ok(Prepared { found, reader, plan, pidfile, settings, waiting: None })
+    Ok(Prepared { found, reader, plan, decisions, pidfile, settings, waiting: None })
 }
 
 impl Prepared {
@@ -146,6 +156,12 @@ impl Prepared {
     #[must_use]
     pub const fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// What would be done with its files first.
+    #[must_use]
+    pub const fn decisions(&self) -> &Decisions {
+        &self.decisions
     }
 
     /// Goes into the background: a new process in a session of its own, with the standard streams as
@@ -174,7 +190,7 @@ impl Prepared {
 
     /// Brings the job back and supervises it to its end, or until it is stopped after a checkpoint.
     pub fn run(self, observer: &mut dyn Observer) -> Result<Ending, ResumeError> {
-        let Self { found, reader, plan, pidfile, settings, waiting } = self;
+        let Self { found, reader, plan, decisions, pidfile, settings, waiting } = self;
         let of_kernel = |operation| {
             move |errno: Errno| ResumeError::Prepare { operation, source: errno.into() }
         };
@@ -195,7 +211,7 @@ impl Prepared {
             }
         }
         let supervisor = Supervisor::new(&identity.id, settings)?;
-        let restored = restore::start(&reader, &plan, &Decisions::default())?;
+        let restored = restore::start(&reader, &plan, &decisions)?;
         let root = restored.root;
         let directory = match home {
             Some(home) => home,
@@ -223,6 +239,21 @@ impl Prepared {
         drop((reader, plan, found));
         let job = Supervised { identity, root: watch(restored), directory, claim };
         Ok(supervisor.supervise(job, observer)?)
+    }
+}
+
+/// What the decisions about the job's files depend on. What is displaced lies beside the image.
+fn choices(found: &Found, policy: Policy, moved: Vec<(Bytes, Bytes)>) -> Choices {
+    let image = &found.generation.path;
+    let directory = match &found.directory {
+        Some(directory) => directory.path(),
+        None => image.parent().unwrap_or(image),
+    };
+    Choices {
+        policy,
+        moved,
+        displaced: directory.join(DISPLACED),
+        job_directory: directory.to_owned(),
     }
 }
 

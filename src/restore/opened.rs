@@ -3,10 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
+
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
 
 use crate::model::file::FdTable;
-use crate::model::id::{InodeId, ObjectId};
+use crate::model::id::{Bytes, InodeId, ObjectId, OpenFileId};
 use crate::sys::{clone, descriptor};
 
 /// Descriptors of the reaper, all numbered from `first` on, which is above every number that a table
@@ -22,23 +25,54 @@ pub struct Opened {
     /// Where the content of inodes is to be written before the job runs, by object. Page `n` goes to
     /// byte `n * 4096`; the files have their sizes already.
     pub contents: BTreeMap<ObjectId, RawFd>,
+    /// Working directories that no path leads to.
+    pub directories: BTreeMap<InodeId, RawFd>,
+    /// Descriptions that only the process that has them can make; [`Opened::files`] holds a stopgap.
+    pub late: BTreeMap<OpenFileId, LateFile>,
+}
+
+/// A file in a process's own part of /proc.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LateFile {
+    /// Its path.
+    pub path: Bytes,
+    /// O_* bits to open it with.
+    pub flags: i32,
+    /// Position.
+    pub position: u64,
 }
 
 /// Gives the calling process the descriptors of `table`, and leaves those from `opened.first` on open
-/// for the blob. Everything else below is closed.
+/// for the blob. Everything else below is closed. Nothing is marked close-on-exec yet, for the blob is
+/// still to be executed.
 ///
 /// # Errors
 /// As `dup3(2)` and `close_range(2)`; EMFILE when the hard limit of RLIMIT_NOFILE is too low.
 pub fn lay_out(table: &FdTable, opened: &Opened) -> io::Result<()> {
     let mut next = 0;
+    // Where the late files of this process are, once they are open.
+    let mut late: BTreeMap<OpenFileId, RawFd> = BTreeMap::new();
     for entry in &table.entries {
         close_between(next, entry.number)?;
+        if let Some(file) = opened.late.get(&entry.file)
+            && !late.contains_key(&entry.file)
+        {
+            late.insert(entry.file, descriptor::leave_open(open_late(file, opened.first)?));
+        }
         let file = usize::try_from(entry.file.0).map_err(io::Error::other)?;
-        let source = opened.files.get(file).ok_or(io::ErrorKind::NotFound)?;
-        clone::duplicate_to(*source, entry.number, entry.close_on_exec)?;
+        let source = late.get(&entry.file).or_else(|| opened.files.get(file));
+        clone::duplicate_to(*source.ok_or(io::ErrorKind::NotFound)?, entry.number, false)?;
         next = entry.number + 1;
     }
     close_between(next, opened.first)
+}
+
+fn open_late(file: &LateFile, first: RawFd) -> io::Result<OwnedFd> {
+    let flags = OFlag::from_bits_retain(file.flags | libc::O_CLOEXEC);
+    let opened = nix::fcntl::open(file.path.as_path(), flags, Mode::empty())?;
+    let opened = descriptor::move_above(opened, first)?;
+    descriptor::set_position(&opened, file.position)?;
+    Ok(opened)
 }
 
 /// Closes what is open in `first..end`.

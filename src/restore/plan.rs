@@ -209,6 +209,7 @@ pub fn plan(
         // The length of a script depends neither on where it lies nor on the numbers of the mapped
         // files: write it once to learn it, and once more to learn where it begins.
         let context = script::Context {
+            job,
             placement: process_plan.placement,
             occupancy: &process_plan.occupancy,
             mapped: &BTreeMap::new(),

@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use super::blob::layout::{STEP_SIZE, Step, kind};
 use super::blob::{Placement, TASK_SIZE};
 use crate::model::address::AddrRange;
-use crate::model::id::InodeId;
+use crate::model::file::{FileLock, FileLockKind};
+use crate::model::id::{InodeId, OpenFileId};
+use crate::model::job::Job;
 use crate::model::memory::{AddressSpace, Backing, Prot, Vma, VmaFlags};
 use crate::model::number::{PAGE_SIZE, to_u64, to_usize};
 use crate::model::process::Process;
@@ -63,6 +65,8 @@ impl Occupancy {
 /// What a script depends on beside the records of its process.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
+    /// The whole job.
+    pub job: &'a Job,
     /// Where the blob lies.
     pub placement: Placement,
     /// Which pages will be filled.
@@ -100,6 +104,7 @@ pub fn write(process: &Process, space: &AddressSpace, context: &Context<'_>) -> 
     steps.push(stop(STOP_FILL));
     finish_regions(&mut author, &mut steps, space, context);
     close_descriptors(&mut steps, context);
+    mark_descriptors(&mut author, &mut steps, process, context);
     process_attributes(&mut steps, process, space);
     signal_actions(&mut author, &mut steps, process);
     for thread in process.threads.iter().skip(1) {
@@ -310,6 +315,45 @@ fn finish_regions(
 fn close_descriptors(steps: &mut Vec<Step>, context: &Context<'_>) {
     let first = signed(context.first_private_fd);
     steps.push(call(libc::SYS_close_range, &[first, u64::from(u32::MAX), 0]));
+}
+
+/// What belongs to the process's own descriptors and could not be set earlier: executing the blob
+/// closes what is marked so, and closing any descriptor of a file gives up its POSIX locks.
+fn mark_descriptors(
+    author: &mut Author,
+    steps: &mut Vec<Step>,
+    process: &Process,
+    context: &Context<'_>,
+) {
+    let tables = &context.job.fd_tables;
+    let Some(table) = tables.get(to_usize(u64::from(process.fd_table.0))) else { return };
+    for entry in table.entries.iter().filter(|entry| entry.close_on_exec) {
+        let arguments = [entry.number, libc::F_SETFD, libc::FD_CLOEXEC].map(signed);
+        steps.push(call(libc::SYS_fcntl, &arguments));
+    }
+    for (file, id) in context.job.open_files.iter().zip(0..) {
+        let Some(entry) = table.entries.iter().find(|entry| entry.file == OpenFileId(id)) else {
+            continue;
+        };
+        for lock in &file.locks {
+            if lock.kind == (FileLockKind::Posix { holder: process.pid }) {
+                let lock = author.data(&lock_bytes(lock));
+                let arguments = [signed(entry.number), signed(libc::F_SETLK), lock];
+                steps.push(call(libc::SYS_fcntl, &arguments));
+            }
+        }
+    }
+}
+
+/// A lock as `struct flock` (include/uapi/asm-generic/fcntl.h): type, whence, padding, start,
+/// length, process, padding.
+fn lock_bytes(lock: &FileLock) -> [u8; 32] {
+    let length = lock.end.map_or(0, |end| end.saturating_sub(lock.start).saturating_add(1));
+    let mut bytes = [0; 32];
+    bytes[..2].copy_from_slice(&lock.access.to_le_bytes());
+    bytes[8..16].copy_from_slice(&lock.start.to_le_bytes());
+    bytes[16..24].copy_from_slice(&length.to_le_bytes());
+    bytes
 }
 
 /// Attributes that all threads share, or that threads inherit from the one that makes them.

@@ -221,7 +221,11 @@ fn set_attributes(process: &Process, site: &Site<'_>) -> Result<(), BuildError> 
     let fs = &site.job.fs[index_of(process.fs.0)];
     let space = &site.job.address_spaces[index_of(process.mm.0)];
     umask(Mode::from_bits_truncate(fs.umask));
-    let path = site.plan.path_of(fs.cwd, site.job);
+    let path = match site.opened.directories.get(&fs.cwd) {
+        // A directory that was removed has no path but this one.
+        Some(number) => Bytes(format!("/proc/self/fd/{number}").into_bytes()),
+        None => site.plan.path_of(fs.cwd, site.job),
+    };
     chdir(Path::new(path.as_os_str())).map_err(|source| BuildError::EnterDirectory {
         pid,
         path,
@@ -261,6 +265,7 @@ fn become_blob(index: usize, site: &Site<'_>) -> Result<(), BuildError> {
         .get(&(space.executable, false))
         .ok_or_else(|| prepare(io::ErrorKind::NotFound.into()))?;
     let context = script::Context {
+        job: site.job,
         placement: *placement,
         occupancy,
         mapped: &site.opened.mapped,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use nix::unistd::Pid;
 
-use super::refusal::Place;
+use super::refusal::{Place, RefusalKind};
 use super::{CollectFilesError, Collector, scan};
 use crate::model::file::FsContext;
 use crate::model::id::Bytes;
@@ -17,8 +17,7 @@ pub(super) fn collect(collector: &mut Collector, pid: Pid) -> Result<FsContext, 
     let link = PathBuf::from(format!("/proc/{pid}/root"));
     let root = scan::read_link(&link)?;
     if root != b"/" {
-        // Interned only to see that its path leads there.
-        collector.intern_link(pid, Place::RootDirectory, link)?;
+        collector.refuse(pid, Place::RootDirectory, &root, RefusalKind::ChangedRoot);
     }
     Ok(FsContext {
         cwd: cwd.unwrap_or_default(),

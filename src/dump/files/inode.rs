@@ -14,12 +14,12 @@ use nix::unistd::Pid;
 use super::content::{Content, ContentSource, Segment, mapped_size};
 use super::refusal::{Place, Refusal, RefusalKind};
 use super::scan::FileStat;
-use super::{CollectFilesError, Failure, FileMapping, build_id};
+use super::{CollectFilesError, Failure, FileMapping};
 use crate::model::file::{ANONYMOUS_SHARED_NAME, Inode, InodeKind};
 use crate::model::id::{Bytes, InodeId, ObjectId};
 use crate::model::number::{PAGE_SIZE, to_usize};
 use crate::model::time::TimeSpec;
-use crate::sys::descriptor;
+use crate::sys::{build_id, descriptor};
 
 /// What the kernel appends to the path of a file whose name was removed (`d_path`, fs/d_path.c).
 const DELETED: &[u8] = b" (deleted)";

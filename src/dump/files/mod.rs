@@ -5,7 +5,6 @@
 //! of description; whatever none of them knows is refused by name. It does not decide what becomes of
 //! refusals, and knows nothing of memory except which files are mapped.
 
-mod build_id;
 mod classify;
 mod content;
 mod context;

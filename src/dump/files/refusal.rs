@@ -149,6 +149,9 @@ pub enum RefusalKind {
     /// The path leads elsewhere, or nowhere, where rckpt runs.
     #[error("its path leads to no such file outside the job's own mount namespace")]
     NotReachable,
+    /// A root directory other than the system's.
+    #[error("its root directory is not that of rckpt (chroot)")]
+    ChangedRoot,
     /// The content has to go into the image and may not be read.
     #[error("its content has to go into the image and cannot be read: {reason}")]
     ContentUnreadable {
@@ -238,6 +241,7 @@ impl RefusalKind {
                 "close other large pipes of yours, or raise /proc/sys/fs/pipe-max-size"
             }
             Self::NameLost { .. } => "keep the name by which the program opened the file",
+            Self::ChangedRoot => "run rckpt inside that root directory",
             Self::NotReachable => "run rckpt where the job sees its files, in the same container",
             Self::ContentUnreadable { .. } => {
                 "let the owner read the file (chmod u+r), or run rckpt as the user who can"

@@ -1,58 +1,103 @@
-//! Files at restore: checks before anything is touched, rollback, and opening each description once.
+//! Files at restore: what has to be done about each is decided before anything is touched; then what
+//! was written after the checkpoint is taken back, every description is made once, and what depends on
+//! content and processes is done at the end.
+//!
+//! [`decide`] runs in the supervisor, [`open_all`] and [`settle`] in the process that all processes of
+//! the job descend from. Nothing here knows of memory or threads.
+
+mod decide;
+mod hidden;
+mod judge;
+mod open;
+mod pipe;
+mod rollback;
+mod settle;
+mod usage;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::Mode;
-use nix::unistd::{Whence, lseek};
+use nix::errno::Errno;
 use thiserror::Error;
+
+pub use self::decide::{Choices, Connection, Cut, Decisions, Problem, Problems, decide};
+pub use self::judge::{Action, Policy, ProblemKind};
+pub use self::rollback::RollbackError;
 
 use super::opened::Opened;
 use super::plan::Plan;
-use super::script::writes_through;
-use crate::model::file::{OpenFile, OpenFileKind, Stream};
+use crate::model::file::Stream;
 use crate::model::id::{Bytes, InodeId, OpenFileId};
 use crate::model::job::Job;
-use crate::model::memory::Backing;
-use crate::sys::descriptor;
-
-/// What was decided about the job's files beforehand.
-#[derive(Clone, Debug, Default)]
-pub struct Decisions {}
 
 /// Everything that was opened, and what is still to be done to it once it has its content.
 #[derive(Debug)]
 pub struct OpenedJob {
     /// The numbers.
     pub opened: Opened,
+    /// Files without a name, and those that get their content from the image.
+    origins: BTreeMap<InodeId, OwnedFd>,
+    /// Descriptions that something is still to be done to.
+    unsettled: Vec<(OpenFileId, OwnedFd)>,
+    /// Terminals that get their modes back, and the modes.
+    terminals: Vec<(OwnedFd, Vec<u8>)>,
 }
 
-/// Why a file could not be opened again.
+/// Why what the job had open could not be made again.
 #[derive(Debug, Error)]
 #[allow(missing_docs)] // The messages say what each field is.
 pub enum OpenError {
+    #[error(transparent)]
+    Rollback(#[from] RollbackError),
+    #[error("raising the limit on open files (ulimit -n): {source}")]
+    RaiseLimit { source: io::Error },
+    #[error("moving a descriptor above those of the job: {source}; raise ulimit -n")]
+    MoveUp { source: io::Error },
+    #[error("making {path} again: {source}")]
+    Make { path: Bytes, source: io::Error },
     #[error("opening {path} again: {source}")]
     Open { path: Bytes, source: io::Error },
-    #[error("open file {file:?} cannot be brought back yet: {kind:?}")]
-    Unsupported { file: OpenFileId, kind: OpenFileKind },
+    #[error("going on at byte {position} of {path}: {source}")]
+    SetPosition { path: Bytes, position: u64, source: io::Error },
+    #[error("locking {path} again: {source}; another process may hold a lock on it")]
+    Lock { path: Bytes, source: io::Error },
+    #[error("making a pipe again: {source}")]
+    MakePipe { source: io::Error },
+    #[error("opening the FIFO {path} again: {source}")]
+    OpenFifo { path: Bytes, source: io::Error },
+    #[error("opening the controlling terminal: {source}; restore from a terminal")]
+    OpenTerminal { source: io::Error },
+    #[error("making an event counter again: {source}")]
+    MakeEvent { source: io::Error },
+    #[error("making a timer again: {source}")]
+    MakeTimer { source: io::Error },
+    #[error("connecting {stream:?}, a standard stream, to the caller's own: {source}")]
+    ConnectStream { stream: Stream, source: io::Error },
+    #[error(transparent)]
+    Settle(#[from] SettleError),
 }
 
-/// Opens every description of the job once, and every mapped file.
+/// Why the last touches to what the job has open failed.
+#[derive(Debug, Error)]
+#[allow(missing_docs)] // The messages say what each field is.
+pub enum SettleError {
+    #[error("{operation} on open file {file} of the image: {source}")]
+    Description { file: OpenFileId, operation: &'static str, source: Errno },
+    #[error("{operation} on {path}: {source}")]
+    File { path: Bytes, operation: &'static str, source: Errno },
+    #[error("setting the modes of the terminal: {source}")]
+    Terminal { source: Errno },
+}
+
+/// Takes back what was written after the checkpoint, and opens every description of the job once and
+/// every mapped file.
 ///
 /// # Errors
-/// When one cannot be opened.
+/// When one cannot be opened. What was taken back is kept in [`Decisions::displaced`].
 pub fn open_all(job: &Job, plan: &Plan, decisions: &Decisions) -> Result<OpenedJob, OpenError> {
-    let Decisions {} = decisions;
-    let first = plan.first_private_fd;
-    let mut opened = Opened { first, ..Opened::default() };
-    for (number, file) in (0..).zip(&job.open_files) {
-        let descriptor = open_one(job, plan, OpenFileId(number), file)?;
-        opened.files.push(descriptor);
-    }
-    opened.mapped = open_mapped(job, plan)?;
-    Ok(OpenedJob { opened })
+    rollback::carry_out(decisions)?;
+    open::open_all(job, plan, decisions)
 }
 
 /// What can only be done once memory and files have their content.
@@ -60,72 +105,5 @@ pub fn open_all(job: &Job, plan: &Plan, decisions: &Decisions) -> Result<OpenedJ
 /// # Errors
 /// When it fails.
 pub fn settle(job: &Job, opened: &OpenedJob) -> Result<(), OpenError> {
-    assert_eq!(job.open_files.len(), opened.opened.files.len());
-    Ok(())
-}
-
-fn open_one(job: &Job, plan: &Plan, id: OpenFileId, file: &OpenFile) -> Result<RawFd, OpenError> {
-    let flags = OFlag::from_bits_truncate(file.flags.cast_signed());
-    match &file.kind {
-        OpenFileKind::Regular { inode, position } => {
-            let descriptor = open_inode(job, plan, *inode, flags)?;
-            let offset = i64::try_from(*position).unwrap_or(i64::MAX);
-            lseek(&descriptor, offset, Whence::SeekSet).map_err(|errno| OpenError::Open {
-                path: plan.path_of(*inode, job),
-                source: errno.into(),
-            })?;
-            keep(descriptor, plan)
-        }
-        OpenFileKind::Device { inode } => keep(open_inode(job, plan, *inode, flags)?, plan),
-        OpenFileKind::Stream { stream, .. } => {
-            let own = match stream {
-                Stream::Input => descriptor::duplicate_above(io::stdin(), plan.first_private_fd),
-                Stream::Output => descriptor::duplicate_above(io::stdout(), plan.first_private_fd),
-                Stream::Error => descriptor::duplicate_above(io::stderr(), plan.first_private_fd),
-            };
-            let own = own.map_err(|errno| OpenError::Open {
-                path: Bytes::default(),
-                source: errno.into(),
-            })?;
-            keep(own, plan)
-        }
-        kind => Err(OpenError::Unsupported { file: id, kind: kind.clone() }),
-    }
-}
-
-fn open_inode(job: &Job, plan: &Plan, inode: InodeId, flags: OFlag) -> Result<OwnedFd, OpenError> {
-    let path = plan.path_of(inode, job);
-    open(path.as_path(), flags | OFlag::O_NOCTTY, Mode::empty())
-        .map_err(|errno| OpenError::Open { path, source: errno.into() })
-}
-
-/// Moves a descriptor up and leaves it open over exec.
-fn keep(descriptor: OwnedFd, plan: &Plan) -> Result<RawFd, OpenError> {
-    let fail =
-        |errno: nix::errno::Errno| OpenError::Open { path: Bytes::default(), source: errno.into() };
-    let descriptor = descriptor::move_above(descriptor, plan.first_private_fd).map_err(fail)?;
-    descriptor::set_close_on_exec(&descriptor, false).map_err(fail)?;
-    let number = descriptor.as_raw_fd();
-    descriptor::leave_open(descriptor);
-    Ok(number)
-}
-
-fn open_mapped(job: &Job, plan: &Plan) -> Result<BTreeMap<(InodeId, bool), RawFd>, OpenError> {
-    let mut wanted: Vec<(InodeId, bool)> = Vec::new();
-    for space in &job.address_spaces {
-        wanted.push((space.executable, false));
-        for vma in &space.vmas {
-            if let Backing::File { inode, .. } = vma.backing {
-                wanted.push((inode, writes_through(vma)));
-            }
-        }
-    }
-    wanted.sort();
-    wanted.dedup();
-    let mut mapped = BTreeMap::new();
-    for (inode, write) in wanted {
-        let flags = if write { OFlag::O_RDWR } else { OFlag::O_RDONLY };
-        mapped.insert((inode, write), keep(open_inode(job, plan, inode, flags)?, plan)?);
-    }
-    Ok(mapped)
+    Ok(settle::settle(job, opened)?)
 }

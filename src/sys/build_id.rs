@@ -18,7 +18,7 @@ const NT_GNU_BUILD_ID: u32 = 3;
 const LONGEST_NOTES: u64 = 1 << 16;
 
 /// Reads the build id. `None` when the file has none, is no 64-bit ELF, or cannot be read.
-pub(super) fn build_id(file: &File) -> Option<Bytes> {
+pub fn build_id(file: &File) -> Option<Bytes> {
     let mut start = vec![0; 4096];
     let length = file.read_at(&mut start, 0).ok()?;
     start.truncate(length);

@@ -1,0 +1,438 @@
+//! Looks at every file that a job needs, and decides what is to be done with each before the job can
+//! go on. Nothing is touched; everything that stands in the way is found, not only the first.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::fs::{self, File, Metadata};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use thiserror::Error;
+
+use super::judge::{self, Action, Found, Policy, ProblemKind};
+use super::usage::{self, Usage};
+use crate::model::file::{Inode, InodeKind, OpenFileKind, Output, Stream, StreamTarget};
+use crate::model::id::{Bytes, InodeId};
+use crate::model::job::Job;
+use crate::model::number::to_usize;
+use crate::model::time::TimeSpec;
+use crate::restore::plan::moved;
+use crate::sys::{build_id, file_tree, terminal};
+
+/// What the decisions depend on beside the image and the files.
+#[derive(Clone, Debug, Default)]
+pub struct Choices {
+    /// What to do with files that were written after the checkpoint.
+    pub policy: Policy,
+    /// Places that moved.
+    pub moved: Vec<(Bytes, Bytes)>,
+    /// Where what is cut off and set aside is kept; made when it is needed.
+    pub displaced: PathBuf,
+    /// The job's own directory, where no output of the job lies.
+    pub job_directory: PathBuf,
+}
+
+/// What is to be done with the job's files.
+#[derive(Clone, Debug, Default)]
+pub struct Decisions {
+    /// Where what is cut off and set aside is kept.
+    pub displaced: PathBuf,
+    /// Files to be cut back.
+    pub cuts: Vec<Cut>,
+    /// Files to be moved away.
+    pub set_aside: Vec<PathBuf>,
+    /// Files that get other content: a whole copy of each is kept first.
+    pub resets: Vec<PathBuf>,
+    /// What becomes of each file whose content is in the image and that has a path.
+    pub contents: BTreeMap<InodeId, Action>,
+    /// What each standard stream is connected to, where that is not simply the caller's.
+    pub streams: BTreeMap<Stream, Connection>,
+    /// The standard streams on terminals whose modes are the caller's to set.
+    pub terminals: BTreeSet<Stream>,
+}
+
+/// A file to be cut back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Cut {
+    /// Its path.
+    pub path: PathBuf,
+    /// Its inode number, as it was when this was decided.
+    pub number: u64,
+    /// Bytes that stay.
+    pub size: u64,
+}
+
+/// What a standard stream is connected to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Connection {
+    /// The caller's own stream, which is the file that it was at the checkpoint; reading or writing
+    /// goes on where it stood.
+    OwnAt {
+        /// Position in bytes.
+        position: u64,
+    },
+    /// The file that it was at the checkpoint: the job was reading it, and the caller offers nothing
+    /// but a terminal or /dev/null instead.
+    Reopened {
+        /// The file.
+        inode: InodeId,
+        /// Position in bytes.
+        position: u64,
+    },
+}
+
+/// Something that stands in the way of a restore.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The file.
+    pub path: Bytes,
+    /// What is wrong with it.
+    pub kind: ProblemKind,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}; {}", self.path, self.kind, self.kind.remedy())
+    }
+}
+
+/// Everything that stands in the way.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub struct Problems(pub Vec<Problem>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the job's files are not as it needs them")?;
+        self.0.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
+    }
+}
+
+/// Decides what to do with the files of `job`.
+///
+/// # Errors
+/// All problems that were found.
+pub fn decide(job: &Job, choices: &Choices) -> Result<Decisions, Problems> {
+    let mut judge = Judge {
+        job,
+        choices,
+        own: [own_stream(io::stdin()), own_stream(io::stdout()), own_stream(io::stderr())],
+        decisions: Decisions { displaced: choices.displaced.clone(), ..Decisions::default() },
+        problems: Vec::new(),
+    };
+    judge.inodes();
+    judge.streams();
+    judge.outputs();
+    judge.terminals();
+    if judge.problems.is_empty() { Ok(judge.decisions) } else { Err(Problems(judge.problems)) }
+}
+
+struct Judge<'a> {
+    job: &'a Job,
+    choices: &'a Choices,
+    /// The caller's own standard streams.
+    own: [Option<Metadata>; 3],
+    decisions: Decisions,
+    problems: Vec<Problem>,
+}
+
+impl Judge<'_> {
+    fn inodes(&mut self) {
+        let outputs: BTreeSet<&Bytes> =
+            self.job.outputs.files.iter().map(|output| &output.path).collect();
+        for ((id, inode), usage) in (0..).zip(&self.job.inodes).zip(usage::of_all(self.job)) {
+            let has_path = matches!(inode.kind, InodeKind::Linked | InodeKind::MemoryFile);
+            // What becomes of a named output is decided as such, unless it has to be filled.
+            let judged_as_output = outputs.contains(&inode.path)
+                && inode.content.is_none()
+                && !usage.mapped
+                && !usage.directory;
+            if !has_path || !usage.is_needed() || judged_as_output {
+                continue;
+            }
+            let path = self.place_of(&inode.path);
+            match self.judge_inode(inode, usage, path.as_path()) {
+                Ok(action) => self.note(InodeId(id), inode, action, path),
+                Err(kind) => self.problems.push(Problem { path, kind }),
+            }
+        }
+    }
+
+    fn judge_inode(&self, inode: &Inode, usage: Usage, path: &Path) -> Result<Action, ProblemKind> {
+        let mut found = look_at(path, false)?;
+        if let Some(found) = &mut found
+            && usage.mapped
+            && inode.build_id.is_some()
+        {
+            // A file that cannot be read has no build id, and is told by its time.
+            found.build_id = File::open(path).ok().and_then(|file| build_id::build_id(&file));
+        }
+        judge::judge(inode, usage, found.as_ref(), self.choices.policy)
+    }
+
+    fn note(&mut self, id: InodeId, inode: &Inode, action: Action, path: Bytes) {
+        if inode.content.is_some() {
+            self.decisions.contents.insert(id, action);
+        }
+        match action {
+            Action::CutBack => self.cut(path.as_path(), inode.size),
+            Action::Reset => self.decisions.resets.push(path.as_path().to_owned()),
+            Action::Use | Action::Create | Action::UseOther => {}
+        }
+    }
+
+    /// Streams that were regular files. What was written to them after the checkpoint is cut off
+    /// whether the job's stream leads there again or not: the restored job writes it once more.
+    fn streams(&mut self) {
+        for file in &self.job.open_files {
+            let OpenFileKind::Stream {
+                stream,
+                target: StreamTarget::Regular { inode: id, position },
+            } = &file.kind
+            else {
+                continue;
+            };
+            let Some(inode) = self.job.inodes.get(to_usize(u64::from(id.0))) else { continue };
+            let path = self.place_of(&inode.path);
+            let found = match look_at(path.as_path(), true) {
+                Ok(found) => found,
+                Err(kind) => {
+                    self.problems.push(Problem { path, kind });
+                    continue;
+                }
+            };
+            let reads = file.flags.cast_signed() & libc::O_ACCMODE == libc::O_RDONLY;
+            if reads {
+                self.input_stream(*stream, *id, inode, *position, found.as_ref(), path);
+            } else {
+                self.output_stream(*stream, inode, *position, found.as_ref(), path);
+            }
+        }
+    }
+
+    fn input_stream(
+        &mut self,
+        stream: Stream,
+        id: InodeId,
+        inode: &Inode,
+        position: u64,
+        found: Option<&Found>,
+        path: Bytes,
+    ) {
+        let own = self.own_stream(stream);
+        if own.is_some_and(|own| is_same(own, found)) {
+            self.decisions.streams.insert(stream, Connection::OwnAt { position });
+        } else if own.is_none_or(|own| own.mode() & libc::S_IFMT == libc::S_IFCHR) {
+            // A terminal or /dev/null is what a caller has who did not think of it. A job in the
+            // middle of a file needs the rest of that file.
+            let usage = Usage { opened: true, content: true, ..Usage::default() };
+            match judge::judge(inode, usage, found, self.choices.policy) {
+                Ok(_) => {
+                    let connection = Connection::Reopened { inode: id, position };
+                    self.decisions.streams.insert(stream, connection);
+                }
+                Err(kind) => self.problems.push(Problem { path, kind }),
+            }
+        }
+    }
+
+    fn output_stream(
+        &mut self,
+        stream: Stream,
+        inode: &Inode,
+        position: u64,
+        found: Option<&Found>,
+        path: Bytes,
+    ) {
+        let Some(found) = found else { return };
+        let cut_off = found.size < inode.size;
+        if found.number != inode.number || cut_off || self.choices.policy == Policy::Keep {
+            // Another file, or one that the caller's shell has emptied for us: it begins anew.
+            return;
+        }
+        if found.size > inode.size {
+            if self.choices.policy == Policy::Fail {
+                let kind = ProblemKind::Grown { grown: found.size - inode.size };
+                self.problems.push(Problem { path, kind });
+                return;
+            }
+            self.cut(path.as_path(), inode.size);
+        }
+        if self.own_stream(stream).is_some_and(|own| is_same(own, Some(found))) {
+            self.decisions.streams.insert(stream, Connection::OwnAt { position });
+        }
+    }
+
+    fn outputs(&mut self) {
+        let mut known = BTreeSet::new();
+        for output in &self.job.outputs.files {
+            let path = self.place_of(&output.path);
+            known.insert(path.as_path().to_owned());
+            match self.judge_output(output, path.as_path()) {
+                Ok(Action::CutBack) => self.cut(path.as_path(), output.size),
+                Ok(_) => {}
+                Err(kind) => self.problems.push(Problem { path, kind }),
+            }
+        }
+        if self.choices.policy == Policy::Keep {
+            return;
+        }
+        let excluded = [self.choices.job_directory.clone(), self.choices.displaced.clone()];
+        for named in &self.job.outputs.named {
+            let pattern = self.place_of(named);
+            match file_tree::expand(pattern.as_path(), &excluded) {
+                Ok(found) => {
+                    for path in found {
+                        if !known.contains(&path) {
+                            self.new_output(path);
+                        }
+                    }
+                }
+                Err(error) => {
+                    let kind = ProblemKind::Unreadable { reason: error.to_string() };
+                    self.problems.push(Problem { path: pattern, kind });
+                }
+            }
+        }
+    }
+
+    fn judge_output(&self, output: &Output, path: &Path) -> Result<Action, ProblemKind> {
+        let found = look_at(path, true)?;
+        if self.own.iter().flatten().any(|own| is_same(own, found.as_ref())) {
+            // One of the caller's own streams has been dealt with, and begins as the caller wants.
+            return Ok(Action::Use);
+        }
+        judge::judge_output(output, found.as_ref(), self.choices.policy, || {
+            File::open(path)
+                .and_then(|file| file_tree::digest_prefix(&file, output.size))
+                .map(|digest| digest == *output.digest.0)
+                .map_err(unreadable)
+        })
+    }
+
+    fn new_output(&mut self, path: PathBuf) {
+        let Ok(Some(found)) = look_at(&path, true) else { return };
+        if self.own.iter().flatten().any(|own| is_same(own, Some(&found))) {
+            return;
+        }
+        // What the job has open or mapped existed at the checkpoint, named or not.
+        let place = Bytes::from(path.as_path());
+        let in_use = self.job.inodes.iter().any(|inode| self.place_of(&inode.path) == place);
+        if in_use || self.decisions.set_aside.contains(&path) {
+            return;
+        }
+        if self.choices.policy == Policy::Fail {
+            self.problems.push(Problem { path: place, kind: ProblemKind::New });
+        } else {
+            self.decisions.set_aside.push(path);
+        }
+    }
+
+    /// Whose modes are to be set, and whether a terminal is there for a job that has one open.
+    fn terminals(&mut self) {
+        for file in &self.job.open_files {
+            match &file.kind {
+                OpenFileKind::Stream { stream, target: StreamTarget::Terminal { .. } } => {
+                    let ours = match stream {
+                        Stream::Input => in_foreground(io::stdin()),
+                        Stream::Output => in_foreground(io::stdout()),
+                        Stream::Error => in_foreground(io::stderr()),
+                    };
+                    if ours {
+                        self.decisions.terminals.insert(*stream);
+                    }
+                }
+                OpenFileKind::ControllingTerminal if File::open("/dev/tty").is_err() => {
+                    let path = Bytes::from(&b"/dev/tty"[..]);
+                    let problem = Problem { path, kind: ProblemKind::NoTerminal };
+                    if !self.problems.contains(&problem) {
+                        self.problems.push(problem);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn cut(&mut self, path: &Path, size: u64) {
+        if self.decisions.cuts.iter().any(|cut| cut.path == path) {
+            return;
+        }
+        match fs::metadata(path) {
+            Ok(found) => {
+                let cut = Cut { path: path.to_owned(), number: found.ino(), size };
+                self.decisions.cuts.push(cut);
+            }
+            Err(error) => {
+                let problem = Problem { path: Bytes::from(path), kind: unreadable(error) };
+                self.problems.push(problem);
+            }
+        }
+    }
+
+    fn place_of(&self, path: &Bytes) -> Bytes {
+        moved(&self.choices.moved, path.clone())
+    }
+
+    fn own_stream(&self, stream: Stream) -> Option<&Metadata> {
+        match stream {
+            Stream::Input => self.own[0].as_ref(),
+            Stream::Output => self.own[1].as_ref(),
+            Stream::Error => self.own[2].as_ref(),
+        }
+    }
+}
+
+/// What is at a path; `None` when nothing is.
+fn look_at(path: &Path, follow: bool) -> Result<Option<Found>, ProblemKind> {
+    let metadata = if follow { fs::metadata(path) } else { fs::symlink_metadata(path) };
+    match metadata {
+        // The path had no link in it when it was recorded; one that has come since is followed,
+        // except for a link that was itself opened.
+        Ok(metadata) if !follow && metadata.is_symlink() => {
+            let followed = look_at(path, true)?;
+            Ok(Some(followed.unwrap_or_else(|| found(&metadata))))
+        }
+        Ok(metadata) => Ok(Some(found(&metadata))),
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(unreadable(error)),
+    }
+}
+
+fn found(metadata: &Metadata) -> Found {
+    Found {
+        number: metadata.ino(),
+        mode: metadata.mode(),
+        rdev: metadata.rdev(),
+        size: metadata.size(),
+        mtime: TimeSpec { seconds: metadata.mtime(), nanoseconds: metadata.mtime_nsec() },
+        build_id: None,
+    }
+}
+
+#[allow(clippy::needless_pass_by_value)] // Used where errors are handed over.
+fn unreadable(error: io::Error) -> ProblemKind {
+    ProblemKind::Unreadable { reason: error.to_string() }
+}
+
+/// Whether one of our streams is the file that was found under a path.
+fn is_same(own: &Metadata, found: Option<&Found>) -> bool {
+    found.is_some_and(|found| own.ino() == found.number && own.mode() == found.mode)
+}
+
+fn own_stream(stream: impl AsFd) -> Option<Metadata> {
+    let copy = stream.as_fd().try_clone_to_owned().ok()?;
+    File::from(copy).metadata().ok()
+}
+
+/// Whether a stream is a terminal on which the caller may speak.
+fn in_foreground(stream: impl AsFd) -> bool {
+    terminal::is_terminal(&stream)
+        && nix::unistd::tcgetpgrp(&stream).is_ok_and(|group| group == nix::unistd::getpgrp())
+}

@@ -1,0 +1,413 @@
+//! Whether a file is still what it was at the checkpoint, and what to do where it is not.
+//!
+//! Pure functions of what was recorded and what was found. The rules are those that users are told:
+//! what grew is cut back, and what changed in place, vanished or was replaced is refused unless the
+//! user asked to keep it.
+
+use std::fmt;
+
+use serde::Serialize;
+use thiserror::Error;
+
+use super::usage::Usage;
+use crate::model::file::{Inode, InodeKind, Output};
+use crate::model::id::Bytes;
+use crate::model::time::TimeSpec;
+
+/// What to do with files that were written after the checkpoint (`--files`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub enum Policy {
+    /// Cut back what grew, and refuse what cannot be brought back.
+    #[default]
+    Rollback,
+    /// Leave every file as it is now.
+    Keep,
+    /// Refuse whatever is not as it was.
+    Fail,
+}
+
+/// What was found under a file's path.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Inode number.
+    pub number: u64,
+    /// Type and permission bits.
+    pub mode: u32,
+    /// Device number of a device node.
+    pub rdev: u64,
+    /// Bytes.
+    pub size: u64,
+    /// Last change of the content.
+    pub mtime: TimeSpec,
+    /// GNU build id, looked up only for files that were recorded with one.
+    pub build_id: Option<Bytes>,
+}
+
+/// What is to be done with a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Action {
+    /// Nothing; it is used as it is.
+    Use,
+    /// It is cut back to the recorded size.
+    CutBack,
+    /// It gets the content that is in the image; what it holds now is kept aside.
+    Reset,
+    /// It is made again with the content that is in the image.
+    Create,
+    /// It is used as it is, although the image holds other content.
+    UseOther,
+}
+
+/// Why a file cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ProblemKind {
+    /// Nothing is there.
+    #[error("it has vanished")]
+    Vanished,
+    /// Something of another type is there.
+    #[error("it was a {recorded} and is a {found} now")]
+    AnotherType {
+        /// Type at the checkpoint.
+        recorded: FileType,
+        /// Type now.
+        found: FileType,
+    },
+    /// Another file is there.
+    #[error("it was replaced by another file")]
+    Replaced,
+    /// It is shorter.
+    #[error("it had {recorded} bytes at the checkpoint and has {found} now")]
+    Shrunk {
+        /// Bytes at the checkpoint.
+        recorded: u64,
+        /// Bytes now.
+        found: u64,
+    },
+    /// It grew, and the user wants no rollback.
+    #[error("it has grown by {grown} bytes since the checkpoint")]
+    Grown {
+        /// Bytes more.
+        grown: u64,
+    },
+    /// It was written to, and the user wants no rollback.
+    #[error("it has been written to since the checkpoint")]
+    Written,
+    /// It was written to where it had content already.
+    #[error("it was changed in place since the checkpoint")]
+    ChangedInPlace,
+    /// A file that the job only reads is not the same.
+    #[error("the job reads it, and its size or time of change is not what it was")]
+    ChangedInput,
+    /// A program or library is not the same.
+    #[error(
+        "the job has it mapped, and neither its size and time of change nor its build id are what \
+         they were"
+    )]
+    ChangedMapped,
+    /// A new file, and the user wants no rollback.
+    #[error("it is new since the checkpoint")]
+    New,
+    /// It cannot be looked at.
+    #[error("it cannot be looked at: {reason}")]
+    Unreadable {
+        /// Why.
+        reason: String,
+    },
+    /// There is no terminal for a job that has one open.
+    #[error("the job has its controlling terminal open, and rckpt has none here")]
+    NoTerminal,
+}
+
+impl ProblemKind {
+    /// What the user can do.
+    #[must_use]
+    pub const fn remedy(&self) -> &'static str {
+        match self {
+            Self::Vanished | Self::AnotherType { .. } | Self::Unreadable { .. } => {
+                "put it back, or give its new place with --map OLD=NEW"
+            }
+            Self::Replaced | Self::Shrunk { .. } | Self::ChangedInPlace | Self::ChangedInput => {
+                "put it back, or use --files keep to go on with the file as it is"
+            }
+            Self::Grown { .. } | Self::Written | Self::New => {
+                "use --files rollback to cut it back (nothing is lost), or --files keep"
+            }
+            Self::ChangedMapped => {
+                "put the same build of it back, or give the place of one with --map OLD=NEW"
+            }
+            Self::NoTerminal => "restore from a terminal, in the foreground",
+        }
+    }
+}
+
+/// Types of files, for messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileType(pub u32);
+
+impl fmt::Display for FileType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 & libc::S_IFMT {
+            libc::S_IFREG => "regular file",
+            libc::S_IFDIR => "directory",
+            libc::S_IFLNK => "symbolic link",
+            libc::S_IFIFO => "FIFO",
+            libc::S_IFCHR => "character device",
+            libc::S_IFBLK => "block device",
+            libc::S_IFSOCK => "socket",
+            _ => "file of unknown type",
+        })
+    }
+}
+
+/// Judges a file that has a path, by what it is needed for.
+pub fn judge(
+    recorded: &Inode,
+    usage: Usage,
+    found: Option<&Found>,
+    policy: Policy,
+) -> Result<Action, ProblemKind> {
+    let Some(found) = found else {
+        return if recorded.content.is_some() && policy != Policy::Fail {
+            Ok(Action::Create)
+        } else {
+            Err(ProblemKind::Vanished)
+        };
+    };
+    if found.mode & libc::S_IFMT != recorded.mode & libc::S_IFMT || found.rdev != recorded.rdev {
+        return Err(ProblemKind::AnotherType {
+            recorded: FileType(recorded.mode),
+            found: FileType(found.mode),
+        });
+    }
+    if recorded.mode & libc::S_IFMT != libc::S_IFREG {
+        return Ok(Action::Use);
+    }
+    if recorded.content.is_some() {
+        return judge_kept(recorded, found, policy);
+    }
+    let same = found.size == recorded.size && found.mtime == recorded.mtime;
+    if usage.mapped && !same {
+        let same_build = recorded.build_id.is_some() && found.build_id == recorded.build_id;
+        if !same_build && !usage.writes {
+            return Err(ProblemKind::ChangedMapped);
+        }
+    }
+    if usage.writes {
+        return judge_written(recorded, found, policy);
+    }
+    if usage.content && !usage.mapped && !same && policy != Policy::Keep {
+        return Err(ProblemKind::ChangedInput);
+    }
+    Ok(Action::Use)
+}
+
+/// A file whose content is in the image.
+fn judge_kept(recorded: &Inode, found: &Found, policy: Policy) -> Result<Action, ProblemKind> {
+    let same = found.size == recorded.size && found.mtime == recorded.mtime;
+    // Where /dev/shm was emptied by a reboot, a number can come again; the rest will tell.
+    let replaced = found.number != recorded.number && !same;
+    match policy {
+        Policy::Keep => Ok(Action::UseOther),
+        Policy::Fail if !same => Err(ProblemKind::Written),
+        Policy::Rollback if replaced && recorded.kind != InodeKind::Unlinked => {
+            Err(ProblemKind::Replaced)
+        }
+        // Writing through a mapping does not always change the time.
+        Policy::Fail | Policy::Rollback => Ok(Action::Reset),
+    }
+}
+
+/// A file that the job has open for writing. A newer time is no sign of harm: the job itself wrote
+/// on after the checkpoint.
+fn judge_written(recorded: &Inode, found: &Found, policy: Policy) -> Result<Action, ProblemKind> {
+    let same = found.size == recorded.size && found.mtime == recorded.mtime;
+    // A copy on another machine has another number, but then it has not changed otherwise.
+    let replaced = found.number != recorded.number && !same;
+    match policy {
+        Policy::Keep => Ok(Action::Use),
+        _ if replaced => Err(ProblemKind::Replaced),
+        _ if found.size < recorded.size => {
+            Err(ProblemKind::Shrunk { recorded: recorded.size, found: found.size })
+        }
+        Policy::Rollback if found.size > recorded.size => Ok(Action::CutBack),
+        Policy::Fail if found.size > recorded.size => {
+            Err(ProblemKind::Grown { grown: found.size - recorded.size })
+        }
+        Policy::Fail if !same => Err(ProblemKind::Written),
+        Policy::Rollback | Policy::Fail => Ok(Action::Use),
+    }
+}
+
+/// Judges a named output. `same_start` tells, when asked, whether the file still begins with what it
+/// held at the checkpoint.
+pub fn judge_output(
+    recorded: &Output,
+    found: Option<&Found>,
+    policy: Policy,
+    same_start: impl FnOnce() -> Result<bool, ProblemKind>,
+) -> Result<Action, ProblemKind> {
+    if policy == Policy::Keep {
+        return Ok(Action::Use);
+    }
+    let Some(found) = found else { return Err(ProblemKind::Vanished) };
+    if found.mode & libc::S_IFMT != libc::S_IFREG {
+        return Err(ProblemKind::AnotherType {
+            recorded: FileType(libc::S_IFREG),
+            found: FileType(found.mode),
+        });
+    }
+    if found.size < recorded.size {
+        return Err(ProblemKind::Shrunk { recorded: recorded.size, found: found.size });
+    }
+    let untouched = found.size == recorded.size
+        && found.mtime == recorded.mtime
+        && found.number == recorded.number;
+    if untouched {
+        return Ok(Action::Use);
+    }
+    if !same_start()? {
+        return Err(ProblemKind::ChangedInPlace);
+    }
+    match found.size - recorded.size {
+        0 => Ok(Action::Use),
+        grown if policy == Policy::Fail => Err(ProblemKind::Grown { grown }),
+        _ => Ok(Action::CutBack),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::id::ObjectId;
+
+    const READ: Usage = Usage {
+        opened: true,
+        content: true,
+        writes: false,
+        mapped: false,
+        writes_through: false,
+        directory: false,
+    };
+    const WRITTEN: Usage = Usage { writes: true, ..READ };
+    const MAPPED: Usage = Usage { opened: false, content: false, mapped: true, ..READ };
+
+    fn recorded() -> Inode {
+        Inode {
+            kind: InodeKind::Linked,
+            path: Bytes::from(&b"/file"[..]),
+            device: 1,
+            number: 7,
+            mode: libc::S_IFREG | 0o644,
+            rdev: 0,
+            size: 100,
+            mtime: TimeSpec { seconds: 1000, nanoseconds: 0 },
+            links: 1,
+            build_id: None,
+            content: None,
+            written: false,
+        }
+    }
+
+    fn found() -> Found {
+        let Inode { number, mode, rdev, size, mtime, .. } = recorded();
+        Found { number, mode, rdev, size, mtime, build_id: None }
+    }
+
+    fn later() -> TimeSpec {
+        TimeSpec { seconds: 2000, nanoseconds: 0 }
+    }
+
+    #[test]
+    fn files_for_reading_must_be_the_same() {
+        let check = |found: Option<&Found>, policy, expected| {
+            assert_eq!(judge(&recorded(), READ, found, policy), expected);
+        };
+        let touched = Found { mtime: later(), ..found() };
+        let copied = Found { number: 8, ..found() };
+        check(Some(&found()), Policy::Rollback, Ok(Action::Use));
+        check(Some(&copied), Policy::Rollback, Ok(Action::Use));
+        check(Some(&touched), Policy::Rollback, Err(ProblemKind::ChangedInput));
+        check(Some(&touched), Policy::Keep, Ok(Action::Use));
+        check(None, Policy::Keep, Err(ProblemKind::Vanished));
+        let directory = Found { mode: libc::S_IFDIR | 0o755, ..found() };
+        let recorded = FileType(libc::S_IFREG | 0o644);
+        let problem = ProblemKind::AnotherType { recorded, found: FileType(directory.mode) };
+        assert_eq!(problem.to_string(), "it was a regular file and is a directory now");
+        check(Some(&directory), Policy::Keep, Err(problem));
+    }
+
+    #[test]
+    fn files_for_writing_are_cut_back() {
+        let check = |found: Option<&Found>, policy, expected| {
+            assert_eq!(judge(&recorded(), WRITTEN, found, policy), expected);
+        };
+        let grown = Found { size: 150, mtime: later(), ..found() };
+        let rewritten = Found { mtime: later(), ..found() };
+        let shrunk = Found { size: 50, mtime: later(), ..found() };
+        let replaced = Found { number: 8, size: 150, mtime: later(), ..found() };
+        check(Some(&found()), Policy::Rollback, Ok(Action::Use));
+        check(Some(&grown), Policy::Rollback, Ok(Action::CutBack));
+        check(Some(&grown), Policy::Keep, Ok(Action::Use));
+        check(Some(&grown), Policy::Fail, Err(ProblemKind::Grown { grown: 50 }));
+        check(Some(&rewritten), Policy::Rollback, Ok(Action::Use));
+        check(Some(&rewritten), Policy::Fail, Err(ProblemKind::Written));
+        let problem = ProblemKind::Shrunk { recorded: 100, found: 50 };
+        check(Some(&shrunk), Policy::Rollback, Err(problem));
+        check(Some(&shrunk), Policy::Keep, Ok(Action::Use));
+        check(Some(&replaced), Policy::Rollback, Err(ProblemKind::Replaced));
+        check(None, Policy::Rollback, Err(ProblemKind::Vanished));
+    }
+
+    #[test]
+    fn libraries_are_the_same_by_time_or_by_build() {
+        let mut library = recorded();
+        library.build_id = Some(Bytes::from(&b"id"[..]));
+        let check = |found: &Found, expected| {
+            for policy in [Policy::Rollback, Policy::Keep, Policy::Fail] {
+                assert_eq!(judge(&library, MAPPED, Some(found), policy), expected);
+            }
+        };
+        let installed_again = Found { mtime: later(), ..found() };
+        check(&found(), Ok(Action::Use));
+        check(&installed_again, Err(ProblemKind::ChangedMapped));
+        check(&Found { build_id: library.build_id.clone(), ..installed_again }, Ok(Action::Use));
+    }
+
+    #[test]
+    fn files_in_the_image_are_reset_or_made_again() {
+        let mut memory = recorded();
+        memory.kind = InodeKind::MemoryFile;
+        memory.content = Some(ObjectId(3));
+        let check = |found: Option<&Found>, policy, expected| {
+            assert_eq!(judge(&memory, WRITTEN, found, policy), expected);
+        };
+        let written = Found { mtime: later(), ..found() };
+        check(Some(&written), Policy::Rollback, Ok(Action::Reset));
+        check(Some(&written), Policy::Keep, Ok(Action::UseOther));
+        check(Some(&written), Policy::Fail, Err(ProblemKind::Written));
+        check(None, Policy::Rollback, Ok(Action::Create));
+        let replaced = Found { number: 8, ..written };
+        check(Some(&replaced), Policy::Rollback, Err(ProblemKind::Replaced));
+    }
+
+    #[test]
+    fn outputs_are_cut_back_when_they_begin_as_before() {
+        let output = Output {
+            path: Bytes::from(&b"/log"[..]),
+            number: 7,
+            size: 100,
+            mtime: TimeSpec { seconds: 1000, nanoseconds: 0 },
+            digest: Bytes::default(),
+        };
+        let check = |found: Option<&Found>, same, policy, expected| {
+            assert_eq!(judge_output(&output, found, policy, || Ok(same)), expected);
+        };
+        let grown = Found { size: 150, mtime: later(), ..found() };
+        check(Some(&found()), false, Policy::Rollback, Ok(Action::Use));
+        check(Some(&grown), true, Policy::Rollback, Ok(Action::CutBack));
+        check(Some(&grown), false, Policy::Rollback, Err(ProblemKind::ChangedInPlace));
+        check(Some(&grown), false, Policy::Keep, Ok(Action::Use));
+        check(Some(&grown), true, Policy::Fail, Err(ProblemKind::Grown { grown: 50 }));
+        check(None, true, Policy::Rollback, Err(ProblemKind::Vanished));
+    }
+}

@@ -1,0 +1,457 @@
+//! Makes every open file description of the job once, and the descriptors that files are mapped with.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::stat::Mode;
+
+use super::decide::{Connection, Decisions};
+use super::hidden;
+use super::judge::Action;
+use super::pipe::Pipes;
+use super::{OpenError, OpenedJob, settle, usage};
+use crate::model::file::{FileLockKind, InodeKind, OpenFile, OpenFileKind, Stream, StreamTarget};
+use crate::model::id::{Bytes, InodeId, OpenFileId};
+use crate::model::job::Job;
+use crate::model::memory::Backing;
+use crate::model::number::to_usize;
+use crate::restore::opened::{LateFile, Opened};
+use crate::restore::plan::Plan;
+use crate::restore::script::writes_through;
+use crate::sys::{descriptor, terminal};
+
+/// The bit that O_TMPFILE has beside O_DIRECTORY (`__O_TMPFILE`).
+const TEMPORARY: i32 = libc::O_TMPFILE & !libc::O_DIRECTORY;
+
+/// Makes everything. All descriptors get numbers from [`Plan::first_private_fd`] on.
+pub(super) fn open_all(
+    job: &Job,
+    plan: &Plan,
+    decisions: &Decisions,
+) -> Result<OpenedJob, OpenError> {
+    raise_limit()?;
+    let first = plan.first_private_fd;
+    let mut opener = Opener {
+        job,
+        plan,
+        decisions,
+        opened: Opened { first, ..Opened::default() },
+        origins: BTreeMap::new(),
+        unsettled: Vec::new(),
+        terminals: Vec::new(),
+        pipes: Pipes::default(),
+    };
+    opener.make_files()?;
+    for (number, file) in (0..).zip(&job.open_files) {
+        let id = OpenFileId(number);
+        let made = opener.open(id, file)?;
+        lock(file, &made).map_err(|source| {
+            let path = opener.name_of(file);
+            OpenError::Lock { path, source }
+        })?;
+        let made = move_up(made, first)?;
+        if settle::is_needed(file) {
+            opener.unsettled.push((id, duplicate(&made, first)?));
+        }
+        if let Some(modes) = opener.modes_of(file) {
+            opener.terminals.push((duplicate(&made, first)?, modes));
+        }
+        opener.opened.files.push(descriptor::leave_open(made));
+    }
+    opener.open_mapped()?;
+    opener.open_directories();
+    let Opener { opened, origins, unsettled, terminals, .. } = opener;
+    Ok(OpenedJob { opened, origins, unsettled, terminals })
+}
+
+struct Opener<'a> {
+    job: &'a Job,
+    plan: &'a Plan,
+    decisions: &'a Decisions,
+    opened: Opened,
+    /// Files without a name, and those that get their content from the image.
+    origins: BTreeMap<InodeId, OwnedFd>,
+    /// Descriptions that something is still to be done to.
+    unsettled: Vec<(OpenFileId, OwnedFd)>,
+    /// Terminals that get their modes back.
+    terminals: Vec<(OwnedFd, Vec<u8>)>,
+    pipes: Pipes,
+}
+
+impl Opener<'_> {
+    /// Makes the files that cannot simply be opened.
+    fn make_files(&mut self) -> Result<(), OpenError> {
+        let temporary = temporary_files(self.job);
+        for ((number, inode), usage) in (0..).zip(&self.job.inodes).zip(usage::of_all(self.job)) {
+            let id = InodeId(number);
+            let path = self.plan.path_of(id, self.job);
+            let action = self.decisions.contents.get(&id).copied();
+            let hidden = !matches!(inode.kind, InodeKind::Linked | InodeKind::MemoryFile);
+            let made = match action {
+                _ if !usage.is_needed() => None,
+                Some(action) => Some(hidden::prepare(inode, path.as_path(), action)),
+                None if hidden => Some(hidden::make(inode, &path, temporary.contains(&id))),
+                None => None,
+            };
+            let made = made
+                .transpose()
+                .map_err(|source| OpenError::Make { path: path.clone(), source })?;
+            if let Some(object) = inode.content {
+                // What nobody needs any more, or what the user wants to keep, is written nowhere.
+                let target = match &made {
+                    Some(made) if action != Some(Action::UseOther) => {
+                        made.try_clone().map_err(|source| OpenError::Make { path, source })?
+                    }
+                    _ => open_path(Path::new("/dev/null"), libc::O_WRONLY)
+                        .map_err(|source| OpenError::Open { path, source })?,
+                };
+                let target = move_up(target, self.opened.first)?;
+                self.opened.contents.insert(object, descriptor::leave_open(target));
+            }
+            if let Some(made) = made {
+                self.origins.insert(id, move_up(made, self.opened.first)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn open(&mut self, id: OpenFileId, file: &OpenFile) -> Result<OwnedFd, OpenError> {
+        let flags = flags_to_open(file.flags);
+        match &file.kind {
+            OpenFileKind::Regular { inode, position }
+            | OpenFileKind::Directory { inode, position } => {
+                let made = self.open_inode(*inode, flags)?;
+                self.set_position(&made, *position, *inode)?;
+                Ok(made)
+            }
+            OpenFileKind::Path { inode } | OpenFileKind::Device { inode } => {
+                self.open_inode(*inode, flags)
+            }
+            OpenFileKind::Pipe { pipe, end } => {
+                let record = &self.job.pipes[to_usize(u64::from(pipe.0))];
+                let flags = file.flags.cast_signed();
+                self.pipes
+                    .open(*pipe, record, *end, flags)
+                    .map_err(|source| OpenError::MakePipe { source })
+            }
+            OpenFileKind::Fifo { inode, pipe, end } => {
+                let record = &self.job.pipes[to_usize(u64::from(pipe.0))];
+                let path = self.plan.path_of(*inode, self.job);
+                let hidden = self.origins.get(inode).map(AsFd::as_fd);
+                let flags = file.flags.cast_signed();
+                self.pipes
+                    .open_fifo(*pipe, record, (path.as_path(), hidden), *end, flags)
+                    .map_err(|source| OpenError::OpenFifo { path, source })
+            }
+            OpenFileKind::ControllingTerminal => open_path(Path::new("/dev/tty"), flags)
+                .map_err(|source| OpenError::OpenTerminal { source }),
+            OpenFileKind::EventFd { count, semaphore } => {
+                event(*count, *semaphore, flags).map_err(|source| OpenError::MakeEvent { source })
+            }
+            OpenFileKind::TimerFd { clock, .. } => descriptor::timerfd_create(*clock)
+                .and_then(|timer| {
+                    descriptor::set_status_flags(&timer, flags)?;
+                    Ok(timer)
+                })
+                .map_err(|errno| OpenError::MakeTimer { source: errno.into() }),
+            OpenFileKind::Stream { stream, target } => self.open_stream(*stream, target, flags),
+            OpenFileKind::Proc { path, position } => {
+                if is_of_process(path) {
+                    let late = LateFile { path: path.clone(), flags, position: *position };
+                    self.opened.late.insert(id, late);
+                    return open_path(Path::new("/dev/null"), libc::O_RDONLY)
+                        .map_err(|source| OpenError::Open { path: path.clone(), source });
+                }
+                open_path(path.as_path(), flags)
+                    .and_then(|made| {
+                        descriptor::set_position(&made, *position)?;
+                        Ok(made)
+                    })
+                    .map_err(|source| OpenError::Open { path: path.clone(), source })
+            }
+        }
+    }
+
+    /// A standard stream: the caller's own, or what was decided instead.
+    fn open_stream(
+        &self,
+        stream: Stream,
+        target: &StreamTarget,
+        flags: i32,
+    ) -> Result<OwnedFd, OpenError> {
+        let connection = self.decisions.streams.get(&stream);
+        if let Some(Connection::Reopened { inode, position }) = connection {
+            let made = self.open_inode(*inode, flags)?;
+            self.set_position(&made, *position, *inode)?;
+            return Ok(made);
+        }
+        let first = self.opened.first;
+        let own = match stream {
+            Stream::Input => descriptor::duplicate_above(io::stdin(), first),
+            Stream::Output => descriptor::duplicate_above(io::stdout(), first),
+            Stream::Error => descriptor::duplicate_above(io::stderr(), first),
+        };
+        let failed = |errno: Errno| OpenError::ConnectStream { stream, source: errno.into() };
+        let own = match own {
+            // The caller has it closed; what the job does with it leads nowhere.
+            Err(Errno::EBADF) => open_path(Path::new("/dev/null"), libc::O_RDWR)
+                .map_err(|source| OpenError::ConnectStream { stream, source })?,
+            outcome => outcome.map_err(failed)?,
+        };
+        if let (Some(Connection::OwnAt { position }), StreamTarget::Regular { .. }) =
+            (connection, target)
+        {
+            descriptor::set_position(&own, *position).map_err(failed)?;
+        }
+        // Whether calls wait is something that the program relies on. A terminal is left as it is:
+        // that flag would stay with the caller's shell.
+        if !terminal::is_terminal(&own) {
+            let now = descriptor::status_flags(&own).map_err(failed)?;
+            let wanted = now & !libc::O_NONBLOCK | flags & libc::O_NONBLOCK;
+            if wanted != now {
+                descriptor::set_status_flags(&own, wanted).map_err(failed)?;
+            }
+        }
+        Ok(own)
+    }
+
+    /// A new description of a file.
+    fn open_inode(&self, id: InodeId, flags: i32) -> Result<OwnedFd, OpenError> {
+        let path = self.plan.path_of(id, self.job);
+        let opened = match self.origins.get(&id) {
+            Some(origin) => reopen(origin.as_fd(), flags),
+            None => open_path(path.as_path(), flags),
+        };
+        opened.map_err(|source| OpenError::Open { path, source })
+    }
+
+    fn set_position(&self, made: &OwnedFd, position: u64, inode: InodeId) -> Result<(), OpenError> {
+        descriptor::set_position(made, position).map_err(|errno| OpenError::SetPosition {
+            path: self.plan.path_of(inode, self.job),
+            position,
+            source: errno.into(),
+        })
+    }
+
+    /// Descriptors to map files with. They stay open when the blob is executed.
+    fn open_mapped(&mut self) -> Result<(), OpenError> {
+        let mut wanted = BTreeSet::new();
+        for space in &self.job.address_spaces {
+            wanted.insert((space.executable, false));
+            for vma in &space.vmas {
+                if let Backing::File { inode, .. } = vma.backing {
+                    wanted.insert((inode, writes_through(vma)));
+                }
+            }
+        }
+        for (inode, writes) in wanted {
+            let flags = if writes { libc::O_RDWR } else { libc::O_RDONLY };
+            let made = self.open_inode(inode, flags)?;
+            let made = move_up(made, self.opened.first)?;
+            descriptor::set_close_on_exec(&made, false)
+                .map_err(|errno| OpenError::MoveUp { source: errno.into() })?;
+            self.opened.mapped.insert((inode, writes), descriptor::leave_open(made));
+        }
+        Ok(())
+    }
+
+    /// Working directories without a name.
+    fn open_directories(&mut self) {
+        for context in &self.job.fs {
+            if let Some(origin) = self.origins.get(&context.cwd) {
+                self.opened.directories.insert(context.cwd, origin.as_raw_fd());
+            }
+        }
+    }
+
+    /// The modes that a description is to have, if it is a terminal whose modes are ours to set.
+    fn modes_of(&self, file: &OpenFile) -> Option<Vec<u8>> {
+        match &file.kind {
+            OpenFileKind::Stream { stream, target: StreamTarget::Terminal { termios, .. } } => {
+                self.decisions.terminals.contains(stream).then(|| termios.clone())
+            }
+            _ => None,
+        }
+    }
+
+    /// What to call a description in messages.
+    fn name_of(&self, file: &OpenFile) -> Bytes {
+        match &file.kind {
+            OpenFileKind::Regular { inode, .. } | OpenFileKind::Directory { inode, .. } => {
+                self.plan.path_of(*inode, self.job)
+            }
+            _ => Bytes::default(),
+        }
+    }
+}
+
+/// Opens a path. Where the permissions of a file of our own have been taken away since the job opened
+/// it, they are given back for a moment.
+///
+/// # Errors
+/// As open(2).
+pub(super) fn open_path(path: &Path, flags: i32) -> io::Result<OwnedFd> {
+    let open = || {
+        let flags = OFlag::from_bits_retain(flags | libc::O_NOCTTY | libc::O_CLOEXEC);
+        nix::fcntl::open(path, flags, Mode::empty()).map_err(io::Error::from)
+    };
+    match open() {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let metadata = fs::metadata(path)?;
+            let ours = metadata.uid() == nix::unistd::geteuid().as_raw();
+            if !ours || metadata.mode() & 0o600 == 0o600 {
+                return Err(error);
+            }
+            let before = Permissions::from_mode(metadata.mode() & 0o7777);
+            fs::set_permissions(path, Permissions::from_mode(metadata.mode() & 0o7777 | 0o600))?;
+            let outcome = open();
+            fs::set_permissions(path, before)?;
+            outcome
+        }
+        outcome => outcome,
+    }
+}
+
+/// A new description of the file behind a descriptor.
+///
+/// # Errors
+/// As open(2) on its link in /proc.
+pub(super) fn reopen(file: BorrowedFd<'_>, flags: i32) -> io::Result<OwnedFd> {
+    // The link may end in a directory or a FIFO, but is itself a link.
+    let flags = flags & !libc::O_NOFOLLOW;
+    open_path(Path::new(&format!("/proc/self/fd/{}", file.as_raw_fd())), flags)
+}
+
+/// The recorded flags as open(2) may be given them now.
+fn flags_to_open(recorded: u32) -> i32 {
+    let recorded = recorded.cast_signed();
+    let mut only_once = libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC | libc::O_ASYNC;
+    if recorded & TEMPORARY != 0 {
+        only_once |= libc::O_TMPFILE;
+    }
+    recorded & !only_once
+}
+
+/// Files that were made with O_TMPFILE, which remains visible in the flags.
+fn temporary_files(job: &Job) -> BTreeSet<InodeId> {
+    let of_file = |file: &OpenFile| match file.kind {
+        OpenFileKind::Regular { inode, .. } if file.flags.cast_signed() & TEMPORARY != 0 => {
+            Some(inode)
+        }
+        _ => None,
+    };
+    job.open_files.iter().filter_map(of_file).collect()
+}
+
+/// Takes the locks that belong to a description. Leases come later, those of processes last of all.
+fn lock(file: &OpenFile, made: &OwnedFd) -> io::Result<()> {
+    for lock in &file.locks {
+        let exclusive = i32::from(lock.access) == libc::F_WRLCK;
+        match lock.kind {
+            FileLockKind::Flock => descriptor::lock_description(made, exclusive)?,
+            FileLockKind::OpenFileDescription => {
+                let number = |number: u64| i64::try_from(number).map_err(io::Error::other);
+                let start = number(lock.start)?;
+                let length = match lock.end {
+                    None => 0,
+                    Some(end) => number(end)?.saturating_sub(start).saturating_add(1),
+                };
+                let holder = descriptor::RangeLockHolder::Description;
+                descriptor::lock_range(made, holder, lock.access, start, length)?;
+            }
+            FileLockKind::Posix { .. } | FileLockKind::Lease => {}
+        }
+    }
+    Ok(())
+}
+
+fn event(count: u64, semaphore: bool, flags: i32) -> io::Result<OwnedFd> {
+    let initial = u32::try_from(count).unwrap_or(u32::MAX);
+    let event = descriptor::eventfd(initial, semaphore)?;
+    let rest = count - u64::from(initial);
+    if rest != 0 {
+        nix::unistd::write(&event, &rest.to_ne_bytes())?;
+    }
+    descriptor::set_status_flags(&event, flags)?;
+    Ok(event)
+}
+
+/// Whether a path leads to a process's own part of /proc, which only exists once the process does.
+fn is_of_process(path: &Bytes) -> bool {
+    path.0.strip_prefix(b"/proc/").is_some_and(|rest| rest.first().is_some_and(u8::is_ascii_digit))
+}
+
+/// A job may have more files open, taken together, than the soft limit allows.
+fn raise_limit() -> Result<(), OpenError> {
+    let raise = |errno: Errno| OpenError::RaiseLimit { source: errno.into() };
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(raise)?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_err(raise)?;
+    }
+    Ok(())
+}
+
+fn duplicate(file: &OwnedFd, first: RawFd) -> Result<OwnedFd, OpenError> {
+    descriptor::duplicate_above(file, first)
+        .map_err(|errno| OpenError::MoveUp { source: errno.into() })
+}
+
+fn move_up(file: OwnedFd, first: RawFd) -> Result<OwnedFd, OpenError> {
+    descriptor::move_above(file, first).map_err(|errno| OpenError::MoveUp { source: errno.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn flags_of_the_first_opening_are_left_out() {
+        let recorded = libc::O_RDWR | libc::O_TMPFILE | libc::O_APPEND | libc::O_ASYNC;
+        assert_eq!(flags_to_open(recorded.cast_unsigned()), libc::O_RDWR | libc::O_APPEND);
+        let directory = libc::O_DIRECTORY | libc::O_NOFOLLOW;
+        assert_eq!(flags_to_open(directory.cast_unsigned()), directory);
+    }
+
+    #[test]
+    fn a_file_whose_permissions_are_gone_is_opened_by_its_owner() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        fs::write(&path, "").unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o444)).unwrap();
+        let opened = open_path(&path, libc::O_WRONLY | libc::O_APPEND).unwrap();
+        File::from(opened).write_all(b"x").unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o444);
+    }
+
+    #[test]
+    fn large_counters_come_back_whole() {
+        for count in [0, 7, u64::from(u32::MAX) + 10, u64::MAX - 1] {
+            let event = event(count, false, libc::O_NONBLOCK).unwrap();
+            let mut bytes = [0; 8];
+            match nix::unistd::read(&event, &mut bytes) {
+                Ok(8) => assert_eq!(u64::from_ne_bytes(bytes), count),
+                other => assert_eq!((other, count), (Err(Errno::EAGAIN), 0)),
+            }
+        }
+    }
+
+    #[test]
+    fn files_of_processes_are_told_from_others() {
+        let check = |path: &str, expected| {
+            assert_eq!(is_of_process(&Bytes::from(path.as_bytes())), expected, "{path}");
+        };
+        check("/proc/12/status", true);
+        check("/proc/meminfo", false);
+        check("/sys/12", false);
+    }
+}

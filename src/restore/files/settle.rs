@@ -1,0 +1,167 @@
+//! What can only be done to files and descriptions once memory and files have their content, and
+//! every process exists: owners, leases, running timers, seals, times, and the modes of terminals.
+
+use nix::errno::Errno;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::stat::{Mode, fchmod, futimens};
+use nix::sys::time::TimeSpec as KernelTime;
+use std::os::fd::OwnedFd;
+
+use super::{OpenedJob, SettleError};
+use crate::model::file::{FileLockKind, InodeKind, OpenFile, OpenFileKind};
+use crate::model::job::Job;
+use crate::model::number::to_usize;
+use crate::model::time::{Clocks, TimeSpec, TimerSpec};
+use crate::sys::descriptor::{self, Owner};
+use crate::sys::terminal::{self, TERMIOS2_SIZE};
+
+/// Bits of st_mode that fchmod(2) sets.
+const PERMISSIONS: u32 = 0o7777;
+
+/// Nanoseconds in a second.
+const SECOND: i64 = 1_000_000_000;
+
+/// Whether a description needs anything that has to wait.
+pub(super) fn is_needed(file: &OpenFile) -> bool {
+    matches!(file.kind, OpenFileKind::TimerFd { .. })
+        || file.owner.is_some()
+        || is_asynchronous(file)
+        || file.locks.iter().any(|lock| lock.kind == FileLockKind::Lease)
+}
+
+/// Does everything that is left to be done.
+pub(super) fn settle(job: &Job, opened: &OpenedJob) -> Result<(), SettleError> {
+    for (id, descriptor) in &opened.unsettled {
+        let Some(file) = job.open_files.get(to_usize(u64::from(id.0))) else { continue };
+        settle_description(file, descriptor, &job.clocks).map_err(|(operation, source)| {
+            SettleError::Description { file: *id, operation, source }
+        })?;
+    }
+    for (id, origin) in &opened.origins {
+        let Some(inode) = job.inodes.get(to_usize(u64::from(id.0))) else { continue };
+        let failed = |operation| {
+            move |source| SettleError::File { path: inode.path.clone(), operation, source }
+        };
+        if inode.mode & libc::S_IFMT == libc::S_IFREG {
+            if inode.kind != InodeKind::AnonymousShared {
+                fchmod(origin, Mode::from_bits_truncate(inode.mode & PERMISSIONS))
+                    .map_err(failed("fchmod"))?;
+            }
+            let time = KernelTime::new(inode.mtime.seconds, inode.mtime.nanoseconds);
+            futimens(origin, &time, &time).map_err(failed("futimens"))?;
+        }
+        if let InodeKind::Memfd { seals, .. } = inode.kind
+            && seals != 0
+        {
+            descriptor::add_seals(origin, seals).map_err(failed("F_ADD_SEALS"))?;
+        }
+    }
+    for (terminal, modes) in &opened.terminals {
+        set_modes(terminal, modes).map_err(|source| SettleError::Terminal { source })?;
+    }
+    Ok(())
+}
+
+/// The call that failed, and why.
+type Failed = (&'static str, Errno);
+
+fn settle_description(
+    file: &OpenFile,
+    descriptor: &OwnedFd,
+    clocks: &Clocks,
+) -> Result<(), Failed> {
+    if let OpenFileKind::TimerFd { clock, ticks, flags, timer } = file.kind {
+        let (flags, timer) = start_of(clock, flags, timer, clocks);
+        descriptor::timerfd_settime(descriptor, flags, timer)
+            .map_err(|errno| ("timerfd_settime", errno))?;
+        if ticks != 0 {
+            descriptor::timerfd_set_ticks(descriptor, ticks)
+                .map_err(|errno| ("TFD_IOC_SET_TICKS", errno))?;
+        }
+    }
+    for lock in file.locks.iter().filter(|lock| lock.kind == FileLockKind::Lease) {
+        descriptor::set_lease(descriptor, i32::from(lock.access))
+            .map_err(|errno| ("F_SETLEASE", errno))?;
+    }
+    if let Some(owner) = file.owner {
+        // Taking a lease makes the taker the owner, so this comes after it.
+        if owner.id.0 != 0 {
+            descriptor::set_owner(descriptor, Owner { kind: owner.kind, id: owner.id.0 })
+                .map_err(|errno| ("F_SETOWN_EX", errno))?;
+        }
+        descriptor::set_owner_signal(descriptor, owner.signal)
+            .map_err(|errno| ("F_SETSIG", errno))?;
+    }
+    if is_asynchronous(file) {
+        descriptor::set_status_flags(descriptor, file.flags.cast_signed())
+            .map_err(|errno| ("F_SETFL", errno))?;
+    }
+    Ok(())
+}
+
+const fn is_asynchronous(file: &OpenFile) -> bool {
+    file.flags.cast_signed() & libc::O_ASYNC != 0
+}
+
+/// How to arm a timer that had `timer.value` left. The clocks that only ever go on have the job's
+/// own readings, so a span of time is all they need. A time of day is a time of day, also after a
+/// long pause: what fell into the pause has expired.
+fn start_of(clock: i32, flags: u32, timer: TimerSpec, clocks: &Clocks) -> (i32, TimerSpec) {
+    let absolute = flags.cast_signed() & libc::TFD_TIMER_ABSTIME != 0;
+    let by_day = matches!(clock, libc::CLOCK_REALTIME | libc::CLOCK_REALTIME_ALARM);
+    if absolute && by_day && !timer.value.is_zero() {
+        let nanoseconds = clocks.realtime.nanoseconds + timer.value.nanoseconds;
+        let value = TimeSpec {
+            seconds: clocks
+                .realtime
+                .seconds
+                .saturating_add(timer.value.seconds)
+                .saturating_add(nanoseconds / SECOND),
+            nanoseconds: nanoseconds % SECOND,
+        };
+        return (flags.cast_signed(), TimerSpec { value, ..timer });
+    }
+    (0, timer)
+}
+
+/// Sets the modes of a terminal. The caller speaks in the foreground; the job that it acts for has
+/// process ids of its own, though, so the kernel may take us for a background process.
+fn set_modes(terminal: &OwnedFd, modes: &[u8]) -> Result<(), Errno> {
+    let modes: &[u8; TERMIOS2_SIZE] = modes.try_into().map_err(|_| Errno::EINVAL)?;
+    let mut stop = SigSet::empty();
+    stop.add(Signal::SIGTTOU);
+    let mut before = SigSet::empty();
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&stop), Some(&mut before))?;
+    let outcome = terminal::set_modes(terminal, modes);
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
+    outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn seconds(seconds: i64) -> TimeSpec {
+        TimeSpec { seconds, nanoseconds: 700_000_000 }
+    }
+
+    #[test]
+    fn timers_go_on_with_the_time_that_was_left() {
+        let clocks = Clocks { realtime: seconds(1000), ..Clocks::default() };
+        let timer = TimerSpec { value: seconds(5), interval: seconds(9) };
+        let check = |clock, flags: i32, expected| {
+            assert_eq!(start_of(clock, flags.cast_unsigned(), timer, &clocks), expected);
+        };
+        check(libc::CLOCK_MONOTONIC, 0, (0, timer));
+        check(libc::CLOCK_MONOTONIC, libc::TFD_TIMER_ABSTIME, (0, timer));
+        check(libc::CLOCK_REALTIME, 0, (0, timer));
+        let at = TimerSpec {
+            value: TimeSpec { seconds: 1006, nanoseconds: 400_000_000 },
+            interval: seconds(9),
+        };
+        check(libc::CLOCK_REALTIME, libc::TFD_TIMER_ABSTIME, (libc::TFD_TIMER_ABSTIME, at));
+        let off = TimerSpec::default();
+        let flags = libc::TFD_TIMER_ABSTIME.cast_unsigned();
+        assert_eq!(start_of(libc::CLOCK_REALTIME, flags, off, &clocks), (0, off));
+    }
+}
