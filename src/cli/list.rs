@@ -20,6 +20,9 @@ use super::{options, output};
 /// How long a supervisor may take to say how its job is.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// So much of a command line fits beside the rest.
+const COMMAND_LETTERS: usize = 100;
+
 /// List my jobs on this machine, or the checkpoints in DIR
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -114,8 +117,8 @@ fn render_jobs(jobs: &[Job], now: i64) -> String {
             options::span(now - job.started),
             every.map_or("-".to_owned(), options::span),
             last,
-            job.command.clone(),
-            job.directory.clone(),
+            options::beginning(&options::printable(&job.command), COMMAND_LETTERS),
+            options::printable(&job.directory).into_owned(),
         ]
     }));
     columns(&table)
@@ -219,7 +222,9 @@ fn contents(reader: &Reader) -> Contents {
 fn render_checkpoints(list: &Checkpoints, now: i64) -> String {
     let mut text = String::new();
     if let Some(command) = &list.command {
-        text.push_str(&format!("{}: {command}\n", list.directory));
+        let directory = options::printable(&list.directory);
+        let command = options::beginning(&options::printable(command), COMMAND_LETTERS);
+        text.push_str(&format!("{directory}: {command}\n"));
     }
     if list.checkpoints.is_empty() {
         text.push_str("no checkpoint yet\n");
@@ -241,7 +246,7 @@ fn render_checkpoints(list: &Checkpoints, now: i64) -> String {
             name,
             options::instant(contents.taken),
             options::span(now - contents.taken),
-            contents.host.clone(),
+            options::printable(&contents.host).into_owned(),
             contents.processes.to_string(),
             contents.threads.to_string(),
             options::size(contents.memory),

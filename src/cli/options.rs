@@ -1,6 +1,7 @@
 //! Raw words of the command line made into values, values made into words for people: what several
 //! commands share.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -73,6 +74,27 @@ pub fn size(bytes: u64) -> String {
     // Tenths, rounded down.
     let tenths = u128::from(bytes) * 10 / u128::from(unit);
     format!("{}.{} {name}", tenths / 10, tenths % 10)
+}
+
+/// A text out of an image or from another process, safe to show on a terminal: what would move the
+/// cursor or worse is escaped.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
+    }
+    let escape = |letter: char| match letter.is_control() {
+        true => letter.escape_default().to_string(),
+        false => letter.to_string(),
+    };
+    Cow::Owned(text.chars().map(escape).collect())
+}
+
+/// The beginning of a text that may be too long for a line.
+pub fn beginning(text: &str, letters: usize) -> String {
+    match text.char_indices().nth(letters) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
+    }
 }
 
 /// A point in time, in seconds since 1970, for people and for sorting: `2026-01-31 23:59:00Z`.
@@ -178,7 +200,15 @@ fn number(digits: &str) -> Result<u64, DurationError> {
 mod tests {
     use std::time::Duration;
 
-    use super::{DurationError, duration, instant, size, span};
+    use super::{DurationError, beginning, duration, instant, printable, size, span};
+
+    #[test]
+    fn foreign_texts() {
+        assert_eq!(printable("/home/müller/a b"), "/home/müller/a b");
+        assert_eq!(printable("a\nb\u{1b}[2Jc\u{9b}"), "a\\nb\\u{1b}[2Jc\\u{9b}");
+        assert_eq!(beginning("äöü", 3), "äöü");
+        assert_eq!(beginning("äöüx", 3), "äöü...");
+    }
 
     #[test]
     fn instants() {

@@ -8,10 +8,14 @@ use serde::Serialize;
 use crate::job::report::Kind;
 
 use super::failure::Failure;
+use super::options;
 
 /// Says one line to the person, on standard error.
 pub fn say(words: impl fmt::Display) {
-    if writeln!(io::stderr().lock(), "rckpt: {words}").is_err() {
+    // Errors quote paths and command lines, which may come from anybody.
+    let words = words.to_string();
+    let lines: Vec<_> = words.split('\n').map(options::printable).collect();
+    if writeln!(io::stderr().lock(), "rckpt: {}", lines.join("\n")).is_err() {
         // Standard error is closed: there is nobody to tell, and no other place to tell it.
     }
 }

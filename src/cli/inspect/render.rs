@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt::{self, Display, Formatter};
 
-use super::super::options::{instant, size};
+use super::super::options::{instant, printable, size};
 use super::report::{DescriptorReport, ProcessReport, Report, SpaceReport, TableReport};
 
 /// The report as text that ends with a line end.
@@ -19,13 +19,14 @@ pub fn render(report: &Report) -> impl Display {
         }
         for file in &report.contents {
             let (bytes, stored) = (size(file.bytes), size(file.stored));
-            writeln!(f, "  {} ({}): {bytes}, {stored} stored", file.path, file.kind)?;
+            let path = printable(&file.path);
+            writeln!(f, "  {path} ({}): {bytes}, {stored} stored", file.kind)?;
         }
         if !report.outputs.is_empty() {
             writeln!(f, "\noutputs: on restore each is cut back to the size it had")?;
         }
         for output in &report.outputs {
-            writeln!(f, "  {}: {}", output.path, size(output.bytes))?;
+            writeln!(f, "  {}: {}", printable(&output.path), size(output.bytes))?;
         }
         Ok(())
     })
@@ -33,10 +34,10 @@ pub fn render(report: &Report) -> impl Display {
 
 fn summary(f: &mut Formatter<'_>, report: &Report) -> fmt::Result {
     let threads: usize = report.processes.iter().map(|process| process.threads.len()).sum();
-    writeln!(f, "checkpoint  {}", report.path)?;
-    writeln!(f, "job         {} ({})", report.command, report.job)?;
-    writeln!(f, "taken       {} on {}", instant(report.taken), report.host)?;
-    writeln!(f, "machine     Linux {}, {}", report.kernel, report.cpu)?;
+    writeln!(f, "checkpoint  {}", printable(&report.path))?;
+    writeln!(f, "job         {} ({})", printable(&report.command), printable(&report.job))?;
+    writeln!(f, "taken       {} on {}", instant(report.taken), printable(&report.host))?;
+    writeln!(f, "machine     Linux {}, {}", printable(&report.kernel), printable(&report.cpu))?;
     writeln!(f, "tree        {} processes, {threads} threads", report.processes.len())?;
     writeln!(
         f,
@@ -85,8 +86,8 @@ fn description(process: &ProcessReport) -> String {
         (None, state) => format!("{threads} threads, {state}"),
     };
     match state.as_str() {
-        "" => format!("{} {}", process.pid, process.name),
-        state => format!("{} {} ({state})", process.pid, process.name),
+        "" => format!("{} {}", process.pid, printable(&process.name)),
+        state => format!("{} {} ({state})", process.pid, printable(&process.name)),
     }
 }
 
@@ -100,7 +101,7 @@ fn ending(status: i32) -> String {
 
 fn address_space(f: &mut Formatter<'_>, space: &SpaceReport) -> fmt::Result {
     let (number, processes) = (space.number, list(&space.processes));
-    writeln!(f, "\naddress space {number} ({processes}): {}", space.executable)?;
+    writeln!(f, "\naddress space {number} ({processes}): {}", printable(&space.executable))?;
     for kind in &space.kinds {
         let (bytes, stored) = (size(kind.bytes), size(kind.stored));
         let (name, mappings) = (kind.kind, kind.mappings);
@@ -113,7 +114,7 @@ fn descriptors(f: &mut Formatter<'_>, table: &TableReport) -> fmt::Result {
     writeln!(f, "\ndescriptors {} ({})", table.number, list(&table.processes))?;
     for descriptor in &table.descriptors {
         let DescriptorReport { number, access, what, .. } = descriptor;
-        write!(f, "  {number:4} {access} {what}")?;
+        write!(f, "  {number:4} {access} {}", printable(what))?;
         if descriptor.close_on_exec {
             write!(f, ", close-on-exec")?;
         }
