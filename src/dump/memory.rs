@@ -58,9 +58,9 @@ const KEPT: [([u8; 2], VmaFlags); 16] = [
 
 /// Codes that follow from the access, the file or the other flags, or that mean nothing for what the
 /// program sees: readable, writable, executable, shared; may become each of these; soft-dirty;
-/// expansion forbidden (hugetlb); architecture's own (the code of an executable's segments).
-const IMPLIED: [[u8; 2]; 9] =
-    [*b"rd", *b"wr", *b"ex", *b"sh", *b"mr", *b"me", *b"ms", *b"sd", *b"de"];
+/// expansion forbidden (hugetlb); may hold guard pages, which the page map tells one by one.
+const IMPLIED: [[u8; 2]; 10] =
+    [*b"rd", *b"wr", *b"ex", *b"sh", *b"mr", *b"me", *b"ms", *b"sd", *b"de", *b"gu"];
 
 /// Collects the address space of a process.
 ///

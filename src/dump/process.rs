@@ -28,6 +28,10 @@ const PR_GET_MDWE: u64 = 66;
 const PR_GET_MEMORY_MERGE: u64 = 68;
 const MEMBARRIER_CMD_GET_REGISTRATIONS: u64 = 1 << 9;
 
+/// CLOCK_PROCESS_CPUTIME_ID of the caller itself, as the kernel writes it in /proc/pid/timers: the
+/// process number 0 turned round, and CPUCLOCK_SCHED (include/linux/posix-timers.h).
+const OWN_PROCESSOR_TIME: i32 = -6;
+
 const SA_NOCLDSTOP: u64 = 1;
 const SA_NOCLDWAIT: u64 = 2;
 
@@ -291,7 +295,7 @@ impl<'question, 'tree> Questions<'question, 'tree> {
         let mut timers = Vec::new();
         for entry in procfs::timers(self.pid)? {
             let mut refuse = |kind| obstacles.push(Obstacle::State { pid: self.pid, kind });
-            if entry.clock < 0 {
+            if entry.clock < 0 && entry.clock != OWN_PROCESSOR_TIME {
                 refuse(StateRefusal::Timer { id: entry.id, clock: entry.clock });
                 continue;
             }

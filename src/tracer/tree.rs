@@ -34,6 +34,9 @@ const STOP_PATIENCE: Duration = Duration::from_millis(250);
 /// How soon it is looked at whether a thread waits for something that stands still itself.
 const FIRST_LOOK: Duration = Duration::from_millis(2);
 
+/// How long a process may be in a state that it passes through, before that is taken for its nature.
+const FLEETING: Duration = Duration::from_millis(300);
+
 /// The longest pause between two attempts.
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
@@ -100,12 +103,20 @@ impl Tree {
     /// When `root` does not exist, or something cannot be traced or does not stop. Everything runs
     /// on then.
     pub fn freeze(root: Pid, others: &[Pid], patience: Duration) -> Result<Self, FreezeError> {
-        let deadline = Instant::now() + patience;
+        let begun = Instant::now();
+        let deadline = begun + patience;
         let mut pause = Duration::from_millis(1);
         loop {
             let outcome = Self::attempt(root, others);
-            let again =
-                matches!(outcome, Err(FreezeError::Busy { .. } | FreezeError::Growing { .. }));
+            let again = match &outcome {
+                Err(FreezeError::Busy { .. } | FreezeError::Growing { .. }) => true,
+                // In the middle of exec a process is not dumpable; there, and when a process ends,
+                // its main thread may have ended before the others. Neither lasts.
+                Err(FreezeError::NotPermitted { .. } | FreezeError::MainThreadEnded { .. }) => {
+                    begun.elapsed() < FLEETING
+                }
+                _ => false,
+            };
             if !again || Instant::now() + pause >= deadline {
                 return outcome;
             }
@@ -250,6 +261,10 @@ impl Tree {
         }
         let memory = match RemoteMemory::open(pid) {
             Ok(memory) => memory,
+            // It is ending: wait until it is a zombie.
+            Err(source) if source.raw_os_error() == Some(libc::ESRCH) => {
+                return Err(FreezeError::Busy { pid, tid: pid, cause: Occupation::Ending });
+            }
             Err(source) => return Err(refusal_to_trace(pid, pid, source)),
         };
         known.insert(pid);
