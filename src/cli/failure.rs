@@ -6,8 +6,9 @@
 use std::error::Error;
 use std::fmt;
 
-use crate::image::ReadError;
+use crate::dump::DumpError;
 use crate::image::error::ReadFault;
+use crate::image::{ReadError, WriteError};
 use crate::job::checkpoint::CheckpointError;
 use crate::job::directory::{DirectoryError, FindError, GenerationError};
 use crate::job::report::{Explanation, Kind};
@@ -80,6 +81,15 @@ impl From<&CheckpointError> for Failure {
             CheckpointError::Directory(error) => Self::from(error),
             CheckpointError::StartThread(_) | CheckpointError::ReadProc(_) => {
                 Self::environment(message)
+            }
+            CheckpointError::Dump(DumpError::Write(error)) if error.is_out_of_space() => {
+                Self::environment(message).hint(
+                    "the disk or your quota is full, and the job runs on: make room (rckpt prune \
+                     removes old checkpoints), or give another place with --dir",
+                )
+            }
+            CheckpointError::Dump(DumpError::Write(WriteError::CheckRecords { .. })) => {
+                Self::internal(message)
             }
             CheckpointError::Dump(_) => Self::environment(message),
             CheckpointError::Panicked => Self::internal(message),
