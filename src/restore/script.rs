@@ -335,6 +335,12 @@ fn mark_descriptors(
         let Some(entry) = table.entries.iter().find(|entry| entry.file == OpenFileId(id)) else {
             continue;
         };
+        // The kernel tells the number by which this was asked for along with each signal.
+        if file.flags.cast_signed() & libc::O_ASYNC != 0 {
+            let flags = file.flags.cast_signed();
+            let arguments = [entry.number, libc::F_SETFL, flags].map(signed);
+            steps.push(call(libc::SYS_fcntl, &arguments));
+        }
         for lock in &file.locks {
             if lock.kind == (FileLockKind::Posix { holder: process.pid }) {
                 let lock = author.data(&lock_bytes(lock));

@@ -161,7 +161,8 @@ impl Judge<'_> {
     }
 
     fn judge_inode(&self, inode: &Inode, usage: Usage, path: &Path) -> Result<Action, ProblemKind> {
-        let mut found = look_at(path, false)?;
+        let follow = inode.mode & libc::S_IFMT != libc::S_IFLNK;
+        let mut found = look_at(path, follow)?;
         if let Some(found) = &mut found
             && usage.mapped
             && inode.build_id.is_some()
@@ -385,16 +386,10 @@ impl Judge<'_> {
     }
 }
 
-/// What is at a path; `None` when nothing is.
+/// What is at a path, a symbolic link there followed or not; `None` when nothing is.
 fn look_at(path: &Path, follow: bool) -> Result<Option<Found>, ProblemKind> {
     let metadata = if follow { fs::metadata(path) } else { fs::symlink_metadata(path) };
     match metadata {
-        // The path had no link in it when it was recorded; one that has come since is followed,
-        // except for a link that was itself opened.
-        Ok(metadata) if !follow && metadata.is_symlink() => {
-            let followed = look_at(path, true)?;
-            Ok(Some(followed.unwrap_or_else(|| found(&metadata))))
-        }
         Ok(metadata) => Ok(Some(found(&metadata))),
         Err(error)
             if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>

@@ -37,11 +37,20 @@ pub struct OpenedJob {
     /// The numbers.
     pub opened: Opened,
     /// Files without a name, and those that get their content from the image.
-    origins: BTreeMap<InodeId, OwnedFd>,
+    origins: BTreeMap<InodeId, Origin>,
     /// Descriptions that something is still to be done to.
     unsettled: Vec<(OpenFileId, OwnedFd)>,
     /// Terminals that get their modes back, and the modes.
     terminals: Vec<(OwnedFd, Vec<u8>)>,
+}
+
+/// A file that was made, or is to get its content from the image.
+#[derive(Debug)]
+struct Origin {
+    /// Open for reading and writing.
+    file: OwnedFd,
+    /// What was decided about it, when it has a path.
+    action: Option<Action>,
 }
 
 /// Why what the job had open could not be made again.

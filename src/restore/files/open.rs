@@ -16,7 +16,7 @@ use super::decide::{Connection, Decisions};
 use super::hidden;
 use super::judge::Action;
 use super::pipe::Pipes;
-use super::{OpenError, OpenedJob, settle, usage};
+use super::{OpenError, OpenedJob, Origin, settle, usage};
 use crate::model::file::{FileLockKind, InodeKind, OpenFile, OpenFileKind, Stream, StreamTarget};
 use crate::model::id::{Bytes, InodeId, OpenFileId};
 use crate::model::job::Job;
@@ -77,7 +77,7 @@ struct Opener<'a> {
     decisions: &'a Decisions,
     opened: Opened,
     /// Files without a name, and those that get their content from the image.
-    origins: BTreeMap<InodeId, OwnedFd>,
+    origins: BTreeMap<InodeId, Origin>,
     /// Descriptions that something is still to be done to.
     unsettled: Vec<(OpenFileId, OwnedFd)>,
     /// Terminals that get their modes back.
@@ -116,7 +116,8 @@ impl Opener<'_> {
                 self.opened.contents.insert(object, descriptor::leave_open(target));
             }
             if let Some(made) = made {
-                self.origins.insert(id, move_up(made, self.opened.first)?);
+                let file = move_up(made, self.opened.first)?;
+                self.origins.insert(id, Origin { file, action });
             }
         }
         Ok(())
@@ -144,7 +145,7 @@ impl Opener<'_> {
             OpenFileKind::Fifo { inode, pipe, end } => {
                 let record = &self.job.pipes[to_usize(u64::from(pipe.0))];
                 let path = self.plan.path_of(*inode, self.job);
-                let hidden = self.origins.get(inode).map(AsFd::as_fd);
+                let hidden = self.origins.get(inode).map(|origin| origin.file.as_fd());
                 let flags = file.flags.cast_signed();
                 self.pipes
                     .open_fifo(*pipe, record, (path.as_path(), hidden), *end, flags)
@@ -226,7 +227,7 @@ impl Opener<'_> {
     fn open_inode(&self, id: InodeId, flags: i32) -> Result<OwnedFd, OpenError> {
         let path = self.plan.path_of(id, self.job);
         let opened = match self.origins.get(&id) {
-            Some(origin) => reopen(origin.as_fd(), flags),
+            Some(origin) => reopen(origin.file.as_fd(), flags),
             None => open_path(path.as_path(), flags),
         };
         opened.map_err(|source| OpenError::Open { path, source })
@@ -266,7 +267,7 @@ impl Opener<'_> {
     fn open_directories(&mut self) {
         for context in &self.job.fs {
             if let Some(origin) = self.origins.get(&context.cwd) {
-                self.opened.directories.insert(context.cwd, origin.as_raw_fd());
+                self.opened.directories.insert(context.cwd, origin.file.as_raw_fd());
             }
         }
     }

@@ -1,14 +1,17 @@
 //! What can only be done to files and descriptions once memory and files have their content, and
 //! every process exists: owners, leases, running timers, seals, times, and the modes of terminals.
 
+use std::os::fd::OwnedFd;
+
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::stat::{Mode, fchmod, futimens};
 use nix::sys::time::TimeSpec as KernelTime;
-use std::os::fd::OwnedFd;
+use nix::unistd::ftruncate;
 
-use super::{OpenedJob, SettleError};
-use crate::model::file::{FileLockKind, InodeKind, OpenFile, OpenFileKind};
+use super::judge::Action;
+use super::{OpenedJob, Origin, SettleError};
+use crate::model::file::{FileLockKind, Inode, InodeKind, OpenFile, OpenFileKind};
 use crate::model::job::Job;
 use crate::model::number::to_usize;
 use crate::model::time::{Clocks, TimeSpec, TimerSpec};
@@ -25,7 +28,6 @@ const SECOND: i64 = 1_000_000_000;
 pub(super) fn is_needed(file: &OpenFile) -> bool {
     matches!(file.kind, OpenFileKind::TimerFd { .. })
         || file.owner.is_some()
-        || is_asynchronous(file)
         || file.locks.iter().any(|lock| lock.kind == FileLockKind::Lease)
 }
 
@@ -39,21 +41,12 @@ pub(super) fn settle(job: &Job, opened: &OpenedJob) -> Result<(), SettleError> {
     }
     for (id, origin) in &opened.origins {
         let Some(inode) = job.inodes.get(to_usize(u64::from(id.0))) else { continue };
-        let failed = |operation| {
-            move |source| SettleError::File { path: inode.path.clone(), operation, source }
-        };
-        if inode.mode & libc::S_IFMT == libc::S_IFREG {
-            if inode.kind != InodeKind::AnonymousShared {
-                fchmod(origin, Mode::from_bits_truncate(inode.mode & PERMISSIONS))
-                    .map_err(failed("fchmod"))?;
-            }
-            let time = KernelTime::new(inode.mtime.seconds, inode.mtime.nanoseconds);
-            futimens(origin, &time, &time).map_err(failed("futimens"))?;
-        }
-        if let InodeKind::Memfd { seals, .. } = inode.kind
-            && seals != 0
-        {
-            descriptor::add_seals(origin, seals).map_err(failed("F_ADD_SEALS"))?;
+        if origin.action != Some(Action::UseOther) {
+            settle_file(inode, origin).map_err(|(operation, source)| SettleError::File {
+                path: inode.path.clone(),
+                operation,
+                source,
+            })?;
         }
     }
     for (terminal, modes) in &opened.terminals {
@@ -64,6 +57,27 @@ pub(super) fn settle(job: &Job, opened: &OpenedJob) -> Result<(), SettleError> {
 
 /// The call that failed, and why.
 type Failed = (&'static str, Errno);
+
+fn settle_file(inode: &Inode, origin: &Origin) -> Result<(), Failed> {
+    if inode.mode & libc::S_IFMT != libc::S_IFREG {
+        return Ok(());
+    }
+    let size = i64::try_from(inode.size).unwrap_or(i64::MAX);
+    // Content was written by whole pages.
+    ftruncate(&origin.file, size).map_err(|errno| ("ftruncate", errno))?;
+    if origin.action.is_none() && inode.kind != InodeKind::AnonymousShared {
+        fchmod(&origin.file, Mode::from_bits_truncate(inode.mode & PERMISSIONS))
+            .map_err(|errno| ("fchmod", errno))?;
+    }
+    let time = KernelTime::new(inode.mtime.seconds, inode.mtime.nanoseconds);
+    futimens(&origin.file, &time, &time).map_err(|errno| ("futimens", errno))?;
+    if let InodeKind::Memfd { seals, .. } = inode.kind
+        && seals != 0
+    {
+        descriptor::add_seals(&origin.file, seals).map_err(|errno| ("F_ADD_SEALS", errno))?;
+    }
+    Ok(())
+}
 
 fn settle_description(
     file: &OpenFile,
@@ -92,15 +106,7 @@ fn settle_description(
         descriptor::set_owner_signal(descriptor, owner.signal)
             .map_err(|errno| ("F_SETSIG", errno))?;
     }
-    if is_asynchronous(file) {
-        descriptor::set_status_flags(descriptor, file.flags.cast_signed())
-            .map_err(|errno| ("F_SETFL", errno))?;
-    }
     Ok(())
-}
-
-const fn is_asynchronous(file: &OpenFile) -> bool {
-    file.flags.cast_signed() & libc::O_ASYNC != 0
 }
 
 /// How to arm a timer that had `timer.value` left. The clocks that only ever go on have the job's
