@@ -1,5 +1,6 @@
 //! Puts the records of a frozen job together, in the order in which they depend on each other.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -12,7 +13,7 @@ use super::files::{self, Collector, Content, Scope, Subject};
 use super::memory::{self, Space};
 use super::process::{self, Insight};
 use super::refusal::{Obstacle, Obstacles, StateRefusal};
-use super::{Request, machine};
+use super::{Request, clocks};
 use crate::image::error::WriteError;
 use crate::image::writer::{Writer, ZeroPages};
 use crate::model::address::{AddrRange, RemoteAddr};
@@ -21,6 +22,7 @@ use crate::model::id::{Bytes, MmId, ObjectId};
 use crate::model::job::{Job, VdsoImage};
 use crate::model::number::{PAGE_SIZE, to_u64, to_usize};
 use crate::model::process::Process;
+use crate::sys::machine;
 use crate::sys::procfs;
 use crate::tracer::injection::{Call, SCRATCH_SIZE};
 use crate::tracer::tree::Tree;
@@ -54,7 +56,7 @@ pub(super) fn collect(
     if !obstacles.is_empty() {
         return Err(DumpError::Refused(Obstacles(obstacles)));
     }
-    let clocks = machine::clocks(request.root)?;
+    let clocks = clocks::now(request.root)?;
 
     let subjects: Vec<Subject> = census
         .living()
@@ -67,6 +69,7 @@ pub(super) fn collect(
     let mut processes = Vec::with_capacity(census.members.len());
     let mut spaces = Vec::new();
     let mut insights = insights.into_iter();
+    let mut tables = BTreeMap::new();
     for member in &census.members {
         let (Some(place), Some(insight)) =
             (member.place, member.place.and_then(|_| insights.next()))
@@ -86,6 +89,10 @@ pub(super) fn collect(
         )?);
         let record = process::collect(member, frozen, insight, &census)?;
         let (fd_table, fs) = sharing[number];
+        if let Some(other) = tables.insert(fd_table, member.host) {
+            let kind = StateRefusal::SharedDescriptors(other);
+            obstacles.push(Obstacle::State { pid: member.host, kind });
+        }
         processes.push(Process { mm: MmId(id), fd_table, fs, ..record });
     }
 
@@ -109,7 +116,8 @@ pub(super) fn collect(
         id: request.job_id.clone(),
         command: command(request.root)?,
         root: census.recorded(request.root).unwrap_or_default(),
-        machine: machine::describe()?,
+        machine: machine::describe()
+            .map_err(|source| CollectError::Machine { what: "the description", source })?,
         clocks,
         vdso: vdso(tree)?,
         processes,

@@ -4,10 +4,10 @@
 //! how either is brought back.
 
 mod census;
+mod clocks;
 mod collect;
 pub mod error;
 pub mod files;
-mod machine;
 mod memory;
 mod process;
 pub mod refusal;

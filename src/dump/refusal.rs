@@ -149,6 +149,12 @@ pub enum StateRefusal {
         "it shares its memory with process {0} without being its thread, which is not supported"
     )]
     SharedMemory(Pid),
+    /// CLONE_FILES without CLONE_THREAD.
+    #[error(
+        "it shares its table of descriptors with process {0} without being its thread \
+         (CLONE_FILES), which is not supported"
+    )]
+    SharedDescriptors(Pid),
     /// A thread that has left its process's table.
     #[error("its thread {tid} has {what} of its own, which is not supported")]
     ThreadOwns {

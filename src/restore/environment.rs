@@ -16,6 +16,7 @@ use crate::sys::clone::{
     CAP_CHECKPOINT_RESTORE, CAP_SYS_ADMIN, CAP_SYS_RESOURCE, effective_capabilities, own_limit,
     timer_ids_can_be_chosen,
 };
+use crate::sys::machine;
 use crate::sys::memory::RemoteMemory;
 use crate::sys::procfs::{self, Mapping, ProcError};
 
@@ -50,6 +51,8 @@ pub fn probe(job: &Job) -> Result<Environment, ProbeError> {
         .filter(|pid| kill(HostPid::from_raw(pid.0), None) != Err(Errno::ESRCH))
         .collect();
     Ok(Environment {
+        machine: machine::describe()
+            .map_err(|source| ProbeError::Ask { what: "description of the machine", source })?,
         uid: getuid().as_raw(),
         gid: getgid().as_raw(),
         may_choose_pids: may(CAP_SYS_ADMIN) || may(CAP_CHECKPOINT_RESTORE),

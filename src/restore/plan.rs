@@ -15,7 +15,7 @@ use super::script::{self, Occupancy};
 use crate::image::Chunk;
 use crate::model::address::AddrRange;
 use crate::model::id::{Bytes, InodeId, ObjectId, Pid};
-use crate::model::job::Job;
+use crate::model::job::{Job, Machine};
 use crate::model::memory::{AddressSpace, Backing};
 use crate::model::process::ResourceLimit;
 use crate::model::time::{Clocks, TimeSpec};
@@ -23,6 +23,8 @@ use crate::model::time::{Clocks, TimeSpec};
 /// What the plan depends on beside the image.
 #[derive(Clone, Debug, Default)]
 pub struct Environment {
+    /// This machine.
+    pub machine: Machine,
     /// The caller's user id.
     pub uid: u32,
     /// The caller's group id.
@@ -150,6 +152,16 @@ pub enum PlanError {
     )]
     Limit { pid: Pid, resource: u32, soft: u64, hard: u64 },
     #[error(
+        "the job ran on {recorded}, and this CPU ({here}) lacks {missing}: restore it on a machine \
+         that has them"
+    )]
+    Cpu { recorded: Bytes, here: Bytes, missing: String },
+    #[error(
+        "the CPU's extended state differs: the job ran with XCR0 {recorded:#x}, and here it is \
+         {here:#x}; restore it on a machine of the same kind"
+    )]
+    ExtendedState { recorded: u64, here: u64 },
+    #[error(
         "the kernel's vDSO differs from the one that the job ran with (kernel {recorded}): restore \
          it under the same kernel"
     )]
@@ -173,6 +185,7 @@ pub fn plan(
 ) -> Result<Plan, PlanError> {
     check_identity(job, environment)?;
     check_limits(job, environment)?;
+    check_cpu(&job.machine, &environment.machine)?;
     let births = births::plan(job)?;
     let identity = if environment.may_choose_pids && environment.taken.is_empty() {
         Identity::InPlace
@@ -243,6 +256,127 @@ fn check_identity(job: &Job, environment: &Environment) -> Result<(), PlanError>
                 gid,
             });
         }
+    }
+    Ok(())
+}
+
+/// Instruction sets by their names in /proc/cpuinfo that a program may use once it has seen them.
+const INSTRUCTION_SETS: &[&str] = &[
+    "3dnowprefetch",
+    "abm",
+    "adx",
+    "aes",
+    "amx_bf16",
+    "amx_complex",
+    "amx_fp16",
+    "amx_int8",
+    "amx_tile",
+    "avx",
+    "avx2",
+    "avx512_4fmaps",
+    "avx512_4vnniw",
+    "avx512_bf16",
+    "avx512_bitalg",
+    "avx512_fp16",
+    "avx512_vbmi2",
+    "avx512_vnni",
+    "avx512_vp2intersect",
+    "avx512_vpopcntdq",
+    "avx512bw",
+    "avx512cd",
+    "avx512dq",
+    "avx512er",
+    "avx512f",
+    "avx512ifma",
+    "avx512pf",
+    "avx512vbmi",
+    "avx512vl",
+    "avx_ifma",
+    "avx_ne_convert",
+    "avx_vnni",
+    "avx_vnni_int16",
+    "avx_vnni_int8",
+    "bmi1",
+    "bmi2",
+    "cldemote",
+    "clflush",
+    "clflushopt",
+    "clwb",
+    "clzero",
+    "cmov",
+    "cx16",
+    "cx8",
+    "enqcmd",
+    "erms",
+    "f16c",
+    "fma",
+    "fma4",
+    "fsgsbase",
+    "fsrm",
+    "fxsr",
+    "gfni",
+    "lahf_lm",
+    "lzcnt",
+    "mmx",
+    "mmxext",
+    "monitorx",
+    "movbe",
+    "movdir64b",
+    "movdiri",
+    "mpx",
+    "pclmulqdq",
+    "pku",
+    "pni",
+    "popcnt",
+    "prefetchwt1",
+    "ptwrite",
+    "rdpid",
+    "rdrand",
+    "rdseed",
+    "rdtscp",
+    "rtm",
+    "serialize",
+    "sha512",
+    "sha_ni",
+    "sm3",
+    "sm4",
+    "sse",
+    "sse2",
+    "sse4_1",
+    "sse4_2",
+    "sse4a",
+    "ssse3",
+    "tbm",
+    "user_shstk",
+    "vaes",
+    "vpclmulqdq",
+    "waitpkg",
+    "xop",
+    "xsave",
+    "xsavec",
+    "xsaveopt",
+];
+
+/// The program may have chosen its code by what the old CPU could do.
+fn check_cpu(recorded: &Machine, here: &Machine) -> Result<(), PlanError> {
+    let missing: Vec<&str> = recorded
+        .cpu_flags
+        .iter()
+        .map(String::as_str)
+        .filter(|flag| INSTRUCTION_SETS.contains(flag))
+        .filter(|flag| !here.cpu_flags.iter().any(|own| own == flag))
+        .collect();
+    let differs = || PlanError::Cpu {
+        recorded: recorded.cpu.clone(),
+        here: here.cpu.clone(),
+        missing: missing.join(", "),
+    };
+    if !missing.is_empty() {
+        return Err(differs());
+    }
+    // The size of the state, which programs ask for once, must be what it was, too.
+    if recorded.xcr0 != here.xcr0 || recorded.xstate_components != here.xstate_components {
+        return Err(PlanError::ExtendedState { recorded: recorded.xcr0, here: here.xcr0 });
     }
     Ok(())
 }
@@ -381,8 +515,9 @@ fn place_vdso(
 
 #[cfg(test)]
 mod tests {
-    use super::{clock_offset, moved};
+    use super::{check_cpu, clock_offset, moved};
     use crate::model::id::Bytes;
+    use crate::model::job::Machine;
     use crate::model::time::TimeSpec;
 
     #[test]
@@ -395,6 +530,25 @@ mod tests {
         check((10, 0), (3, 1), (6, 999_999_999));
         check((3, 1), (10, 0), (-7, 1));
         check((3, 0), (10, 1), (-8, 999_999_999));
+    }
+
+    #[test]
+    fn a_lesser_cpu_is_refused_by_name() {
+        let machine = |flags: &[&str]| Machine {
+            cpu_flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+            xcr0: 7,
+            ..Machine::default()
+        };
+        let check = |here: &Machine, expected: Option<&str>| {
+            let outcome = check_cpu(&machine(&["avx2", "constant_tsc", "sse"]), here);
+            let message = outcome.err().map(|error| error.to_string());
+            let named = expected.is_none_or(|name| message.as_deref().unwrap().contains(name));
+            assert_eq!(message.is_some(), expected.is_some());
+            assert!(named, "{message:?}");
+        };
+        check(&machine(&["avx2", "sse", "sse4a"]), None);
+        check(&machine(&["sse", "constant_tsc"]), Some("lacks avx2"));
+        check(&Machine { xcr0: 3, ..machine(&["avx2", "sse"]) }, Some("XCR0"));
     }
 
     #[test]

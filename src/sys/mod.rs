@@ -11,6 +11,7 @@ pub mod fdinfo;
 pub mod features;
 pub mod file_tree;
 pub mod launch;
+pub mod machine;
 pub mod memory;
 pub mod pipe;
 pub mod procfs;
