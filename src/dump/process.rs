@@ -28,10 +28,6 @@ const PR_GET_MDWE: u64 = 66;
 const PR_GET_MEMORY_MERGE: u64 = 68;
 const MEMBARRIER_CMD_GET_REGISTRATIONS: u64 = 1 << 9;
 
-/// CLOCK_PROCESS_CPUTIME_ID of the caller itself, as the kernel writes it in /proc/pid/timers: the
-/// process number 0 turned round, and CPUCLOCK_SCHED (include/linux/posix-timers.h).
-const OWN_PROCESSOR_TIME: i32 = -6;
-
 const SA_NOCLDSTOP: u64 = 1;
 const SA_NOCLDWAIT: u64 = 2;
 
@@ -295,10 +291,11 @@ impl<'question, 'tree> Questions<'question, 'tree> {
         let mut timers = Vec::new();
         for entry in procfs::timers(self.pid)? {
             let mut refuse = |kind| obstacles.push(Obstacle::State { pid: self.pid, kind });
-            if entry.clock < 0 && entry.clock != OWN_PROCESSOR_TIME {
+            let Some(clock) = own_clock(entry.clock, &self.injector.process().threads, census)
+            else {
                 refuse(StateRefusal::Timer { id: entry.id, clock: entry.clock });
                 continue;
-            }
+            };
             let Some(notification) = notification(&entry, census) else {
                 refuse(StateRefusal::TimerThread { id: entry.id, tid: entry.target });
                 continue;
@@ -317,7 +314,7 @@ impl<'question, 'tree> Questions<'question, 'tree> {
             )?;
             timers.push(PosixTimer {
                 id: entry.id,
-                clock: entry.clock,
+                clock,
                 notification,
                 timer: TimerSpec { interval: time(0), value: time(16) },
                 overrun: low_half(overrun).cast_signed(),
@@ -325,6 +322,29 @@ impl<'question, 'tree> Questions<'question, 'tree> {
         }
         Ok(timers)
     }
+}
+
+/// The clock of a timer as `timer_create` in the same process takes it; `None` for a CPU clock of
+/// another task, or of a thread that the kernel does not name.
+///
+/// A negative number is a CPU clock (include/linux/posix-timers_types.h): the inverse of an id, which
+/// is 0 for "my own" at the time of `timer_create`, above three bits that say of what it is.
+fn own_clock(clock: i32, threads: &[tree::Thread], census: &Census) -> Option<i32> {
+    const CLOCK_DESCRIPTOR: i32 = 3;
+    const PER_THREAD: i32 = 4;
+    if clock >= 0 {
+        return Some(clock);
+    }
+    let id = !(clock >> 3);
+    let mut own = threads.iter().filter_map(|thread| census.recorded(thread.tid));
+    let is_own = match (clock & CLOCK_DESCRIPTOR, clock & PER_THREAD, id) {
+        (CLOCK_DESCRIPTOR, _, _) => false,
+        (_, 0, 0) => true,
+        (_, 0, id) => own.next().is_some_and(|main| main.0 == id),
+        (_, _, 0) => threads.len() == 1,
+        (_, _, id) => own.any(|tid| tid.0 == id),
+    };
+    is_own.then_some(clock)
 }
 
 /// How a timer tells; `None` when it tells a thread that is not there.

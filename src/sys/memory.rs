@@ -3,12 +3,13 @@
 #![allow(unsafe_code)]
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
 use bitflags::bitflags;
 use nix::errno::Errno;
+use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 
 use crate::model::address::{AddrRange, RemoteAddr};
@@ -93,6 +94,18 @@ impl RemoteMemory {
     pub fn write(&self, address: RemoteAddr, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all_at(bytes, address.0)
     }
+}
+
+/// Reads from another process's memory, as far as that allows reading itself, without opening it
+/// first: for a word or two.
+///
+/// # Errors
+/// EFAULT when part of the range cannot be read; EPERM when it may not be traced.
+pub fn peek(pid: Pid, address: RemoteAddr, buffer: &mut [u8]) -> nix::Result<()> {
+    let length = buffer.len();
+    let remote = RemoteIoVec { base: to_usize(address.0), len: length };
+    let read = process_vm_readv(pid, &mut [IoSliceMut::new(buffer)], &[remote])?;
+    if read == length { Ok(()) } else { Err(Errno::EFAULT) }
 }
 
 /// `struct page_region`.

@@ -224,3 +224,12 @@ pub enum InjectError {
     #[error(transparent)]
     Proc(#[from] ProcError),
 }
+
+/// Makes a request of ptrace, and says what it was when it fails.
+pub(super) fn trace<T>(
+    operation: &'static str,
+    tid: Pid,
+    request: impl FnOnce(Pid) -> nix::Result<T>,
+) -> Result<T, FreezeError> {
+    request(tid).map_err(|source| FreezeError::Trace { operation, tid, source })
+}

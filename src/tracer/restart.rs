@@ -7,6 +7,9 @@
 //! they were, in a stop inside that code, leaves the decision to the kernel: that is the way a
 //! healthy tracer goes. A thread that has to find its way back alone takes [`healed`].
 
+use std::time::Duration;
+
+use crate::model::address::RemoteAddr;
 use crate::model::number::as_signed;
 use crate::model::thread::Registers;
 
@@ -16,9 +19,9 @@ pub const NO_SYSTEM_CALL: u64 = u64::MAX;
 /// The code segment of 64-bit programs.
 pub const USER_CODE_SEGMENT: u64 = 0x33;
 
-/// The longest wait that is begun anew after an interruption for which the kernel would report
-/// EINTR: ten seconds, in milliseconds.
-const LONGEST_REPEATED_WAIT: i32 = 10_000;
+/// The longest wait with an end that is begun anew after an interruption for which the kernel would
+/// report EINTR.
+const LONGEST_REPEATED_WAIT: Duration = Duration::from_secs(10);
 
 const EINTR: i64 = -4;
 const ERESTARTSYS: i64 = -512;
@@ -58,31 +61,61 @@ pub fn healed(registers: &Registers) -> Registers {
     healed
 }
 
+/// How long a wait was to last that an interruption has made fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// For as long as it takes.
+    Forever,
+    /// For so long.
+    For(Duration),
+    /// For what the `struct timespec` at this address says.
+    At(RemoteAddr),
+}
+
 /// Some calls report EINTR on any interruption, be it only by a tracer (signal(7), "Interruption of
-/// system calls and library functions by stop signals"). For those the registers that make the
-/// kernel issue the call again unless a handler runs; `None` for any other thread.
-///
-/// That is exact for a wait without timeout. A wait with a timeout begins anew, which is done only
-/// for short ones: they may come later, as any timeout may, but never fail.
+/// system calls and library functions by stop signals"). For a thread in one of those, how long it
+/// was to wait; `None` for any other thread.
 #[must_use]
-pub fn without_spurious_interruption(registers: &Registers) -> Option<Registers> {
+pub fn interrupted_wait(registers: &Registers) -> Option<Wait> {
     if !in_system_call(registers) || as_signed(registers.rax) != EINTR {
         return None;
     }
-    let repeatable = match as_signed(registers.orig_rax) {
+    let timespec = |address: u64| match address {
+        0 => Wait::Forever,
+        address => Wait::At(RemoteAddr(address)),
+    };
+    match as_signed(registers.orig_rax) {
         libc::SYS_epoll_wait | libc::SYS_epoll_pwait => {
             // The argument is a C int: the upper half of the register means nothing.
-            let low = registers.r10 & u64::from(u32::MAX);
-            let timeout = u32::try_from(low).unwrap_or_default().cast_signed();
-            timeout <= LONGEST_REPEATED_WAIT
+            let low = u32::try_from(registers.r10 & u64::from(u32::MAX)).unwrap_or_default();
+            Some(match u64::try_from(low.cast_signed()) {
+                Ok(milliseconds) => Wait::For(Duration::from_millis(milliseconds)),
+                Err(_) => Wait::Forever,
+            })
         }
-        libc::SYS_semop => true,
-        libc::SYS_epoll_pwait2 | libc::SYS_semtimedop => registers.r10 == 0,
-        libc::SYS_rt_sigtimedwait => registers.rdx == 0,
-        libc::SYS_io_getevents => registers.r8 == 0,
-        _ => false,
-    };
-    repeatable.then(|| Registers { rax: ERESTARTNOHAND.cast_unsigned(), ..*registers })
+        libc::SYS_semop => Some(Wait::Forever),
+        libc::SYS_epoll_pwait2 | libc::SYS_semtimedop => Some(timespec(registers.r10)),
+        libc::SYS_rt_sigtimedwait => Some(timespec(registers.rdx)),
+        libc::SYS_io_getevents => Some(timespec(registers.r8)),
+        _ => None,
+    }
+}
+
+/// Whether a wait that was interrupted is begun anew. That is exact for one without end. One that
+/// ends begins anew, too, when it is short: it may come later, as any may, but never fails.
+#[must_use]
+pub fn is_repeated(wait: Wait) -> bool {
+    match wait {
+        Wait::Forever => true,
+        Wait::For(length) => length <= LONGEST_REPEATED_WAIT,
+        Wait::At(_) => false,
+    }
+}
+
+/// The registers that make the kernel issue an interrupted call again, unless a handler runs.
+#[must_use]
+pub fn repeated(registers: &Registers) -> Registers {
+    Registers { rax: ERESTARTNOHAND.cast_unsigned(), ..*registers }
 }
 
 fn in_system_call(registers: &Registers) -> bool {
@@ -121,19 +154,32 @@ mod tests {
     }
 
     #[test]
-    fn only_waits_that_can_be_repeated_are() {
-        let check = |registers: Registers, expected: bool| {
-            let changed = without_spurious_interruption(&registers);
-            assert_eq!(changed.map(|changed| as_signed(changed.rax)), expected.then_some(-514));
+    fn interrupted_waits_are_known() {
+        let check = |registers: Registers, expected: Option<Wait>| {
+            assert_eq!(interrupted_wait(&registers), expected);
         };
         let epoll = caught(libc::SYS_epoll_wait, EINTR);
-        check(Registers { r10: u64::from(u32::MAX), ..epoll }, true);
-        check(Registers { r10: 500, ..epoll }, true);
-        check(Registers { r10: 3_600_000, ..epoll }, false);
-        check(Registers { r10: u64::from(u32::MAX), rax: 3, ..epoll }, false);
-        check(caught(libc::SYS_rt_sigtimedwait, EINTR), true);
-        check(Registers { rdx: 0x5000, ..caught(libc::SYS_rt_sigtimedwait, EINTR) }, false);
-        check(caught(libc::SYS_read, EINTR), false);
-        check(caught(-1, EINTR), false);
+        check(Registers { r10: u64::from(u32::MAX), ..epoll }, Some(Wait::Forever));
+        let half_a_second = Some(Wait::For(Duration::from_millis(500)));
+        check(Registers { r10: 500, ..epoll }, half_a_second);
+        check(Registers { r10: 0xffff_ffff_0000_01f4, ..epoll }, half_a_second);
+        check(Registers { rax: 3, ..epoll }, None);
+        let signal = caught(libc::SYS_rt_sigtimedwait, EINTR);
+        check(signal, Some(Wait::Forever));
+        check(Registers { rdx: 0x5000, ..signal }, Some(Wait::At(RemoteAddr(0x5000))));
+        check(caught(libc::SYS_semop, EINTR), Some(Wait::Forever));
+        check(caught(libc::SYS_read, EINTR), None);
+        check(caught(-1, EINTR), None);
+    }
+
+    #[test]
+    fn long_waits_are_not_repeated() {
+        let check = |wait, expected| assert_eq!(is_repeated(wait), expected);
+        check(Wait::Forever, true);
+        check(Wait::For(Duration::from_secs(10)), true);
+        check(Wait::For(Duration::from_secs(3600)), false);
+        check(Wait::At(RemoteAddr(0x5000)), false);
+        let again = repeated(&caught(libc::SYS_epoll_wait, EINTR));
+        assert!(will_restart(&again));
     }
 }
