@@ -1,5 +1,6 @@
 //! Finds out what the restore plan needs to know of this machine.
 
+use std::fs;
 use std::io;
 
 use nix::errno::Errno;
@@ -61,6 +62,8 @@ pub fn probe(job: &Job) -> Result<Environment, ProbeError> {
         vdso,
         vdso_span,
         timer_ids: timer_ids_can_be_chosen(),
+        available_memory: available_memory()
+            .map_err(|source| ProbeError::Ask { what: "available memory", source })?,
         limits: (0..RESOURCES).filter_map(|resource| own_limit(resource).ok()).collect(),
         clocks: Clocks {
             realtime: clock(ClockId::CLOCK_REALTIME)?,
@@ -68,6 +71,18 @@ pub fn probe(job: &Job) -> Result<Environment, ProbeError> {
             boottime: clock(ClockId::CLOCK_BOOTTIME)?,
         },
     })
+}
+
+/// MemAvailable and SwapFree of /proc/meminfo, in bytes.
+fn available_memory() -> io::Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let kibibytes: u64 = text
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .filter(|(name, _)| ["MemAvailable", "SwapFree"].contains(name))
+        .filter_map(|(_, value)| value.trim().strip_suffix(" kB")?.parse::<u64>().ok())
+        .sum();
+    Ok(kibibytes.saturating_mul(1024))
 }
 
 fn clock(clock: ClockId) -> Result<TimeSpec, ProbeError> {

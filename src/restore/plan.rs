@@ -17,6 +17,7 @@ use crate::model::address::AddrRange;
 use crate::model::id::{Bytes, InodeId, ObjectId, Pid};
 use crate::model::job::{Job, Machine};
 use crate::model::memory::{AddressSpace, Backing};
+use crate::model::number::{PAGE_SIZE, to_u64};
 use crate::model::process::ResourceLimit;
 use crate::model::time::{Clocks, TimeSpec};
 
@@ -41,6 +42,8 @@ pub struct Environment {
     pub vdso_span: u64,
     /// Whether `timer_create` can be told the id.
     pub timer_ids: bool,
+    /// Memory that the kernel thinks it can give, swap included, in bytes.
+    pub available_memory: u64,
     /// The caller's resource limits, by their numbers.
     pub limits: Vec<ResourceLimit>,
     /// The clocks here, in the initial time namespace.
@@ -152,6 +155,13 @@ pub enum PlanError {
     )]
     Limit { pid: Pid, resource: u32, soft: u64, hard: u64 },
     #[error(
+        "the job's memory is {} MiB, and this machine has {} MiB available: end something, or \
+         restore it on a larger machine",
+        needed >> 20,
+        available >> 20
+    )]
+    Memory { needed: u64, available: u64 },
+    #[error(
         "the job ran on {recorded}, and this CPU ({here}) lacks {missing}: restore it on a machine \
          that has them"
     )]
@@ -186,6 +196,7 @@ pub fn plan(
     check_identity(job, environment)?;
     check_limits(job, environment)?;
     check_cpu(&job.machine, &environment.machine)?;
+    check_memory(chunks, environment)?;
     let births = births::plan(job)?;
     let identity = if environment.may_choose_pids && environment.taken.is_empty() {
         Identity::InPlace
@@ -232,7 +243,7 @@ pub fn plan(
             vdso: process_plan.vdso,
         };
         let length = script::write(process, space, &context).bytes.len();
-        let placement = blob::place(&space.vmas, crate::model::number::to_u64(length))
+        let placement = blob::place(&space.vmas, to_u64(length))
             .ok_or(PlanError::PlaceBlob { pid: process.pid, length })?;
         let script = script::write(process, space, &script::Context { placement, ..context });
         process_plan.placement = placement;
@@ -379,6 +390,15 @@ fn check_cpu(recorded: &Machine, here: &Machine) -> Result<(), PlanError> {
         return Err(PlanError::ExtendedState { recorded: recorded.xcr0, here: here.xcr0 });
     }
     Ok(())
+}
+
+/// Better to say so now than to be killed half-way.
+fn check_memory(chunks: &[Chunk], environment: &Environment) -> Result<(), PlanError> {
+    let pages: u64 =
+        chunks.iter().flat_map(|chunk| &chunk.runs).map(|run| u64::from(run.pages)).sum();
+    let needed = pages.saturating_mul(PAGE_SIZE);
+    let available = environment.available_memory;
+    if needed <= available { Ok(()) } else { Err(PlanError::Memory { needed, available }) }
 }
 
 /// A hard limit that is lower here is lowered for the job, too; it must still hold the soft one.
