@@ -19,7 +19,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let rounds = arguments.next().map_or(Ok(1), |text| text.parse())?;
     for _ in 0..rounds {
         let begun = Instant::now();
-        let mut tree = Tree::freeze(Pid::from_raw(root), &[], Duration::from_secs(5))?;
+        let mut tree = Tree::freeze(Pid::from_raw(root), None, Duration::from_secs(5))?;
         let frozen = begun.elapsed();
         let mut threads = 0;
         for index in 0..tree.processes().len() {

@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::unistd::{AccessFlags, Pid};
 use serde::Serialize;
 
+use crate::job::request;
 use crate::sys::features::{Feature, Features, Trial};
 use crate::sys::launch;
 
@@ -73,12 +74,13 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
         Features::probe().map_err(|error| Failure::environment(failure::chain(&error)))?;
     let mut lines = assess(&features);
     lines.push(memory());
-    lines.push(disk(&dir.unwrap_or_else(|| PathBuf::from("."))));
+    let directory = dir.unwrap_or_else(|| PathBuf::from("."));
+    lines.push(disk(&directory));
     if let Some(program) = command.first() {
         lines.push(program_line(program));
     }
     if let Some(pid) = pid {
-        lines.push(process_line(pid));
+        lines.push(process_line(pid, &directory));
     }
     let grade = lines.iter().map(|line| line.grade).max().unwrap_or(Grade::Works);
     if json {
@@ -377,18 +379,29 @@ const EXAMINED: u64 = 256;
 /// ELFCLASS32.
 const CLASS_32: u8 = 1;
 
-/// Whether a process can be reached at all.
-fn process_line(pid: Pid) -> Line {
-    let subject = format!("process {pid}");
-    let (grade, finding, remedy) = match nix::sys::signal::kill(pid, None) {
-        Ok(()) => (Grade::Works, "is yours".to_owned(), None),
-        Err(errno) => (
-            Grade::Fails,
-            errno.desc().to_owned(),
-            Some("rckpt list shows your jobs, ps all processes"),
-        ),
-    };
-    Line { subject, grade, finding, remedy }
+/// What stands in the way of a checkpoint of a process and its tree.
+fn process_line(pid: Pid, directory: &Path) -> Line {
+    let subject = format!("process {pid} and its tree");
+    match request::examine(pid, directory) {
+        Ok(warnings) if warnings.is_empty() => Line {
+            subject,
+            grade: Grade::Works,
+            finding: "nothing stands in the way of a checkpoint".to_owned(),
+            remedy: None,
+        },
+        Ok(warnings) => Line {
+            subject,
+            grade: Grade::Less,
+            finding: format!("can be saved, with a warning: {}", warnings.join("; ")),
+            remedy: None,
+        },
+        Err(error) => Line {
+            subject,
+            grade: Grade::Fails,
+            finding: Failure::from(error).message,
+            remedy: None,
+        },
+    }
 }
 
 /// The report for people.

@@ -5,14 +5,17 @@
 
 use std::error::Error;
 use std::fmt;
+use std::io;
 
 use crate::dump::DumpError;
+use crate::dump::refusal::{Obstacle, Obstacles};
 use crate::image::error::ReadFault;
 use crate::image::{ReadError, WriteError};
 use crate::job::checkpoint::CheckpointError;
 use crate::job::directory::{DirectoryError, FindError, GenerationError};
 use crate::job::report::{Explanation, Kind};
 use crate::job::supervisor::SuperviseError;
+use crate::tracer::error::FreezeError;
 
 /// A command that did not do what was asked.
 #[derive(Debug)]
@@ -79,22 +82,87 @@ impl From<&CheckpointError> for Failure {
         let message = chain(error);
         match error {
             CheckpointError::Directory(error) => Self::from(error),
-            CheckpointError::StartThread(_) | CheckpointError::ReadProc(_) => {
-                Self::environment(message)
-            }
-            CheckpointError::Dump(DumpError::Write(error)) if error.is_out_of_space() => {
-                Self::environment(message).hint(
-                    "the disk or your quota is full, and the job runs on: make room (rckpt prune \
-                     removes old checkpoints), or give another place with --dir",
-                )
-            }
-            CheckpointError::Dump(DumpError::Write(WriteError::CheckRecords { .. })) => {
-                Self::internal(message)
-            }
-            CheckpointError::Dump(_) => Self::environment(message),
+            CheckpointError::StartThread(_) => Self::environment(message),
+            CheckpointError::Dump(error) => Self::from(error),
             CheckpointError::Panicked => Self::internal(message),
         }
     }
+}
+
+impl From<&DumpError> for Failure {
+    fn from(error: &DumpError) -> Self {
+        let message = chain(error);
+        match error {
+            DumpError::Freeze(error) => Self::from(error),
+            DumpError::Refused(Obstacles(obstacles)) => Self::user(refusals(obstacles))
+                .hint("rckpt check PID tells this without taking a checkpoint"),
+            DumpError::Write(_) | DumpError::Commit(_) if disk_is_full(error) => {
+                Self::environment(message).hint(MAKE_ROOM)
+            }
+            DumpError::Write(WriteError::CheckRecords { .. }) => Self::internal(message),
+            DumpError::Collect(_)
+            | DumpError::Outputs(_)
+            | DumpError::Write(_)
+            | DumpError::Commit(_)
+            | DumpError::Release { .. } => Self::environment(message),
+        }
+    }
+}
+
+impl From<&FreezeError> for Failure {
+    fn from(error: &FreezeError) -> Self {
+        let message = chain(error);
+        match error {
+            FreezeError::NoSuchProcess { .. } | FreezeError::Ended { .. } => {
+                Self::user(message).hint("rckpt list shows your jobs, ps all processes")
+            }
+            FreezeError::AlreadyTraced { .. }
+            | FreezeError::NotPermitted { .. }
+            | FreezeError::MainThreadEnded { .. }
+            | FreezeError::ThirtyTwoBit { .. } => Self::user(message),
+            FreezeError::Busy { .. } | FreezeError::Growing { .. } => {
+                Self::environment(message).hint("try again in a moment")
+            }
+            FreezeError::Trace { .. }
+            | FreezeError::Memory { .. }
+            | FreezeError::Proc(_)
+            | FreezeError::Heal { .. } => Self::environment(message),
+        }
+    }
+}
+
+/// Everything that stands in the way of a checkpoint, one thing a line, with what to do about each.
+pub fn refusals(obstacles: &[Obstacle]) -> String {
+    let mut text = "the job cannot be saved as it is:".to_owned();
+    for obstacle in obstacles.iter().take(MOST_REFUSALS) {
+        text.push_str(&format!("\n  {obstacle}"));
+        if let Obstacle::File(refusal) = obstacle {
+            text.push_str(&format!("; {}", refusal.remedy()));
+        }
+    }
+    if let Some(more) = obstacles.len().checked_sub(MOST_REFUSALS).filter(|more| *more > 0) {
+        text.push_str(&format!("\n  and {more} more"));
+    }
+    text
+}
+
+const MAKE_ROOM: &str = "the disk or your quota is full: make room (rckpt prune removes old \
+    checkpoints), or give another place with --dir";
+
+/// Refusals that are told one by one; a program with thousands of sockets has the first say it all.
+const MOST_REFUSALS: usize = 20;
+
+/// Whether something failed because there is no room on a disk.
+fn disk_is_full(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let full = error.downcast_ref().map(io::Error::kind);
+        if matches!(full, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 impl From<DirectoryError> for Failure {
@@ -137,7 +205,10 @@ impl From<&DirectoryError> for Failure {
             | DirectoryError::Sync { .. }
             | DirectoryError::Rename { .. }
             | DirectoryError::MoveLatest { .. }
-            | DirectoryError::Remove { .. } => Self::environment(message),
+            | DirectoryError::Remove { .. } => {
+                let failure = Self::environment(message);
+                if disk_is_full(error) { failure.hint(MAKE_ROOM) } else { failure }
+            }
         }
     }
 }

@@ -29,7 +29,12 @@ impl Observer for Narrator {
                     output::say(format_args!("its checkpoints go to {}", directory.display()));
                 }
             }
-            Event::Taken(taken) => output::say(options::summary(taken)),
+            Event::Taken(taken) => {
+                for warning in &taken.warnings {
+                    output::say(format_args!("warning: {warning}"));
+                }
+                output::say(options::summary(taken));
+            }
             Event::Failed(explanation) => {
                 output::say(format_args!("no checkpoint: {}", explanation.message));
                 if let Some(hint) = &explanation.hint {

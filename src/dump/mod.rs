@@ -44,8 +44,8 @@ pub enum After {
 pub struct Request {
     /// The root process.
     pub root: Pid,
-    /// Orphans of the job, adopted by its supervisor.
-    pub extra_roots: Vec<Pid>,
+    /// Whoever adopts the job's orphans, when that is known: its children belong to the job.
+    pub adopter: Option<Pid>,
     /// What becomes of the job.
     pub after: After,
     /// How it is written.
@@ -91,7 +91,7 @@ pub fn dump(
 ) -> Result<Report, DumpError> {
     let mut writer = Writer::create(directory, request.write)?;
     let begun = Instant::now();
-    let mut tree = Tree::freeze(request.root, &request.extra_roots, PATIENCE)?;
+    let mut tree = Tree::freeze(request.root, request.adopter, PATIENCE)?;
     let mut collected = collect::collect(request, directory, &mut tree)?;
     collect::store(&collected, &mut tree, &mut writer)?;
     let (summary, pause) = match request.after {
@@ -122,6 +122,18 @@ pub fn dump(
         threads: processes.iter().map(|process| process.threads.len()).sum(),
         warnings: collected.warnings,
     })
+}
+
+/// Finds what stands in the way of a checkpoint: freezes the job, looks at everything, and lets it go
+/// on. Gives what the user should know besides.
+///
+/// # Errors
+/// [`DumpError::Refused`] with all that is in the way, or when looking fails.
+pub fn examine(request: &Request, directory: &Path) -> Result<Vec<String>, DumpError> {
+    let mut tree = Tree::freeze(request.root, request.adopter, PATIENCE)?;
+    let collected = collect::collect(request, directory, &mut tree);
+    release(tree.thaw(), "let go")?;
+    Ok(collected?.warnings)
 }
 
 fn release(outcome: Result<(), FreezeError>, action: &'static str) -> Result<(), DumpError> {

@@ -15,8 +15,6 @@ use thiserror::Error;
 use crate::dump::{self, After, DumpError};
 use crate::image::{Codec, WriteOptions};
 use crate::model::number::to_u64;
-use crate::sys::procfs::ProcError;
-use crate::sys::relatives;
 
 use super::control::protocol::{Order, Then};
 use super::directory::{DirectoryError, Generation, Identity, JobDirectory};
@@ -35,9 +33,6 @@ pub enum CheckpointError {
     /// No thread could be started to take it.
     #[error("start a thread for the checkpoint: {0}")]
     StartThread(#[source] io::Error),
-    /// It cannot be told who belongs to the job.
-    #[error(transparent)]
-    ReadProc(#[from] ProcError),
     /// The thread panicked; the kernel released the job when it ended.
     #[error("the checkpoint's thread panicked")]
     Panicked,
@@ -89,32 +84,42 @@ impl Task {
             keep: settings.keep.filter(|_| directory.is_none()),
         }
     }
+
+    fn request(&self) -> dump::Request {
+        dump::Request {
+            root: self.root,
+            adopter: self.adopter,
+            after: match self.then {
+                Then::Continue => After::Continue,
+                Then::Kill => After::Kill,
+                Then::Stop => After::Stop,
+            },
+            write: self.write,
+            outputs: self.outputs.clone(),
+            supervisor: self.supervisor,
+            job_id: self.job.id.clone(),
+        }
+    }
+}
+
+/// Finds what stands in the way of a checkpoint. Gives what the user should know besides.
+///
+/// # Errors
+/// [`DumpError::Refused`] with all that is in the way, or when looking fails.
+pub fn examine(task: &Task) -> Result<Vec<String>, CheckpointError> {
+    Ok(dump::examine(&task.request(), &task.directory)?)
 }
 
 /// Takes a checkpoint.
+///
+/// # Errors
+/// When there is none; the partial generation is removed then.
 pub fn take(task: &Task) -> Result<Taken, CheckpointError> {
     let begun = Instant::now();
     let directory = JobDirectory::create(&task.directory, &task.job)?;
     let mut pending = Some(directory.begin_generation()?);
     let path = pending.as_ref().map(|pending| pending.path().to_owned()).unwrap_or_default();
-    let mut extra_roots = match task.adopter {
-        Some(adopter) => relatives::children(adopter)?,
-        None => Vec::new(),
-    };
-    extra_roots.retain(|child| *child != task.root);
-    let request = dump::Request {
-        root: task.root,
-        extra_roots,
-        after: match task.then {
-            Then::Continue => After::Continue,
-            Then::Kill => After::Kill,
-            Then::Stop => After::Stop,
-        },
-        write: task.write,
-        outputs: task.outputs.clone(),
-        supervisor: task.supervisor,
-        job_id: task.job.id.clone(),
-    };
+    let request = task.request();
     let mut generation: Option<Generation> = None;
     let mut commit = || -> Result<(), DirectoryError> {
         if let Some(pending) = pending.take() {

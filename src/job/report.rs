@@ -34,6 +34,24 @@ pub struct Taken {
     pub at: i64,
 }
 
+impl Taken {
+    /// The same with no more warnings than fit in a message.
+    #[must_use]
+    pub fn bounded(&self) -> Self {
+        let mut room = TEXT_LIMIT;
+        let mut warnings = self.warnings.clone();
+        warnings.retain(|warning| {
+            let fits = warning.len() <= room;
+            room = room.saturating_sub(warning.len());
+            fits
+        });
+        Self { warnings, ..self.clone() }
+    }
+}
+
+/// Bytes of free text in a message, at most: far from its limit with everything else.
+const TEXT_LIMIT: usize = 32 * 1024;
+
 /// Who can do something about a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
@@ -54,6 +72,16 @@ pub struct Explanation {
     pub message: String,
     /// What to do.
     pub hint: Option<String>,
+}
+
+impl Explanation {
+    /// The same, cut to what fits in a message.
+    #[must_use]
+    pub fn bounded(&self) -> Self {
+        let mut message = self.message.clone();
+        message.truncate(message.floor_char_boundary(TEXT_LIMIT));
+        Self { message, ..self.clone() }
+    }
 }
 
 /// What happens while a job is supervised.
@@ -91,4 +119,34 @@ pub trait Observer {
     fn tell(&mut self, event: Event<'_>);
     /// Puts a failure into words.
     fn explain(&self, error: &CheckpointError) -> Explanation;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Explanation, Kind, TEXT_LIMIT, Taken};
+    use crate::job::control::protocol::{Reply, encode};
+
+    #[test]
+    fn everything_that_is_told_fits_in_a_message() {
+        let explanation = Explanation {
+            kind: Kind::User,
+            message: "ü".repeat(TEXT_LIMIT),
+            hint: Some("try again".to_owned()),
+        };
+        assert!(encode(&Reply::Failed(explanation.clone())).is_err());
+        assert!(encode(&Reply::Failed(explanation.bounded())).is_ok());
+        let taken = Taken {
+            path: b"/scratch/job/gen-000001"[..].into(),
+            pause: std::time::Duration::from_millis(7),
+            elapsed: std::time::Duration::from_secs(1),
+            bytes: 1,
+            raw_bytes: 2,
+            processes: 3,
+            threads: 4,
+            warnings: vec!["w".repeat(1000); 100],
+            at: 5,
+        };
+        assert!(encode(&Reply::Taken(taken.clone())).is_err());
+        assert!(encode(&Reply::Taken(taken.bounded())).is_ok());
+    }
 }

@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
@@ -107,6 +107,43 @@ pub fn dump(options: &Options) -> Result<Outcome, RequestError> {
     if let Some(connection) = supervisor_of(pid)? {
         return ask(connection, options);
     }
+    check_reachable(pid)?;
+    dump_directly(pid, options).map(Outcome::Taken)
+}
+
+/// Finds what stands in the way of a checkpoint of the job that `pid` belongs to, and gives what its
+/// user should know besides. Nothing is written, and the job runs on.
+pub fn examine(pid: Pid, directory: &Path) -> Result<Vec<String>, RequestError> {
+    let (root, supervisor) = match supervisor_of(pid)? {
+        Some(connection) => match connection.ask(&Request::Status, Some(STATUS_PATIENCE))? {
+            Reply::Status(status) => (Pid::from_raw(status.root), connection.supervisor()),
+            reply => return Err(outcome_of(reply).err().unwrap_or(AskError::Unexpected.into())),
+        },
+        None => (pid, None),
+    };
+    check_reachable(root)?;
+    // Under supervision the root's parent adopts the orphans: the supervisor, or the init of a
+    // restored job's namespaces.
+    let adopter = match supervisor {
+        Some(_) => relatives::parent(root)?,
+        None => None,
+    };
+    let job = identity_of(root)?;
+    Ok(checkpoint::examine(&Task {
+        job,
+        root,
+        supervisor,
+        adopter,
+        directory: directory.to_owned(),
+        then: Then::Continue,
+        write: WriteOptions::default(),
+        outputs: Vec::new(),
+        keep: None,
+    })?)
+}
+
+/// Makes sure that `pid` can be asked for at all.
+fn check_reachable(pid: Pid) -> Result<(), RequestError> {
     match kill(pid, None) {
         Err(Errno::ESRCH) => return Err(RequestError::NoProcess(pid)),
         Err(Errno::EPERM) => return Err(RequestError::NotMine(pid)),
@@ -116,7 +153,7 @@ pub fn dump(options: &Options) -> Result<Outcome, RequestError> {
     if relatives::ancestors(unistd::getpid())?.contains(&pid) {
         return Err(RequestError::AboveMe(pid));
     }
-    dump_directly(pid, options).map(Outcome::Taken)
+    Ok(())
 }
 
 /// The supervisor of the job that `pid` belongs to: the nearest above it that supervises. Its own
@@ -214,20 +251,7 @@ fn outcome_of(reply: Reply) -> Result<Taken, RequestError> {
 
 /// Takes the checkpoint of a process that no supervisor is responsible for.
 fn dump_directly(pid: Pid, options: &Options) -> Result<Taken, RequestError> {
-    let stat = procfs::stat(pid)?;
-    let boot = identity::boot().map_err(RequestError::ReadBoot)?;
-    // The same process gets the same identity each time, so that its checkpoints go together.
-    let words = format!("{boot} {pid} {}", stat.starttime);
-    let command = procfs::read(pid, "cmdline")?;
-    let job = Identity {
-        id: Bytes(format!("{:032x}", xxh3_128(words.as_bytes())).into_bytes()),
-        command: command
-            .split(|byte| *byte == 0)
-            .filter(|word| !word.is_empty())
-            .map(Bytes::from)
-            .collect(),
-        created: seconds_since_1970(SystemTime::now()),
-    };
+    let job = identity_of(pid)?;
     let directory = match &options.directory {
         Some(directory) => directory.clone(),
         None => {
@@ -247,4 +271,22 @@ fn dump_directly(pid: Pid, options: &Options) -> Result<Taken, RequestError> {
         outputs: options.outputs.clone(),
         keep: None,
     })?)
+}
+
+/// The identity of a job that nobody supervises: the same process gets the same one each time, so that
+/// its checkpoints go together.
+fn identity_of(pid: Pid) -> Result<Identity, RequestError> {
+    let stat = procfs::stat(pid)?;
+    let boot = identity::boot().map_err(RequestError::ReadBoot)?;
+    let words = format!("{boot} {pid} {}", stat.starttime);
+    let command = procfs::read(pid, "cmdline")?;
+    Ok(Identity {
+        id: Bytes(format!("{:032x}", xxh3_128(words.as_bytes())).into_bytes()),
+        command: command
+            .split(|byte| *byte == 0)
+            .filter(|word| !word.is_empty())
+            .map(Bytes::from)
+            .collect(),
+        created: seconds_since_1970(SystemTime::now()),
+    })
 }

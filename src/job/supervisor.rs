@@ -409,13 +409,14 @@ impl Loop<'_> {
         let reply = match result {
             Ok(taken) => {
                 self.observer.tell(Event::Taken(&taken));
+                let taken = taken.bounded();
                 self.last = Some(taken.clone());
                 Reply::Taken(taken)
             }
             Err(error) => {
                 let explanation = self.observer.explain(&error);
                 self.observer.tell(Event::Failed(&explanation));
-                Reply::Failed(explanation)
+                Reply::Failed(explanation.bounded())
             }
         };
         match asker {

@@ -38,6 +38,8 @@ const MOST_PASSES: usize = 1000;
 /// A tree that is being stopped.
 #[derive(Debug, Default)]
 pub(super) struct Chase {
+    /// Whoever adopts the orphans of the tree, and has no other children.
+    adopter: Option<Pid>,
     /// The processes held, each after the one that it was found through.
     pub held: Vec<Held>,
     /// Processes that have ended, and that nobody has waited for.
@@ -82,14 +84,12 @@ enum Hold {
 }
 
 impl Chase {
-    /// Stops `root` and everything under it, and under `others` as far as these exist.
-    pub fn run(root: Pid, others: &[Pid]) -> Result<Self, FreezeError> {
+    /// Stops `root` and everything under it, and the orphans that `adopter` has adopted.
+    pub fn run(root: Pid, adopter: Option<Pid>) -> Result<Self, FreezeError> {
         let mut chase = Self::default();
+        chase.adopter = adopter;
         if !chase.take(root)? {
             return Err(FreezeError::NoSuchProcess { pid: root });
-        }
-        for other in others {
-            chase.take(*other)?;
         }
         let mut passes = 0;
         while chase.pass()? {
@@ -149,17 +149,27 @@ impl Chase {
         Ok(true)
     }
 
-    /// The children of all threads held.
+    /// The children of all threads held, then the orphans. In this order: whoever was orphaned while
+    /// we looked has been adopted by then.
     fn children(&self) -> Result<Vec<Pid>, FreezeError> {
-        let mut found = Vec::new();
+        let mut parents = Vec::new();
         for held in &self.held {
-            for thread in &held.threads {
-                match procfs::children(held.pid, thread.tid) {
-                    Ok(Some(children)) => found.extend(children),
-                    Ok(None) => return self.children_by_parent(),
-                    Err(error) if error.is_gone() => {}
-                    Err(error) => return Err(error.into()),
-                }
+            parents.extend(held.threads.iter().map(|thread| (held.pid, thread.tid)));
+        }
+        if let Some(adopter) = self.adopter {
+            match procfs::threads(adopter) {
+                Ok(threads) => parents.extend(threads.into_iter().map(|tid| (adopter, tid))),
+                Err(error) if error.is_gone() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let mut found = Vec::new();
+        for (pid, tid) in parents {
+            match procfs::children(pid, tid) {
+                Ok(Some(children)) => found.extend(children),
+                Ok(None) => return self.children_by_parent(),
+                Err(error) if error.is_gone() => {}
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(found)
@@ -167,11 +177,12 @@ impl Chase {
 
     /// As [`Self::children`], on a kernel that does not list them.
     fn children_by_parent(&self) -> Result<Vec<Pid>, FreezeError> {
-        let parents: HashSet<i32> = self.held.iter().map(|held| held.pid.as_raw()).collect();
+        let parents: HashSet<Pid> =
+            self.held.iter().map(|held| held.pid).chain(self.adopter).collect();
         let mut found = Vec::new();
         for pid in procfs::processes()? {
             match procfs::status(pid) {
-                Ok(status) if parents.contains(&status.ppid) => found.push(pid),
+                Ok(status) if parents.contains(&Pid::from_raw(status.ppid)) => found.push(pid),
                 Ok(_) => {}
                 Err(error) if error.is_gone() => {}
                 Err(error) => return Err(error.into()),

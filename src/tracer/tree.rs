@@ -62,17 +62,21 @@ pub struct Process {
 }
 
 impl Tree {
-    /// Freezes `root` and all processes under it, and those under `others` as far as these exist,
-    /// trying for as long as `patience`.
+    /// Freezes `root` and all processes under it, trying for as long as `patience`. The children of
+    /// `adopter`, which is not held itself, are the job's orphans and belong to it, too.
     ///
     /// # Errors
     /// When `root` does not exist, or something cannot be traced or does not stop. Everything runs
     /// on then.
-    pub fn freeze(root: Pid, others: &[Pid], patience: Duration) -> Result<Self, FreezeError> {
+    pub fn freeze(
+        root: Pid,
+        adopter: Option<Pid>,
+        patience: Duration,
+    ) -> Result<Self, FreezeError> {
         let begun = Instant::now();
         let mut pause = Duration::from_millis(1);
         loop {
-            let outcome = Self::attempt(root, others);
+            let outcome = Self::attempt(root, adopter);
             let patience = match &outcome {
                 Err(FreezeError::Busy { .. } | FreezeError::Growing { .. }) => patience,
                 // So a process looks, too, that is just ending or in the middle of exec: its main
@@ -157,8 +161,8 @@ impl Tree {
         self.release()
     }
 
-    fn attempt(root: Pid, others: &[Pid]) -> Result<Self, FreezeError> {
-        let mut chase = Chase::run(root, others)?;
+    fn attempt(root: Pid, adopter: Option<Pid>) -> Result<Self, FreezeError> {
+        let mut chase = Chase::run(root, adopter)?;
         // Whatever fails from here on, each process is in one of the two, and is let go with it.
         let mut tree = Self {
             processes: Vec::new(),
