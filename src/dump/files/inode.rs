@@ -78,6 +78,8 @@ struct Draft {
     file_system: FileSystem,
     /// Known to be something that can be mapped again.
     checked_as_mapped: bool,
+    /// Opened by the job for its content.
+    opened: bool,
     /// Mapped shared by somebody.
     mapped_shared: bool,
     /// Mapped shared and writable by somebody right now.
@@ -197,9 +199,11 @@ impl InodeTable {
         Ok(id)
     }
 
-    /// Notes that somebody has the file open for writing.
-    pub fn mark_written(&mut self, id: InodeId) {
-        self.draft(id).inode.written = true;
+    /// Notes that somebody has the file open for its content, and whether for writing.
+    pub fn mark_opened(&mut self, id: InodeId, written: bool) {
+        let draft = self.draft(id);
+        draft.opened = true;
+        draft.inode.written |= written;
     }
 
     /// Notes the seals of a memfd.
@@ -266,6 +270,7 @@ impl InodeTable {
             inode,
             file_system,
             checked_as_mapped: false,
+            opened: false,
             mapped_shared: false,
             mapped_writable: false,
             files: Vec::new(),
@@ -481,17 +486,29 @@ fn is_memory_file(draft: &Draft, shared_memory: Option<u64>) -> bool {
             || (draft.inode.written && shared_memory == Some(draft.inode.device)))
 }
 
-/// What no path leads to has to be kept, and what changes under the job's hands without a call: a
-/// shared writable mapping.
+/// What no path leads to has to be kept, what changes under the job's hands without a call (a shared
+/// writable mapping), and what will be gone by the time of a restore: temporary files.
 fn keeps_content(draft: &Draft) -> bool {
     is_regular(draft)
         && match draft.inode.kind {
-            InodeKind::Linked => draft.mapped_writable,
+            InodeKind::Linked => draft.mapped_writable || is_temporary(draft),
             InodeKind::Unlinked
             | InodeKind::MemoryFile
             | InodeKind::Memfd { .. }
             | InodeKind::AnonymousShared => true,
         }
+}
+
+/// Whether a file is one of those that programs make for the moment and remove when they are done,
+/// like those between the passes of a compiler: open, not large, and directly in a directory for
+/// temporary files. A job that runs on after its checkpoint soon removes them.
+fn is_temporary(draft: &Draft) -> bool {
+    const LARGEST: u64 = 16 << 20;
+    let parent = draft.inode.path.as_path().parent();
+    let directories = [PathBuf::from("/tmp"), PathBuf::from("/var/tmp"), std::env::temp_dir()];
+    draft.opened
+        && draft.inode.size <= LARGEST
+        && directories.iter().any(|directory| Some(directory.as_path()) == parent)
 }
 
 /// The best way to read the content of a file. Fills in the size of one that is only mapped.

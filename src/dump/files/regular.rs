@@ -11,9 +11,7 @@ pub(super) fn collect(
     found: &Description,
 ) -> Result<OpenFileKind, Failure> {
     let inode = collector.intern_description(found)?;
-    if found.access() != libc::O_RDONLY {
-        collector.inodes.mark_written(inode);
-    }
+    collector.inodes.mark_opened(inode, found.access() != libc::O_RDONLY);
     if collector.inodes.is_memfd(inode) {
         let seals =
             descriptor::seals(duplicate(found)?).map_err(call_failed(found, "F_GET_SEALS"))?;

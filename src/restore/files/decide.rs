@@ -46,7 +46,7 @@ pub struct Decisions {
     pub set_aside: Vec<PathBuf>,
     /// Files that get other content: a whole copy of each is kept first.
     pub resets: Vec<PathBuf>,
-    /// What becomes of each file whose content is in the image and that has a path.
+    /// What becomes of each file that has a path and gets its content from the image.
     pub contents: BTreeMap<InodeId, Action>,
     /// What each standard stream is connected to, where that is not simply the caller's.
     pub streams: BTreeMap<Stream, Connection>,
@@ -174,13 +174,13 @@ impl Judge<'_> {
     }
 
     fn note(&mut self, id: InodeId, inode: &Inode, action: Action, path: Bytes) {
-        if inode.content.is_some() {
+        if matches!(action, Action::Create | Action::Reset) {
             self.decisions.contents.insert(id, action);
         }
         match action {
             Action::CutBack => self.cut(path.as_path(), inode.size),
             Action::Reset => self.decisions.resets.push(path.as_path().to_owned()),
-            Action::Use | Action::Create | Action::UseOther => {}
+            Action::Use | Action::Create => {}
         }
     }
 

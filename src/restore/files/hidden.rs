@@ -44,7 +44,7 @@ pub(super) fn make(inode: &Inode, path: &Bytes, temporary: bool) -> io::Result<O
     }
 }
 
-/// Opens the file under `path`, whose content is in the image, emptied or new.
+/// Opens the file under `path`, which is to get its content from the image, emptied or new.
 ///
 /// # Errors
 /// As open(2) and ftruncate(2).
@@ -53,13 +53,11 @@ pub(super) fn prepare(inode: &Inode, path: &Path, action: Action) -> io::Result<
     options.read(true).write(true).custom_flags(libc::O_NOCTTY);
     let file = match action {
         Action::Create => options.create_new(true).mode(inode.mode & 0o7777).open(path)?,
-        Action::Use | Action::CutBack | Action::Reset | Action::UseOther => options.open(path)?,
+        Action::Use | Action::CutBack | Action::Reset => options.open(path)?,
     };
-    if matches!(action, Action::Create | Action::Reset) {
-        // Once to nothing, so that pages which are not in the image become holes.
-        file.set_len(0)?;
-        file.set_len(inode.size)?;
-    }
+    // Once to nothing, so that pages which are not in the image become holes.
+    file.set_len(0)?;
+    file.set_len(inode.size)?;
     Ok(file.into())
 }
 

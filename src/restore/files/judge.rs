@@ -54,8 +54,6 @@ pub enum Action {
     Reset,
     /// It is made again with the content that is in the image.
     Create,
-    /// It is used as it is, although the image holds other content.
-    UseOther,
 }
 
 /// Why a file cannot be used.
@@ -182,7 +180,9 @@ pub fn judge(
     if recorded.mode & libc::S_IFMT != libc::S_IFREG {
         return Ok(Action::Use);
     }
-    if recorded.content.is_some() {
+    // Other contents in the image are of temporary files, which may have vanished.
+    let changes_unseen = recorded.kind == InodeKind::MemoryFile || usage.writes_through;
+    if recorded.content.is_some() && changes_unseen {
         return judge_kept(recorded, found, policy);
     }
     let same = found.size == recorded.size && found.mtime == recorded.mtime;
@@ -201,17 +201,15 @@ pub fn judge(
     Ok(Action::Use)
 }
 
-/// A file whose content is in the image.
+/// A file whose content is in the image because it changes without calls that could be followed.
 fn judge_kept(recorded: &Inode, found: &Found, policy: Policy) -> Result<Action, ProblemKind> {
     let same = found.size == recorded.size && found.mtime == recorded.mtime;
     // Where /dev/shm was emptied by a reboot, a number can come again; the rest will tell.
     let replaced = found.number != recorded.number && !same;
     match policy {
-        Policy::Keep => Ok(Action::UseOther),
+        Policy::Keep => Ok(Action::Use),
         Policy::Fail if !same => Err(ProblemKind::Written),
-        Policy::Rollback if replaced && recorded.kind != InodeKind::Unlinked => {
-            Err(ProblemKind::Replaced)
-        }
+        Policy::Rollback if replaced => Err(ProblemKind::Replaced),
         // Writing through a mapping does not always change the time.
         Policy::Fail | Policy::Rollback => Ok(Action::Reset),
     }
@@ -383,11 +381,28 @@ mod tests {
         };
         let written = Found { mtime: later(), ..found() };
         check(Some(&written), Policy::Rollback, Ok(Action::Reset));
-        check(Some(&written), Policy::Keep, Ok(Action::UseOther));
+        check(Some(&written), Policy::Keep, Ok(Action::Use));
         check(Some(&written), Policy::Fail, Err(ProblemKind::Written));
         check(None, Policy::Rollback, Ok(Action::Create));
         let replaced = Found { number: 8, ..written };
         check(Some(&replaced), Policy::Rollback, Err(ProblemKind::Replaced));
+    }
+
+    #[test]
+    fn temporary_files_may_vanish() {
+        let mut temporary = recorded();
+        temporary.content = Some(ObjectId(3));
+        let check = |found: Option<&Found>, policy, expected| {
+            assert_eq!(judge(&temporary, WRITTEN, found, policy), expected);
+        };
+        check(None, Policy::Rollback, Ok(Action::Create));
+        check(None, Policy::Fail, Err(ProblemKind::Vanished));
+        check(
+            Some(&Found { size: 150, mtime: later(), ..found() }),
+            Policy::Rollback,
+            Ok(Action::CutBack),
+        );
+        check(Some(&found()), Policy::Rollback, Ok(Action::Use));
     }
 
     #[test]

@@ -14,7 +14,6 @@ use nix::sys::stat::Mode;
 
 use super::decide::{Connection, Decisions};
 use super::hidden;
-use super::judge::Action;
 use super::pipe::Pipes;
 use super::{OpenError, OpenedJob, Origin, settle, usage};
 use crate::model::file::{FileLockKind, InodeKind, OpenFile, OpenFileKind, Stream, StreamTarget};
@@ -104,12 +103,12 @@ impl Opener<'_> {
                 .transpose()
                 .map_err(|source| OpenError::Make { path: path.clone(), source })?;
             if let Some(object) = inode.content {
-                // What nobody needs any more, or what the user wants to keep, is written nowhere.
+                // What nobody needs any more, or is there as it should be, is written nowhere.
                 let target = match &made {
-                    Some(made) if action != Some(Action::UseOther) => {
+                    Some(made) => {
                         made.try_clone().map_err(|source| OpenError::Make { path, source })?
                     }
-                    _ => open_path(Path::new("/dev/null"), libc::O_WRONLY)
+                    None => open_path(Path::new("/dev/null"), libc::O_WRONLY)
                         .map_err(|source| OpenError::Open { path, source })?,
                 };
                 let target = move_up(target, self.opened.first)?;

@@ -41,13 +41,11 @@ pub(super) fn settle(job: &Job, opened: &OpenedJob) -> Result<(), SettleError> {
     }
     for (id, origin) in &opened.origins {
         let Some(inode) = job.inodes.get(to_usize(u64::from(id.0))) else { continue };
-        if origin.action != Some(Action::UseOther) {
-            settle_file(inode, origin).map_err(|(operation, source)| SettleError::File {
-                path: inode.path.clone(),
-                operation,
-                source,
-            })?;
-        }
+        settle_file(inode, origin).map_err(|(operation, source)| SettleError::File {
+            path: inode.path.clone(),
+            operation,
+            source,
+        })?;
     }
     for (terminal, modes) in &opened.terminals {
         set_modes(terminal, modes).map_err(|source| SettleError::Terminal { source })?;
@@ -65,7 +63,7 @@ fn settle_file(inode: &Inode, origin: &Origin) -> Result<(), Failed> {
     let size = i64::try_from(inode.size).unwrap_or(i64::MAX);
     // Content was written by whole pages.
     ftruncate(&origin.file, size).map_err(|errno| ("ftruncate", errno))?;
-    if origin.action.is_none() && inode.kind != InodeKind::AnonymousShared {
+    if origin.action != Some(Action::Reset) && inode.kind != InodeKind::AnonymousShared {
         fchmod(&origin.file, Mode::from_bits_truncate(inode.mode & PERMISSIONS))
             .map_err(|errno| ("fchmod", errno))?;
     }
