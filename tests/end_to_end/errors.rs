@@ -1,0 +1,329 @@
+//! What users are told when something cannot be done: what, of which process or file, why, and what to
+//! do; and that nothing was harmed by the attempt.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::unistd::{Pid, geteuid};
+
+use crate::harness::fixture::{Linking, fixture};
+use crate::harness::process::{self, PATIENCE, poll};
+use crate::harness::rounds::{Case, Running, Start};
+use crate::harness::workplace::{Answer, User, Workplace};
+
+/// rckpt refused, and its words contain each of these, whatever their case.
+fn check_refused(answer: &Answer, status: i32, words: &[&str]) {
+    assert_eq!(answer.status, Some(status), "{answer:#?}");
+    let said = answer.words.to_lowercase();
+    for word in words {
+        assert!(said.contains(&word.to_lowercase()), "{word:?} is missing in {:?}", answer.words);
+    }
+    assert!(!said.contains("panicked") && !said.contains("backtrace"), "{:?}", answer.words);
+}
+
+/// A job that was dumped into `job` and is gone.
+fn dumped_and_gone(place: &Workplace, case: &Case) {
+    let job = Running::start(place, case, Start::Alone);
+    job.dump(&["--kill"]);
+    job.lose();
+}
+
+/// Trying to restore starts nothing and says these words.
+fn check_not_restored(place: &Workplace, words: &[&str]) {
+    check_refused(&place.ask(&["restore", "job"]), 125, words);
+    assert!(process::descendants(Pid::this()).is_empty(), "something was started");
+    assert!(!place.has("verdict"), "the job ran: {}", place.text("verdict"));
+}
+
+#[test]
+fn no_such_process() {
+    let place = Workplace::new(User::Plain);
+    check_refused(&place.ask(&["dump", "4194000"]), 1, &["4194000", "there is none"]);
+}
+
+#[test]
+fn not_a_number_is_a_matter_of_usage() {
+    let place = Workplace::new(User::Plain);
+    check_refused(&place.ask(&["dump", "simulate"]), 2, &["simulate"]);
+}
+
+#[test]
+fn not_my_process() {
+    // Process 1 belongs to root, who may be running the tests: but not this part of them.
+    if geteuid().is_root() {
+        let place = Workplace::new(User::Plain);
+        check_refused(&place.ask(&["dump", "1"]), 1, &["1", "root"]);
+    }
+}
+
+#[test]
+fn already_traced() {
+    refused("traced", &["traced"]);
+}
+
+#[test]
+fn sockets() {
+    refused("socket", &["descriptor 3", "socket"]);
+}
+
+#[test]
+fn epoll() {
+    refused("epoll", &["descriptor 3", "epoll"]);
+}
+
+#[test]
+fn inotify() {
+    refused("inotify", &["descriptor 3", "inotify"]);
+}
+
+#[test]
+fn signal_descriptors() {
+    refused("signalfd", &["descriptor 3", "signalfd"]);
+}
+
+#[test]
+fn process_descriptors() {
+    refused("pidfd", &["descriptor 3", "pidfd"]);
+}
+
+#[test]
+fn io_uring() {
+    refused("io_uring", &["descriptor 3"]);
+}
+
+#[test]
+fn system_v_shared_memory() {
+    refused("sysv", &["SYSV"]);
+}
+
+#[test]
+fn main_thread_that_has_ended() {
+    fixture_refused(&Case::new("tree_leaderless"), &["main thread", "has ended"]);
+}
+
+#[test]
+fn processes_that_share_memory() {
+    fixture_refused(&Case::new("tree_sharing_memory"), &["shares its memory"]);
+}
+
+fn refused(kind: &'static str, words: &[&str]) {
+    fixture_refused(&Case::new("refused").with_argument(kind), words);
+}
+
+/// A dump of the fixture is refused with these words and the pid of one of its processes, and the job
+/// does not notice.
+fn fixture_refused(case: &Case, words: &[&str]) {
+    let place = Workplace::new(User::Plain);
+    let job = Running::start(&place, case, Start::Alone);
+    let root = job.root().to_string();
+    for _ in 0..2 {
+        let answer = place.ask(&["dump", &root, "--dir", "job"]);
+        check_refused(&answer, 1, words);
+        let named = answer.words.split(|letter: char| !letter.is_ascii_digit()).any(|number| {
+            !number.is_empty() && Path::new("/proc").join(number).join("stat").exists()
+        });
+        assert!(named, "no process is named: {answer:#?}");
+        job.ping();
+    }
+    assert!(!place.has("job/latest"), "a refused checkpoint counts as one");
+    job.judge();
+}
+
+#[test]
+fn directory_of_another_job() {
+    let place = Workplace::new(User::Plain);
+    dumped_and_gone(&place, &Case::new("memory_private"));
+    let latest = fs::read_link(place.path("job/latest")).expect("there is a checkpoint");
+    fs::remove_file(place.path("ready")).expect("there was a first job");
+    let job = Running::start(&place, &Case::new("memory_brk"), Start::Alone);
+    let answer = place.ask(&["dump", &job.root().to_string(), "--dir", "job"]);
+    check_refused(&answer, 1, &["job", "another", "--dir"]);
+    let answer = place.ask(&["run", "--dir", "job", "--", "true"]);
+    check_refused(&answer, 125, &["job", "another", "--dir"]);
+    assert_eq!(fs::read_link(place.path("job/latest")).expect("it is still there"), latest);
+    job.judge();
+}
+
+#[test]
+fn no_checkpoint_in_directory() {
+    let place = Workplace::new(User::Plain);
+    place.make_directory("job");
+    check_not_restored(&place, &["job", "no checkpoint"]);
+}
+
+#[test]
+fn no_directory() {
+    let place = Workplace::new(User::Plain);
+    check_not_restored(&place, &["job", "does not exist"]);
+}
+
+/// The files of the newest checkpoint.
+fn image_files(place: &Workplace) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = fs::read_dir(place.path("job/latest"))
+        .expect("there is a checkpoint")
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn damaged_image() {
+    let place = Workplace::new(User::Plain);
+    dumped_and_gone(&place, &Case::new("memory_private"));
+    for file in image_files(&place) {
+        let good = fs::read(&file).expect("read an image's file");
+        let name = file.file_name().expect("it has a name").to_string_lossy().into_owned();
+        let last = good.len() - 1;
+        let mut damaged = vec![good[..last].to_vec(), good[..good.len() / 2].to_vec(), Vec::new()];
+        for at in [0, 9, good.len() / 3, good.len() / 2, last] {
+            let mut altered = good.clone();
+            altered[at] ^= 0x10;
+            damaged.push(altered);
+        }
+        for content in damaged {
+            fs::write(&file, &content).expect("damage an image's file");
+            check_not_restored(&place, &[&name]);
+            let verdict = place.ask(&["verify", "--deep", "job"]);
+            assert_eq!(verdict.status, Some(1), "{verdict:#?}");
+            assert!((verdict.output + &verdict.words).contains(&name), "{name} is not named");
+        }
+        fs::remove_file(&file).expect("remove an image's file");
+        check_not_restored(&place, &[&name]);
+        fs::write(&file, &good).expect("mend an image's file");
+    }
+    place.tell(&["verify", "--deep", "job"]);
+}
+
+#[test]
+fn image_that_others_could_have_written() {
+    let place = Workplace::new(User::Plain);
+    dumped_and_gone(&place, &Case::new("memory_brk"));
+    let mode = |mode| std::os::unix::fs::PermissionsExt::from_mode(mode);
+    let directory = fs::canonicalize(place.path("job/latest")).expect("there is a checkpoint");
+    fs::set_permissions(&directory, mode(0o777)).expect("open it for all");
+    check_not_restored(&place, &["written by"]);
+}
+
+#[test]
+fn changed_executable() {
+    let place = Workplace::new(User::Plain);
+    let program = place.path("program");
+    fs::copy(fixture("memory_brk", Linking::Dynamic), &program).expect("copy a program");
+    let child = place.start(place.command(&program));
+    assert!(poll(PATIENCE, || place.has("ready").then_some(())).is_some());
+    place.tell(&["dump", &child.to_string(), "--dir", "job", "--kill"]);
+    process::kill_descendants();
+    let path = program.display().to_string();
+    fs::copy(fixture("memory_cow", Linking::Dynamic), &program).expect("build it anew");
+    check_not_restored(&place, &[&path, "build id"]);
+    fs::remove_file(&program).expect("remove the program");
+    check_not_restored(&place, &[&path, "vanished"]);
+}
+
+#[test]
+fn missing_working_directory() {
+    let place = Workplace::new(User::Plain);
+    dumped_and_gone(&place, &Case::new("attributes"));
+    fs::remove_dir(place.path("elsewhere")).expect("remove the working directory");
+    check_not_restored(&place, &[&place.path("elsewhere").display().to_string()]);
+}
+
+#[test]
+fn changed_files() {
+    let place = Workplace::new(User::Plain);
+    place.write("input", "one\ntwo\n");
+    let script = "exec 5< input 6> output; read line <&5; echo $line >&6; touch ready; \
+                  while :; do sleep 0.01; done";
+    let child = place.start(place.command("sh").args(["-c", script]));
+    assert!(poll(PATIENCE, || place.has("ready").then_some(())).is_some());
+    place.tell(&["dump", &child.to_string(), "--dir", "job", "--kill"]);
+    process::kill_descendants();
+    let (input, output) = (place.path("input"), place.path("output"));
+    let refused = |path: &Path, word: &str| {
+        check_not_restored(&place, &[&path.display().to_string(), word]);
+    };
+    let facts = fs::metadata(&input).expect("look at a file");
+    let set_time = |seconds| {
+        let file = fs::File::options().write(true).open(&input).expect("open a file");
+        let time = facts.modified().expect("it has a time") + Duration::from_secs(seconds);
+        file.set_modified(time).expect("set its time");
+    };
+    set_time(5);
+    refused(&input, "not what it was");
+    set_time(0);
+    fs::write(&output, "").expect("empty a file");
+    refused(&output, "0 now");
+    fs::remove_file(&output).expect("remove a file");
+    refused(&output, "vanished");
+    fs::create_dir(&output).expect("make a directory");
+    refused(&output, "directory");
+    fs::remove_file(&input).expect("remove a file");
+    refused(&input, "vanished");
+}
+
+/// Namespaces are what a plain user needs to have the same process numbers again.
+#[test]
+fn namespaces_forbidden() {
+    let place = Workplace::new(User::Plain);
+    dumped_and_gone(&place, &Case::new("memory_brk"));
+    // In a user namespace of its own the limit can be set without an effect on anybody else.
+    let script = "echo 0 > /proc/sys/user/max_user_namespaces && \
+                  exec setpriv --ambient-caps=-all --inh-caps=-all --bounding-set=-all -- \
+                  \"$0\" restore job";
+    let mut command = place.command("unshare");
+    command.args(["--user", "--map-current-user", "--keep-caps", "--", "sh", "-c", script]);
+    command.arg(crate::harness::workplace::rckpt_binary());
+    let child = place.start(&mut command);
+    assert_eq!(process::exit_status(child, PATIENCE), Some(125), "{}", place.text("stderr"));
+    let words = place.text("stderr");
+    for word in ["namespace", "max_user_namespaces"] {
+        assert!(words.contains(word), "{word} is missing in {words:?}");
+    }
+}
+
+#[test]
+fn disk_full() {
+    let place = Workplace::new(User::Plain);
+    place.make_directory("small");
+    let program = fixture("memory_private", Linking::Dynamic);
+    // Memory that is mounted in a namespace of the test's own: any user may do that.
+    let script = "mount -t tmpfs -o size=1M tmpfs small && { \"$1\" & \
+                  while [ ! -e ready ]; do sleep 0.01; done; \
+                  \"$0\" dump $! --dir small/job 2> words; echo $? > status; \
+                  ls -A small/job > left; touch go; wait; }";
+    let mut command = place.command("unshare");
+    command.args(["--user", "--map-root-user", "--mount", "--", "sh", "-c", script]);
+    command.arg(crate::harness::workplace::rckpt_binary()).arg(program);
+    let child = place.start(&mut command);
+    assert_eq!(process::exit_status(child, PATIENCE), Some(0), "{}", place.text("stderr"));
+    assert_eq!(place.text("status"), "1\n", "{}", place.text("words"));
+    let words = place.text("words").to_lowercase();
+    assert!(words.contains("no space left"), "{words:?}");
+    assert_eq!(place.text("verdict"), "PASS\n", "the job was harmed");
+    assert!(!place.text("left").contains("latest"), "{}", place.text("left"));
+}
+
+/// As root in place when the numbers are free, else, as here, in a namespace; plain users always so.
+#[test]
+fn restored_twice_at_once() {
+    let place = Workplace::new(User::Plain);
+    dumped_and_gone(&place, &Case::new("memory_private"));
+    let restores: Vec<Pid> = ["one", "two"]
+        .map(|pidfile| place.start(place.rckpt(&["restore", "job", "--pidfile", pidfile])))
+        .to_vec();
+    for (pidfile, restore) in ["one", "two"].iter().zip(&restores) {
+        let known = poll(PATIENCE, || {
+            (place.text(pidfile).ends_with('\n') || process::has_ended(*restore)).then_some(())
+        });
+        assert!(known.is_some() && place.has(pidfile), "{}", place.text("stderr"));
+    }
+    assert_ne!(place.text("one"), place.text("two"));
+    place.write("go", "");
+    for restore in restores {
+        assert_eq!(process::exit_status(restore, PATIENCE), Some(0), "{}", place.text("stderr"));
+    }
+    assert_eq!(place.text("verdict"), "PASS\n");
+}

@@ -1,0 +1,167 @@
+//! The job is never harmed: nothing is left in it by a checkpoint, whatever becomes of rckpt.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant, SystemTime};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::harness::process::{self, Belongings, PATIENCE, poll};
+use crate::harness::rounds::{Case, Running, Start};
+use crate::harness::workplace::{User, Workplace};
+
+/// What each process of the job has.
+fn job_belongings(root: Pid) -> BTreeMap<Pid, Belongings> {
+    let mut job = process::descendants(root);
+    job.insert(root);
+    job.into_iter().map(|pid| (pid, process::belongings(pid))).collect()
+}
+
+fn nothing_is_left(fixture: &'static str, user: User) {
+    let place = Workplace::new(user);
+    let job = Running::start(&place, &Case::new(fixture), Start::Alone);
+    job.ping();
+    let before = job_belongings(job.root());
+    for _ in 0..5 {
+        job.dump(&[]);
+        assert_eq!(before, job_belongings(job.root()));
+        job.ping();
+    }
+    job.judge();
+}
+
+/// Moments spread evenly, starting anywhere: the remainders of multiples of the golden ratio.
+struct Moments {
+    state: u32,
+}
+
+impl Moments {
+    fn new() -> Self {
+        let clock = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("it is later");
+        println!("moments start at {}", clock.subsec_nanos());
+        Self { state: clock.subsec_nanos() }
+    }
+
+    fn below(&mut self, span: Duration) -> Duration {
+        self.state = self.state.wrapping_add(2_654_435_769);
+        span.mul_f64(f64::from(self.state) / f64::from(u32::MAX))
+    }
+}
+
+/// Waits until nobody holds any process of the job, and the job has only processes of its own.
+fn await_let_go(root: Pid, processes: usize) {
+    let free = poll(PATIENCE, || {
+        let mut job = process::descendants(root);
+        job.insert(root);
+        let held = job
+            .iter()
+            .any(|pid| process::status_number(*pid, "TracerPid").is_some_and(|tracer| tracer != 0));
+        (!held && (processes == 0 || job.len() == processes)).then_some(())
+    });
+    assert!(free.is_some(), "still held: {:?}", process::descendants(root));
+}
+
+/// Ends `rckpt dump` by SIGKILL at moments over its whole run. `processes`: how many the job has, 0
+/// when their number changes.
+fn survives_killed_dumps(fixture: &'static str, user: User, kills: u32, processes: usize) {
+    let place = Workplace::new(user);
+    let mut job = Running::start(&place, &Case::new(fixture), Start::Alone);
+    let start = Instant::now();
+    job.dump(&[]);
+    let whole = start.elapsed();
+    let mut moments = Moments::new();
+    for _ in 0..kills {
+        let mut dump = place.rckpt(&["dump", &job.root().to_string(), "--dir", "job"]);
+        let dump = place.start(&mut dump);
+        std::thread::sleep(moments.below(whole));
+        kill(dump, Signal::SIGKILL).expect("it is not reaped yet");
+        assert!(process::exit_status(dump, PATIENCE).is_some(), "it cannot be killed");
+        job.ping();
+        await_let_go(job.root(), processes);
+    }
+    job.dump(&[]);
+    job.lose();
+    job.restore();
+    job.judge();
+}
+
+macro_rules! fixtures_left_alone {
+    ($( $name:ident ; )*) => { $(
+        mod $name {
+            use super::{User, nothing_is_left};
+
+            #[test]
+            fn has_nothing_left_in_it_as_plain_user() {
+                nothing_is_left(stringify!($name), User::Plain);
+            }
+
+            #[test]
+            fn has_nothing_left_in_it_as_caller() {
+                nothing_is_left(stringify!($name), User::Caller);
+            }
+        }
+    )* };
+}
+
+fixtures_left_alone! {
+    memory_flags;
+    memory_shared;
+    pipe_processes;
+    signals_stopped;
+    signals_waiting;
+    threads_registers;
+    threads_waiting;
+    timers_posix;
+    tree_family;
+    tree_zombies;
+}
+
+#[test]
+fn dumps_killed_while_threads_wait() {
+    survives_killed_dumps("threads_waiting", User::Plain, 60, 1);
+}
+
+#[test]
+fn dumps_killed_while_threads_work() {
+    survives_killed_dumps("motion_mutexes", User::Plain, 60, 1);
+}
+
+#[test]
+fn dumps_killed_while_calls_are_made() {
+    survives_killed_dumps("motion_calls", User::Plain, 100, 0);
+}
+
+#[test]
+fn dumps_killed_while_memory_changes() {
+    survives_killed_dumps("motion_allocation", User::Caller, 60, 1);
+}
+
+#[test]
+fn dumps_killed_while_a_family_waits() {
+    survives_killed_dumps("tree_family", User::Plain, 40, 14);
+}
+
+#[test]
+fn dumps_killed_while_pipes_are_full() {
+    survives_killed_dumps("motion_ping_pong", User::Plain, 60, 4);
+}
+
+/// The supervisor is the job's parent and does the dumping; the job goes on without it.
+#[test]
+fn supervisor_killed_in_mid_dump() {
+    let mut moments = Moments::new();
+    for _ in 0..10 {
+        let place = Workplace::new(User::Plain);
+        let job = Running::start(&place, &Case::new("motion_calls"), Start::Supervised);
+        let start = Instant::now();
+        job.dump(&[]);
+        let whole = start.elapsed();
+        place.start(place.rckpt(&["dump", &job.root().to_string()]));
+        std::thread::sleep(moments.below(whole));
+        kill(job.child(), Signal::SIGKILL).expect("it is not reaped yet");
+        assert!(process::exit_status(job.child(), PATIENCE).is_some(), "it cannot be killed");
+        job.ping();
+        await_let_go(job.root(), 0);
+        job.judge_orphan();
+    }
+}

@@ -1,0 +1,9 @@
+//! What the end-to-end tests stand on: a directory of their own for each, users, processes, fixtures.
+//!
+//! Nothing here knows what a checkpoint looks like: it only runs commands and looks at what the
+//! kernel shows of processes.
+
+pub mod fixture;
+pub mod process;
+pub mod rounds;
+pub mod workplace;

@@ -1,0 +1,16 @@
+//! State in motion: each fixture works without a pause while it is dumped.
+
+crate::fixtures! {
+    motion_allocation;
+    motion_descriptors;
+    motion_exec;
+    motion_files;
+    motion_forks;
+    motion_mutexes;
+    motion_outputs.with_output("appended");
+    motion_ping_pong;
+    motion_signals;
+    motion_threads;
+    motion_vectors;
+    motion_vfork;
+}

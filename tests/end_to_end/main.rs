@@ -1,0 +1,15 @@
+//! Drives the built binary from outside, as a user would: jobs are started, dumped, lost and brought
+//! back, and judge themselves (fixtures) or are judged by their output (programs).
+//!
+//! Runs as root or as any user. Root plays both parts itself: each test comes as the caller and as a
+//! plain user without any privilege.
+
+mod harness;
+
+mod at_rest;
+mod errors;
+mod harmless;
+mod in_motion;
+mod programs;
+mod scale;
+mod supervision;

@@ -1,0 +1,223 @@
+//! Real programs: each runs uninterrupted first; then it is dumped in mid-run, runs on for a while, is
+//! lost as a whole and brought back, three times over. What it wrote must be the same, byte for byte.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use nix::unistd::Pid;
+
+use crate::harness::fixture::{Linking, build};
+use crate::harness::process::{self, poll};
+use crate::harness::workplace::{User, Workplace};
+
+/// How long a program may take that takes seconds on an idle machine.
+const LONG: Duration = Duration::from_secs(150);
+
+/// A program and how to run it.
+struct Program {
+    /// Files of tests/programs/ that it needs beside it.
+    files: &'static [&'static str],
+    /// What is done once, before it runs: compiling, mostly.
+    prepare: fn(&Workplace),
+    /// The command.
+    command: &'static [&'static str],
+    /// Files that it appends to without keeping them open.
+    appended: &'static [&'static str],
+}
+
+impl Program {
+    const fn new(files: &'static [&'static str], command: &'static [&'static str]) -> Self {
+        Self { files, prepare: |_| (), command, appended: &[] }
+    }
+
+    /// Copies its files and prepares it.
+    fn set_up(&self, place: &Workplace) {
+        for file in self.files {
+            place.write(file, &fs::read_to_string(source(file)).expect("read a program"));
+        }
+        (self.prepare)(place);
+    }
+}
+
+fn source(file: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs").join(file)
+}
+
+/// Everything that a program wrote: its standard output, and the files named `output.*`.
+fn written(place: &Workplace) -> BTreeMap<String, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(place.path(".")).expect("list the test's directory").flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if (name.starts_with("output.") || name == "stdout") && entry.path().is_file() {
+            // A file may be gone again before it is read; the comparison at the end would tell.
+            files.insert(name, fs::read(entry.path()).unwrap_or_default());
+        }
+    }
+    files
+}
+
+fn amount(files: &BTreeMap<String, Vec<u8>>) -> usize {
+    files.values().map(Vec::len).sum()
+}
+
+fn remove_written(place: &Workplace) {
+    for name in written(place).keys() {
+        fs::remove_file(place.path(name)).expect("remove an output");
+    }
+}
+
+/// Waits until the program has written `percent` of all it will write.
+fn await_progress(place: &Workplace, child: Pid, total: usize, percent: usize) {
+    let reached = poll(LONG, || {
+        let ended = process::has_ended(child);
+        (ended || amount(&written(place)) * 100 >= total * percent).then_some(ended)
+    });
+    let words = place.text("stderr");
+    assert_eq!(reached, Some(false), "{percent} % is not reached: {words}");
+}
+
+fn check_same(expected: &BTreeMap<String, Vec<u8>>, found: &BTreeMap<String, Vec<u8>>) {
+    let names = |files: &BTreeMap<String, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(expected), names(found), "other files were written");
+    for (name, content) in expected {
+        let other = &found[name];
+        let same = content.iter().zip(other).take_while(|(a, b)| a == b).count();
+        assert!(
+            content == other,
+            "{name} differs from byte {same} on: {} bytes expected, {} found: {:?}, not {:?}",
+            content.len(),
+            other.len(),
+            String::from_utf8_lossy(&other[same..other.len().min(same + 100)]),
+            String::from_utf8_lossy(&content[same..content.len().min(same + 100)]),
+        );
+    }
+}
+
+fn survives(program: &Program, user: User) {
+    let place = Workplace::new(user);
+    program.set_up(&place);
+    let child = place.start(place.command(program.command[0]).args(&program.command[1..]));
+    assert_eq!(
+        process::exit_status(child, LONG),
+        Some(0),
+        "uninterrupted: {}",
+        place.text("stderr")
+    );
+    let expected = written(&place);
+    let total = amount(&expected);
+    remove_written(&place);
+
+    let mut run = place.rckpt(&["run", "--dir", "job"]);
+    for name in program.appended {
+        run.args(["--outputs", name]);
+    }
+    let mut child = place.start(run.arg("--").args(program.command));
+    for (dumped, lost) in [(15, 30), (40, 55), (65, 80)] {
+        await_progress(&place, child, total, dumped);
+        let root = match place.text("pid").trim() {
+            "" => process::children(child).first().expect("rckpt has a child").to_string(),
+            number => number.to_owned(),
+        };
+        place.tell(&["dump", &root]);
+        await_progress(&place, child, total, lost);
+        process::kill_descendants();
+        if place.has("pid") {
+            fs::remove_file(place.path("pid")).expect("forget the old number");
+        }
+        child = place.start(place.rckpt(&["restore", "job", "--pidfile", "pid"]));
+        let restored = poll(LONG, || {
+            let known = place.text("pid").ends_with('\n');
+            (known || process::has_ended(child)).then_some(known)
+        });
+        assert_eq!(restored, Some(true), "not restored: {}", place.text("stderr"));
+    }
+    assert_eq!(process::exit_status(child, LONG), Some(0), "{}", place.text("stderr"));
+    check_same(&expected, &written(&place));
+}
+
+const PYTHON: &str = "/usr/bin/python3";
+
+const PYTHON_WRITING: Program =
+    Program { appended: &["output.log"], ..Program::new(&["writes.py"], &[PYTHON, "writes.py"]) };
+const PYTHON_THREADS: Program = Program::new(&["threads.py"], &[PYTHON, "threads.py"]);
+const PYTHON_POOL: Program = Program::new(&["pool.py"], &[PYTHON, "pool.py"]);
+const NUMPY_BLAS: Program = Program::new(&["blas.py"], &[PYTHON, "blas.py"]);
+const BASH_PIPELINE: Program = Program::new(&["pipeline.sh"], &["bash", "pipeline.sh"]);
+const BASH_LOOP: Program = Program::new(&["loop.sh"], &["bash", "loop.sh"]);
+const STATIC_THREADS: Program = Program {
+    prepare: |place| compile(place, "tls", Linking::Static),
+    ..Program::new(&[], &["./tls"])
+};
+const VECTOR_LOOP: Program = Program {
+    prepare: |place| compile(place, "vectors", Linking::Dynamic),
+    ..Program::new(&[], &["./vectors"])
+};
+const PERL: Program = Program::new(&["words.pl"], &["perl", "words.pl"]);
+const MAKE: Program = Program::new(&["Makefile"], &["make", "-s", "-j2"]);
+const JAVA: Program =
+    Program { prepare: compile_java, ..Program::new(&[], &["java", "-cp", ".", "Work"]) };
+
+macro_rules! programs {
+    ($( $name:ident : $program:ident ; )*) => { $(
+        mod $name {
+            use super::{User, survives};
+
+            #[test]
+            fn survives_as_plain_user() {
+                survives(&super::$program, User::Plain);
+            }
+
+            #[test]
+            fn survives_as_caller() {
+                survives(&super::$program, User::Caller);
+            }
+        }
+    )* };
+}
+
+programs! {
+    python_writing: PYTHON_WRITING;
+    python_threads: PYTHON_THREADS;
+    python_pool: PYTHON_POOL;
+    numpy_blas: NUMPY_BLAS;
+    bash_pipeline: BASH_PIPELINE;
+    bash_loop: BASH_LOOP;
+    static_threads: STATIC_THREADS;
+    vector_loop: VECTOR_LOOP;
+    perl: PERL;
+    make: MAKE;
+    java: JAVA;
+}
+
+fn compile(place: &Workplace, name: &str, linking: Linking) {
+    let built = build(&source(&format!("{name}.c")), &[], linking);
+    fs::copy(built, place.path(name)).expect("copy a program");
+}
+
+fn compile_java(place: &Workplace) {
+    let mut compiler = Command::new("javac");
+    compiler.arg("-d").arg(place.path(".")).arg(source("Work.java"));
+    assert!(compiler.status().expect("run javac").success(), "Work.java does not compile");
+}
+
+/// Node's event loop stands on epoll, which is not saved yet: the refusal says so, and the program
+/// does not notice.
+#[test]
+fn node_is_refused_by_name() {
+    const PROGRAM: Program = Program::new(&["steps.js"], &["node", "steps.js"]);
+    let place = Workplace::new(User::Plain);
+    PROGRAM.set_up(&place);
+    let child = place.start(place.command("node").arg("steps.js"));
+    let started = poll(LONG, || (amount(&written(&place)) > 1000).then_some(()));
+    assert!(started.is_some(), "node writes nothing: {}", place.text("stderr"));
+    let answer = place.ask(&["dump", &child.to_string(), "--dir", "job"]);
+    assert_eq!(answer.status, Some(1), "{answer:#?}");
+    for word in [child.to_string(), String::from("epoll")] {
+        assert!(answer.words.contains(&word), "{word} is missing: {answer:#?}");
+    }
+    assert_eq!(process::exit_status(child, LONG), Some(0));
+    assert_eq!(place.text("stdout"), "done\n");
+}
