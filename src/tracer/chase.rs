@@ -25,6 +25,9 @@ const STOP_PATIENCE: Duration = Duration::from_millis(250);
 /// How soon it is looked at whether a thread waits for something that stands still itself.
 const FIRST_LOOK: Duration = Duration::from_millis(2);
 
+/// How often a thread is looked at right after it was interrupted.
+const LOOKS_AT_ONCE: u32 = 20;
+
 /// How often a thread that has not stopped is only given way to: a running one stops within
 /// microseconds.
 const YIELDS: u32 = 50;
@@ -285,8 +288,12 @@ impl Held {
                 }
             }
             // The sooner a stop is seen, the shorter the moment in which the thread would notice
-            // that this tracer was killed (see `Thread::stopped`).
-            self.collect_stops()?;
+            // that this tracer was killed (see `Thread::stopped`). A sleeping thread stops at once.
+            for _ in 0..LOOKS_AT_ONCE {
+                if self.collect_stops()?.is_none() {
+                    break;
+                }
+            }
         }
         Ok(grown)
     }
