@@ -107,7 +107,7 @@ impl From<RequestError> for Failure {
             RequestError::SupervisorGone(_) => {
                 Self::environment(message).hint("rckpt dump PID, from outside the job, still works")
             }
-            RequestError::NoProcess(_) => {
+            RequestError::NoJob(_) | RequestError::NoProcess(_) => {
                 Self::user(message).hint("rckpt list shows your jobs, ps all processes")
             }
             RequestError::NotMine(_) => {

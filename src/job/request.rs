@@ -2,11 +2,13 @@
 //! this process.
 
 use std::ffi::OsString;
+use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
 use nix::sys::signal::kill;
@@ -31,6 +33,10 @@ use super::supervisor::seconds_since_1970;
 
 /// How long a supervisor may take to say how its job is.
 const STATUS_PATIENCE: Duration = Duration::from_secs(2);
+/// How long an rckpt that was just called may take to start its job.
+const START_PATIENCE: Duration = Duration::from_secs(2);
+/// How often it is looked whether it has.
+const START_INTERVAL: Duration = Duration::from_millis(20);
 /// How often a process of the job looks whether the checkpoint that it asked for is complete.
 const OUTCOME_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -69,6 +75,9 @@ pub enum RequestError {
     /// The job that this process belongs to has no supervisor any more.
     #[error("the supervisor of job {0} does not run any more")]
     SupervisorGone(Bytes),
+    /// The process is an rckpt without a job.
+    #[error("process {0}: an rckpt that supervises no job")]
+    NoJob(Pid),
     /// There is no such process.
     #[error("process {0}: there is none")]
     NoProcess(Pid),
@@ -104,11 +113,24 @@ pub enum RequestError {
 /// Takes a checkpoint.
 pub fn dump(options: &Options) -> Result<Outcome, RequestError> {
     let Some(pid) = options.pid else { return dump_own_job(options) };
-    if let Some(connection) = supervisor_of(pid)? {
-        return ask(connection, options);
+    let begun = Instant::now();
+    loop {
+        if let Some(connection) = supervisor_of(pid)? {
+            return ask(connection, options);
+        }
+        let outcome = if is_rckpt(pid) {
+            Err(RequestError::NoJob(pid))
+        } else {
+            check_reachable(pid)?;
+            dump_directly(pid, options).map(Outcome::Taken)
+        };
+        // `rckpt run & rckpt dump $!`: it is about to start its job, or has just seen it end. It may
+        // even have become an rckpt while we looked.
+        if outcome.is_ok() || !is_rckpt(pid) || begun.elapsed() > START_PATIENCE {
+            return outcome;
+        }
+        thread::sleep(START_INTERVAL);
     }
-    check_reachable(pid)?;
-    dump_directly(pid, options).map(Outcome::Taken)
 }
 
 /// Finds what stands in the way of a checkpoint of the job that `pid` belongs to, and gives what its
@@ -140,6 +162,15 @@ pub fn examine(pid: Pid, directory: &Path) -> Result<Vec<String>, RequestError> 
         outputs: Vec::new(),
         keep: None,
     })?)
+}
+
+/// Whether `pid` runs the same program file as this process.
+fn is_rckpt(pid: Pid) -> bool {
+    let program = |process: &str| {
+        let file = fs::metadata(format!("/proc/{process}/exe")).ok()?;
+        Some((file.dev(), file.ino()))
+    };
+    program("self").is_some_and(|own| program(&pid.to_string()) == Some(own))
 }
 
 /// Makes sure that `pid` can be asked for at all.

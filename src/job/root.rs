@@ -6,6 +6,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use thiserror::Error;
@@ -85,7 +86,7 @@ impl Root {
     /// Never called while a checkpoint is taken: the supervisor is then the tracer of its own
     /// children, and wait(2) would take the tracer's events away from it (a traced child's stops
     /// are reported whatever the options).
-    pub fn ended(&mut self, readable: bool) -> Result<Option<Ended>, WatchError> {
+    pub fn ended(&mut self) -> Result<Option<Ended>, WatchError> {
         let mut ended = None;
         loop {
             let status = match waitpid(None, Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL)) {
@@ -98,7 +99,7 @@ impl Root {
             }
         }
         match self {
-            Self::Restored { status, .. } if readable => {
+            Self::Restored { status, .. } if has_news(status)? => {
                 let mut raw = [0; 4];
                 status.read_exact(&mut raw).map_err(|error| match error.kind() {
                     io::ErrorKind::UnexpectedEof => WatchError::InitGone,
@@ -117,6 +118,16 @@ impl Root {
         relatives::ancestors(pid).is_ok_and(|line| {
             line.contains(&self.pid()) || line.iter().skip(1).any(|above| *above == self.adopter())
         })
+    }
+}
+
+/// Whether something can be read, be it only that nothing will come any more.
+fn has_news(status: &File) -> Result<bool, WatchError> {
+    let mut polled = [PollFd::new(status.as_fd(), PollFlags::POLLIN)];
+    match poll(&mut polled, PollTimeout::ZERO) {
+        Ok(ready) => Ok(ready > 0),
+        Err(Errno::EINTR) => Ok(false),
+        Err(errno) => Err(WatchError::Read(errno.into())),
     }
 }
 

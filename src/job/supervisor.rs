@@ -158,7 +158,8 @@ struct Loop<'a> {
     outcomes: BTreeMap<u64, Reply>,
     last: Option<Taken>,
     told_to_end: bool,
-    root_readable: bool,
+    /// How the root process ended, once it has.
+    ended: Option<Ended>,
 }
 
 impl Supervisor {
@@ -207,7 +208,7 @@ impl Supervisor {
             outcomes: BTreeMap::new(),
             last: None,
             told_to_end: false,
-            root_readable: false,
+            ended: None,
         }
         .turn()
     }
@@ -216,29 +217,22 @@ impl Supervisor {
 impl Loop<'_> {
     fn turn(mut self) -> Result<Ending, SuperviseError> {
         // The job may have ended before its first SIGCHLD could be read.
-        let mut look = true;
+        self.look_for_the_end()?;
         loop {
-            if look && self.running.is_none() {
-                look = false;
-                if let Some(ended) = self.job.root.ended(self.root_readable)? {
-                    self.refuse_all(Refusal::Ending);
-                    return Ok(Ending::Ended(ended));
-                }
+            if let Some(ended) = self.ended {
+                self.refuse_all(Refusal::Ending);
+                return Ok(Ending::Ended(ended));
             }
             self.begin_next()?;
             for source in self.sleep()? {
                 match source {
-                    Source::Signals => look |= self.read_signals()?,
+                    Source::Signals => self.read_signals()?,
                     Source::Interval => self.interval_passed()?,
                     Source::Grace => self.grace_passed()?,
                     Source::Listener => self.accept(),
-                    Source::Root => {
-                        self.root_readable = true;
-                        look = true;
-                    }
+                    Source::Root => self.look_for_the_end()?,
                     Source::Client(number) => self.hear(number),
                     Source::Checkpoint => {
-                        look = true;
                         if let Some(taken) = self.checkpoint_finished()? {
                             return Ok(Ending::Suspended(taken));
                         }
@@ -246,6 +240,14 @@ impl Loop<'_> {
                 }
             }
         }
+    }
+
+    /// Looks whether the job has ended, unless a checkpoint is being taken.
+    fn look_for_the_end(&mut self) -> Result<(), SuperviseError> {
+        if self.running.is_none() && self.ended.is_none() {
+            self.ended = self.job.root.ended()?;
+        }
+        Ok(())
     }
 
     /// Sleeps until something happens, and tells what.
@@ -285,13 +287,12 @@ impl Loop<'_> {
             .collect())
     }
 
-    /// Reacts to the signals that have come. True: a child has ended.
-    fn read_signals(&mut self) -> Result<bool, SuperviseError> {
-        let mut child_ended = false;
+    /// Reacts to the signals that have come.
+    fn read_signals(&mut self) -> Result<(), SuperviseError> {
         loop {
             let Some(info) = self.own.signals.read_signal().map_err(preparing("read signals"))?
             else {
-                return Ok(child_ended);
+                return Ok(());
             };
             let number = i32::try_from(info.ssi_signo).unwrap_or_default();
             let Ok(signal) = Signal::try_from(number) else { continue };
@@ -301,7 +302,7 @@ impl Loop<'_> {
                 Origin::Directed
             };
             match signals::reaction(signal, origin, self.told_to_end) {
-                Reaction::Reap => child_ended = true,
+                Reaction::Reap => self.look_for_the_end()?,
                 Reaction::Nothing => {}
                 Reaction::Forward => self.pass_on(signal),
                 Reaction::ForwardAndStop => {
@@ -396,6 +397,7 @@ impl Loop<'_> {
         let Some((asker, order, running)) = self.running.take() else { return Ok(None) };
         let result = running.join();
         self.listen_for_children(true)?;
+        self.look_for_the_end()?;
         let ended = (order.then == Then::Kill).then(|| result.as_ref().ok().cloned()).flatten();
         self.settle(asker, result);
         if ended.is_some() {
@@ -415,14 +417,17 @@ impl Loop<'_> {
             }
             Err(error) => {
                 let explanation = self.observer.explain(&error);
-                self.observer.tell(Event::Failed(&explanation));
+                // A job that ended meanwhile has no need of it.
+                if self.ended.is_none() {
+                    self.observer.tell(Event::Failed(&explanation));
+                }
                 Reply::Failed(explanation.bounded())
             }
         };
         match asker {
             Asker::Interval => {}
             Asker::Ending => {
-                if matches!(reply, Reply::Failed(_)) {
+                if matches!(reply, Reply::Failed(_)) && self.ended.is_none() {
                     self.observer.tell(Event::Passed);
                     self.pass_on(Signal::SIGTERM);
                 }

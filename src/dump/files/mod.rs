@@ -124,6 +124,19 @@ pub enum Warning {
         /// Its number there.
         number: i32,
     },
+    /// A standard stream to a regular file whose path this user cannot follow.
+    #[error(
+        "process {pid}, descriptor {number}: {path} is a standard stream that cannot be reached by \
+         its path; a restore goes on writing to its own, and cuts nothing back"
+    )]
+    StreamNotReachable {
+        /// A process that has it.
+        pid: Pid,
+        /// Its number there.
+        number: i32,
+        /// The kernel's name for it.
+        path: Bytes,
+    },
     /// A pipe to a reader outside the job, other than its standard streams.
     #[error(
         "process {pid}, descriptor {number}: a pipe that somebody outside the job reads from; after \

@@ -12,7 +12,9 @@ use nix::unistd::Pid;
 use super::classify::Class;
 use super::pipe::PipeTable;
 use super::scan::{Description, Entry, FileStat, descriptor_path};
-use super::{CollectFilesError, Collector, Failure, Scope, call_failed, duplicate};
+use super::{
+    CollectFilesError, Collector, Failure, RefusalKind, Scope, Warning, call_failed, duplicate,
+};
 use crate::model::file::{Stream, StreamTarget};
 use crate::model::id::Bytes;
 use crate::sys::{descriptor, terminal};
@@ -115,8 +117,19 @@ pub(super) fn target(
     found: &Description,
 ) -> Result<StreamTarget, Failure> {
     if found.stat.file_type() == libc::S_IFREG && found.link.starts_with(b"/") {
-        let inode = collector.intern_description(found)?;
-        return Ok(StreamTarget::Regular { inode, position: found.position() });
+        match collector.intern_description(found) {
+            Ok(inode) => {
+                return Ok(StreamTarget::Regular { inode, position: found.position() });
+            }
+            // Whoever called rckpt opened it where its user may not look. A restore connects the
+            // stream to its own caller's, which does not need the path.
+            Err(Failure::Refused(RefusalKind::NotReachable)) => {
+                let (pid, number) = found.holder;
+                let path = Bytes::from(&found.link[..]);
+                collector.warnings.push(Warning::StreamNotReachable { pid, number, path });
+            }
+            Err(failure) => return Err(failure),
+        }
     }
     if found.stat.file_type() == libc::S_IFCHR {
         let file = duplicate(found)?;
