@@ -118,6 +118,7 @@ impl From<RequestError> for Failure {
             RequestError::ReadProc(_)
             | RequestError::ReadBoot(_)
             | RequestError::FindDirectory(_)
+            | RequestError::StartProcess(_)
             | RequestError::Ask(_) => Self::environment(message),
             RequestError::Refused(_) => Self::user(message),
             RequestError::Failed(explanation) => explanation.into(),

@@ -104,6 +104,7 @@ impl From<&DumpError> for Failure {
             | DumpError::Outputs(_)
             | DumpError::Write(_)
             | DumpError::Commit(_)
+            | DumpError::GivenUp
             | DumpError::Release { .. } => Self::environment(message),
         }
     }

@@ -137,8 +137,9 @@ pub(super) fn collect(
 /// Writes all page data of a job that is still frozen.
 ///
 /// # Errors
-/// When a page cannot be read, or writing fails.
+/// When a page cannot be read, writing fails, or nobody wants it any more.
 pub(super) fn store(
+    request: &Request,
     collected: &Collected,
     tree: &mut Tree,
     writer: &mut Writer,
@@ -146,7 +147,7 @@ pub(super) fn store(
     for space in &collected.spaces {
         let process = tree.processes().iter().find(|process| process.pid == space.pid);
         if let Some(process) = process {
-            memory::store(space, &process.memory, writer)?;
+            memory::store(request, space, &process.memory, writer)?;
         }
     }
     let swapping = swap_is_on();
@@ -167,7 +168,10 @@ pub(super) fn store(
                 run.first,
                 run.pages,
                 ZeroPages::Drop,
-                &mut |page, buffer| reader.read(page, buffer),
+                &mut |page, buffer| {
+                    request.check_wanted()?;
+                    reader.read(page, buffer)
+                },
             )?;
         }
     }

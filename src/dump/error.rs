@@ -38,6 +38,9 @@ pub enum DumpError {
     /// The generation could not be committed.
     #[error("cannot commit the checkpoint: {0}")]
     Commit(#[source] CommitError),
+    /// Whoever asked for the checkpoint has ended.
+    #[error("the checkpoint was given up, as the command that asked for it was ended")]
+    GivenUp,
     /// The checkpoint is good, and the job could not be let go, killed or stopped as asked.
     #[error("the checkpoint is complete, but the job could not be {action}")]
     Release {

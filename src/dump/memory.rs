@@ -5,6 +5,7 @@ use std::io;
 
 use nix::unistd::Pid;
 
+use super::Request;
 use super::error::CollectError;
 use super::files::{Collector, FileMapping};
 use super::process::MemoryInsight;
@@ -150,8 +151,9 @@ pub(super) fn collect(
 /// Writes the pages of an address space, read from a process that has it.
 ///
 /// # Errors
-/// When a page cannot be read, or writing fails.
+/// When a page cannot be read, writing fails, or nobody wants it any more.
 pub(super) fn store(
+    request: &Request,
     space: &Space,
     memory: &RemoteMemory,
     writer: &mut Writer,
@@ -159,6 +161,7 @@ pub(super) fn store(
     for stored in &space.stored {
         let first_page = stored.range.start.0 / PAGE_SIZE;
         let read = &mut |page: u64, buffer: &mut [u8]| -> io::Result<()> {
+            request.check_wanted()?;
             memory.read(RemoteAddr(page * PAGE_SIZE), buffer)
         };
         writer.store(space.record.object, first_page, stored.range.pages(), stored.zeros, read)?;

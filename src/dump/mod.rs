@@ -13,10 +13,11 @@ mod process;
 pub mod refusal;
 mod thread;
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getppid};
 
 pub use self::error::{CommitError, DumpError};
 
@@ -56,6 +57,20 @@ pub struct Request {
     pub supervisor: Option<Pid>,
     /// The job's identity.
     pub job_id: Bytes,
+    /// The parent process, when the checkpoint is for it and given up at its end.
+    pub caller: Option<Pid>,
+}
+
+impl Request {
+    /// Whether there is nobody any more who wants the checkpoint.
+    fn is_given_up(&self) -> bool {
+        self.caller.is_some_and(|caller| getppid() != caller)
+    }
+
+    /// The error with which writing ends when nobody wants the checkpoint any more.
+    fn check_wanted(&self) -> io::Result<()> {
+        if self.is_given_up() { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) }
+    }
 }
 
 /// What a checkpoint came to.
@@ -93,7 +108,11 @@ pub fn dump(
     let begun = Instant::now();
     let mut tree = Tree::freeze(request.root, request.adopter, PATIENCE)?;
     let mut collected = collect::collect(request, directory, &mut tree)?;
-    collect::store(&collected, &mut tree, &mut writer)?;
+    let stored = collect::store(request, &collected, &mut tree, &mut writer);
+    if request.is_given_up() {
+        return Err(DumpError::GivenUp);
+    }
+    stored?;
     let (summary, pause) = match request.after {
         After::Continue => {
             release(tree.thaw(), "let go")?;
@@ -104,6 +123,9 @@ pub fn dump(
         After::Kill | After::Stop => {
             files::outputs::add_digests(&mut collected.job.outputs)?;
             let summary = writer.finish(&collected.job)?;
+            if request.is_given_up() {
+                return Err(DumpError::GivenUp);
+            }
             commit().map_err(DumpError::Commit)?;
             if request.after == After::Kill {
                 release(tree.kill_all(), "killed")?;

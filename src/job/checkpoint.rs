@@ -59,6 +59,8 @@ pub struct Task {
     pub outputs: Vec<PathBuf>,
     /// Generations that are kept; `None`: all.
     pub keep: Option<NonZeroUsize>,
+    /// The parent process, when the checkpoint is for it and given up at its end.
+    pub caller: Option<Pid>,
 }
 
 impl Task {
@@ -82,6 +84,7 @@ impl Task {
             write,
             outputs,
             keep: settings.keep.filter(|_| directory.is_none()),
+            caller: None,
         }
     }
 
@@ -98,6 +101,7 @@ impl Task {
             outputs: self.outputs.clone(),
             supervisor: self.supervisor,
             job_id: self.job.id.clone(),
+            caller: self.caller,
         }
     }
 }

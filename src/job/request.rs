@@ -18,6 +18,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::image::WriteOptions;
 use crate::model::id::Bytes;
+use crate::sys::launch::{self, LaunchError};
 use crate::sys::procfs::{self, ProcError};
 use crate::sys::relatives;
 
@@ -105,6 +106,9 @@ pub enum RequestError {
     /// The supervisor tried, and failed.
     #[error("{}", .0.message)]
     Failed(Explanation),
+    /// No process could be made to take it.
+    #[error(transparent)]
+    StartProcess(#[from] LaunchError),
     /// This process tried, and failed.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -161,6 +165,7 @@ pub fn examine(pid: Pid, directory: &Path) -> Result<Vec<String>, RequestError> 
         write: WriteOptions::default(),
         outputs: Vec::new(),
         keep: None,
+        caller: None,
     })?)
 }
 
@@ -291,6 +296,9 @@ fn dump_directly(pid: Pid, options: &Options) -> Result<Taken, RequestError> {
                 .map_err(RequestError::FindDirectory)?
         }
     };
+    // Some calls of a program fail when whoever stops it is killed just then (signal(7) lists them).
+    // So this process, which anybody may kill, is not the one that stops it.
+    let caller = launch::go_on_in_child()?;
     Ok(checkpoint::take(&Task {
         job,
         root: pid,
@@ -301,6 +309,7 @@ fn dump_directly(pid: Pid, options: &Options) -> Result<Taken, RequestError> {
         write: options.write,
         outputs: options.outputs.clone(),
         keep: None,
+        caller: Some(caller),
     })?)
 }
 

@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal};
+use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{self, AccessFlags, ForkResult, Pid};
 use thiserror::Error;
 
@@ -270,6 +271,33 @@ pub fn fork() -> Result<ForkResult, LaunchError> {
     // SAFETY: with one thread the child is a complete copy, in which no lock is held by a thread
     // that does not exist any more; so it may do anything.
     unsafe { unistd::fork() }.map_err(LaunchError::Fork)
+}
+
+/// Goes on in a child process, while this one does nothing but wait for it, and ends as it does. The
+/// child is out of reach of what is done to this process: SIGKILL, or a signal of the terminal, as it
+/// has a process group of its own. It gets this process's id, and can see by its parent's being
+/// another that this process has ended.
+///
+/// # Errors
+/// When there are several threads, or the child cannot be made.
+pub fn go_on_in_child() -> Result<Pid, LaunchError> {
+    let caller = unistd::getpid();
+    let child = match fork()? {
+        ForkResult::Child => {
+            // Nothing forbids that to a new process.
+            unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0)).map_err(LaunchError::Fork)?;
+            return Ok(caller);
+        }
+        ForkResult::Parent { child } => child,
+    };
+    loop {
+        match waitpid(child, None) {
+            Ok(WaitStatus::Exited(_, status)) => clone::exit_now(status),
+            Ok(WaitStatus::Signaled(_, signal, _)) => clone::exit_now(128 + signal as i32),
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(LaunchError::Fork(errno)),
+        }
+    }
 }
 
 fn pipe() -> Result<(OwnedFd, OwnedFd), LaunchError> {
