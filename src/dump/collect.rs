@@ -1,6 +1,5 @@
 //! Puts the records of a frozen job together, in the order in which they depend on each other.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -17,6 +16,7 @@ use super::{Request, clocks};
 use crate::image::error::WriteError;
 use crate::image::writer::{Writer, ZeroPages};
 use crate::model::address::{AddrRange, RemoteAddr};
+use crate::model::births;
 use crate::model::file::Outputs;
 use crate::model::id::{Bytes, MmId, ObjectId};
 use crate::model::job::{Job, VdsoImage};
@@ -69,7 +69,6 @@ pub(super) fn collect(
     let mut processes = Vec::with_capacity(census.members.len());
     let mut spaces = Vec::new();
     let mut insights = insights.into_iter();
-    let mut tables = BTreeMap::new();
     for member in &census.members {
         let (Some(place), Some(insight)) =
             (member.place, member.place.and_then(|_| insights.next()))
@@ -89,10 +88,6 @@ pub(super) fn collect(
         )?);
         let record = process::collect(member, frozen, insight, &census)?;
         let (fd_table, fs) = sharing[number];
-        if let Some(other) = tables.insert(fd_table, member.host) {
-            let kind = StateRefusal::SharedDescriptors(other);
-            obstacles.push(Obstacle::State { pid: member.host, kind });
-        }
         processes.push(Process { mm: MmId(id), fd_table, fs, ..record });
     }
 
@@ -130,6 +125,8 @@ pub(super) fn collect(
         outputs,
         objects: first_object + contents,
     };
+    births::plan(&job)
+        .map_err(|error| DumpError::Refused(Obstacles(vec![Obstacle::Tree(error)])))?;
     let warnings = files.warnings.iter().map(ToString::to_string).collect();
     Ok(Collected { job, spaces, contents: files.contents, warnings })
 }

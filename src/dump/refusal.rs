@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use super::files;
 use crate::model::address::AddrRange;
+use crate::model::births::BirthError;
 use crate::model::id::Bytes;
 
 /// One thing that stands in the way of a checkpoint.
@@ -27,6 +28,8 @@ pub enum Obstacle {
         /// Why.
         kind: MappingRefusal,
     },
+    /// How processes belong together.
+    Tree(BirthError),
     /// Anything else about a process.
     State {
         /// The process.
@@ -40,6 +43,7 @@ impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(refusal) => refusal.fmt(f),
+            Self::Tree(error) => error.fmt(f),
             Self::Mapping { pid, range, name, kind } if name.0.is_empty() => {
                 write!(f, "process {pid}, mapping {range}: {kind}")
             }
@@ -149,12 +153,6 @@ pub enum StateRefusal {
         "it shares its memory with process {0} without being its thread, which is not supported"
     )]
     SharedMemory(Pid),
-    /// CLONE_FILES without CLONE_THREAD.
-    #[error(
-        "it shares its table of descriptors with process {0} without being its thread \
-         (CLONE_FILES), which is not supported"
-    )]
-    SharedDescriptors(Pid),
     /// A thread that has left its process's table.
     #[error("its thread {tid} has {what} of its own, which is not supported")]
     ThreadOwns {

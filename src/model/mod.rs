@@ -6,6 +6,7 @@
 //! records; changing one changes the format (docs/FORMAT.md).
 
 pub mod address;
+pub mod births;
 pub mod file;
 pub mod id;
 pub mod job;

@@ -144,6 +144,39 @@ impl<'a> Rebuilt<'a> {
         self.resume(self.host)
     }
 
+    /// Waits until it has cloned the child that `process` records, which shares its table of
+    /// descriptors, and lets both go on.
+    ///
+    /// # Errors
+    /// When a step of the script failed.
+    pub fn await_sharer(
+        &mut self,
+        process: &'a Process,
+        space: &'a AddressSpace,
+    ) -> Result<Self, ControlError> {
+        match self.wait(self.host)? {
+            Stop::Event(libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_CLONE) => {}
+            Stop::Signal(libc::SIGTRAP) => self.check_stop(self.host, STOP_FILL)?,
+            other => return Err(self.astray(&other)),
+        }
+        let host = self.trace("finding a child", ptrace::event_thread(self.host))?;
+        let memory = RemoteMemory::open(host).map_err(|e| self.memory_error("opening", e))?;
+        let child = Self {
+            process,
+            space,
+            placement: self.placement,
+            host,
+            threads: BTreeMap::new(),
+            memory: Some(memory),
+        };
+        match child.wait(host)? {
+            Stop::Trap => child.resume(host)?,
+            other => return Err(child.astray(&other)),
+        }
+        self.resume(self.host)?;
+        Ok(child)
+    }
+
     /// Waits until every region is mapped and may be filled.
     ///
     /// # Errors

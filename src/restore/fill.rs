@@ -47,10 +47,10 @@ enum Target<'a> {
 ///
 /// # Errors
 /// The first failure.
-pub fn fill(
+pub fn fill<'a>(
     reader: &Reader,
     job: &Job,
-    rebuilt: &[Rebuilt<'_>],
+    rebuilt: impl Iterator<Item = &'a Rebuilt<'a>>,
     contents: &BTreeMap<ObjectId, OwnedFd>,
 ) -> Result<(), FillError> {
     let mut targets = BTreeMap::new();

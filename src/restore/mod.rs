@@ -1,6 +1,7 @@
 //! Bringing a job back: a pure plan first, then process tree, descriptors, memory, threads, go.
 //!
-//! docs/RESTORE-STAGES.md tells the stages in order. `births`, `blob`, `plan` and `script` are pure;
+//! docs/RESTORE-STAGES.md tells the stages in order. `blob`, `plan` and `script` are pure, like
+//! the births in the model;
 //! `reaper` and `tree` run in the processes that are to become the job; `control` and `fill` are the
 //! supervisor's side, and this file drives them.
 
@@ -22,17 +23,16 @@ use crate::model::job::Job;
 use crate::sys::clone::{self, Fork};
 use crate::sys::descriptor;
 
-use births::{Birth, Role};
+use crate::model::births::Birth;
 use control::{ControlError, Finish, Rebuilt};
 use environment::ProbeError;
 use fill::FillError;
 use line::{BuilderSide, Gate, Report, Stage, SupervisorSide};
 use opened::Opened;
-use plan::{Identity, Plan};
+use plan::{Identity, Plan, ProcessPlan, Start};
 use reaper::{Orders, ReaperError};
 use tree::{BuildError, Site};
 
-pub mod births;
 pub mod blob;
 pub mod control;
 pub mod environment;
@@ -222,8 +222,8 @@ impl<'a> Supervisor<'a> {
 
     /// From the birth of all processes to their first own instruction. Returns the root.
     fn rebuild(&mut self, in_place: Option<InPlace>) -> Result<HostPid, RestoreError> {
-        let everybody = count(&self.plan.births, &|_| true);
-        let living: usize = self.plan.processes.iter().flatten().count();
+        let everybody = self.plan.births.iter().flat_map(Birth::all).count();
+        let living = self.plan.processes.iter().flatten().filter(|plan| executes(plan)).count();
         let reaper = usize::from(self.reaper.is_some());
         self.await_all(Stage::Born, everybody)?;
         self.open_gate(Gate::Lead, everybody)?;
@@ -238,13 +238,18 @@ impl<'a> Supervisor<'a> {
 
         let mut rebuilt = self.seize_all()?;
         self.open_gate(Gate::Execute, living)?;
-        for (process, plan) in rebuilt.iter_mut().zip(self.plan.processes.iter().flatten()) {
-            process.start_blob(plan.first_step, plan.stack)?;
+        for (index, process) in &mut rebuilt {
+            if let Some(ProcessPlan { start: Start::Execute { first_step, stack }, .. }) =
+                self.plan.processes[*index]
+            {
+                process.start_blob(first_step, stack)?;
+            }
         }
-        for process in &mut rebuilt {
+        self.await_sharers(&mut rebuilt)?;
+        for process in rebuilt.values_mut() {
             process.await_mapped()?;
         }
-        fill::fill(self.reader, self.job, &rebuilt, &self.contents)?;
+        fill::fill(self.reader, self.job, rebuilt.values(), &self.contents)?;
         self.contents.clear();
         match &in_place {
             Some((opened, _)) => {
@@ -256,41 +261,63 @@ impl<'a> Supervisor<'a> {
                 self.await_all(Stage::Settled, 1)?;
             }
         }
-        for process in &mut rebuilt {
+        for process in rebuilt.values_mut() {
             process.go_on()?;
         }
-        for process in &mut rebuilt {
+        for process in rebuilt.values_mut() {
             process.await_threads()?;
         }
         self.finish_all(&rebuilt)?;
         let root = self.hosts.get(&self.job.root).copied();
         let root = root.ok_or(RestoreError::FindRoot { root: self.job.root })?;
-        for process in rebuilt {
+        for process in rebuilt.into_values() {
             process.release()?;
         }
         Ok(root)
     }
 
-    fn seize_all(&self) -> Result<Vec<Rebuilt<'a>>, RestoreError> {
-        let mut rebuilt = Vec::new();
-        for (process, plan) in self.job.processes.iter().zip(&self.plan.processes) {
-            let Some(plan) = plan else { continue };
+    /// Takes hold of every process that waits to execute its blob, by its index.
+    fn seize_all(&self) -> Result<BTreeMap<usize, Rebuilt<'a>>, RestoreError> {
+        let mut rebuilt = BTreeMap::new();
+        for (index, plan) in self.plan.processes.iter().enumerate() {
+            let Some(plan) = plan.as_ref().filter(|plan| executes(plan)) else { continue };
+            let process = &self.job.processes[index];
             let host = self.hosts.get(&process.pid).copied();
             let host = host.ok_or(RestoreError::Lost { stage: Stage::Ready })?;
             let space = &self.job.address_spaces[tree::index_of(process.mm.0)];
-            rebuilt.push(Rebuilt::seize(process, space, plan.placement, host)?);
+            rebuilt.insert(index, Rebuilt::seize(process, space, plan.placement, host)?);
         }
         Ok(rebuilt)
     }
 
-    fn finish_all(&self, rebuilt: &[Rebuilt<'_>]) -> Result<(), RestoreError> {
-        for process in rebuilt {
-            let index =
-                self.job.processes.iter().position(|other| other.pid == process.process().pid);
+    /// Waits until those that share tables of descriptors have been cloned by their parents. A parent
+    /// comes before its children in the job, and so does its own birth.
+    fn await_sharers(
+        &mut self,
+        rebuilt: &mut BTreeMap<usize, Rebuilt<'a>>,
+    ) -> Result<(), RestoreError> {
+        for index in 0..self.plan.processes.len() {
+            let Some(plan) = &self.plan.processes[index] else { continue };
+            for sharer in &plan.sharers {
+                let record = &self.job.processes[sharer.index];
+                let space = &self.job.address_spaces[tree::index_of(record.mm.0)];
+                let parent =
+                    rebuilt.get_mut(&index).ok_or(RestoreError::Lost { stage: Stage::Ready })?;
+                let child = parent.await_sharer(record, space)?;
+                self.hosts.insert(record.pid, child.host());
+                rebuilt.insert(sharer.index, child);
+            }
+        }
+        Ok(())
+    }
+
+    fn finish_all(&self, rebuilt: &BTreeMap<usize, Rebuilt<'_>>) -> Result<(), RestoreError> {
+        for (index, process) in rebuilt {
+            let Some(plan) = &self.plan.processes[*index] else { continue };
             process.finish(&Finish {
-                limits: index.map_or(&[], |index| &self.plan.limits[index]),
+                limits: &self.plan.limits[*index],
                 vdso: &self.job.vdso.bytes,
-                executable: self.plan.executable_fd,
+                executable: plan.executable_fd,
                 drop_capabilities: self.plan.drop_capabilities,
             })?;
         }
@@ -349,16 +376,9 @@ impl<'a> Supervisor<'a> {
     }
 }
 
-/// How many of `births` and all that follow from them are `wanted`.
-fn count(births: &[Birth], wanted: &dyn Fn(&Role) -> bool) -> usize {
-    births
-        .iter()
-        .map(|birth| {
-            usize::from(wanted(&birth.role))
-                + count(&birth.earlier, wanted)
-                + count(&birth.later, wanted)
-        })
-        .sum()
+/// Whether a process executes its blob, rather than being cloned into it.
+const fn executes(plan: &ProcessPlan) -> bool {
+    matches!(plan.start, Start::Execute { .. })
 }
 
 /// Closes what was opened for the job in the supervisor.

@@ -9,14 +9,14 @@ use std::os::fd::RawFd;
 use serde::Serialize;
 use thiserror::Error;
 
-use super::births::{self, Birth, BirthError};
 use super::blob::{self, Placement};
 use super::script::{self, Occupancy};
 use crate::image::Chunk;
 use crate::model::address::AddrRange;
+use crate::model::births::{self, Birth, BirthError, Role};
 use crate::model::id::{Bytes, InodeId, ObjectId, Pid};
 use crate::model::job::{Job, Machine};
-use crate::model::memory::{AddressSpace, Backing};
+use crate::model::memory::{AddressSpace, Backing, Vma};
 use crate::model::number::{PAGE_SIZE, to_u64};
 use crate::model::process::ResourceLimit;
 use crate::model::time::{Clocks, TimeSpec};
@@ -72,10 +72,30 @@ pub struct ProcessPlan {
     pub occupancy: Occupancy,
     /// Where its vDSO goes.
     pub vdso: Option<u64>,
-    /// Address of the first step of its script.
-    pub first_step: u64,
-    /// Stack pointer to start the script with.
-    pub stack: u64,
+    /// The number, free in every table of the job, by which it knows its executable until the end of
+    /// its restore.
+    pub executable_fd: RawFd,
+    /// How it comes to its blob.
+    pub start: Start,
+    /// Children that share its table of descriptors.
+    pub sharers: Vec<births::Sharer>,
+}
+
+/// How a process comes to its blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// It executes it.
+    Execute {
+        /// Address of the first step of the script.
+        first_step: u64,
+        /// Stack pointer to start with.
+        stack: u64,
+    },
+    /// Its parent, at this index of the job's processes, clones it with its table of descriptors.
+    Clone {
+        /// The parent.
+        parent: usize,
+    },
 }
 
 /// How the job is brought back.
@@ -92,10 +112,7 @@ pub struct Plan {
     pub births: Vec<Birth>,
     /// One entry a process of the job; `None` for zombies.
     pub processes: Vec<Option<ProcessPlan>>,
-    /// The number, free in every table of the job, by which each process knows its executable until
-    /// the end of its restore.
-    pub executable_fd: RawFd,
-    /// Descriptors from here on are free of the job's own numbers, too.
+    /// Descriptors from here on are free of the job's own numbers, and of the executables'.
     pub first_private_fd: RawFd,
     /// Whether capabilities are lent for the restore and taken away again.
     pub drop_capabilities: bool,
@@ -108,6 +125,46 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The process at `index`, which is to be rebuilt, for its script.
+    #[must_use]
+    pub fn member<'a>(&'a self, job: &'a Job, index: usize) -> script::Member<'a> {
+        let process = &job.processes[index];
+        let plan = self.processes[index].as_ref().expect("zombies have no script");
+        let sharers = plan.sharers.iter().map(|sharer| {
+            let fs = &job.fs[super::tree::index_of(job.processes[sharer.index].fs.0)];
+            script::Sharer {
+                member: self.member(job, sharer.index),
+                places: (!sharer.shares_fs).then(|| (self.path_of(fs.cwd, job), fs.umask)),
+                group: sharer.group,
+            }
+        });
+        script::Member {
+            process,
+            space: &job.address_spaces[super::tree::index_of(process.mm.0)],
+            occupancy: &plan.occupancy,
+            vdso: plan.vdso,
+            sharers: sharers.collect(),
+        }
+    }
+
+    /// What else a script depends on.
+    #[must_use]
+    pub const fn script_context<'a>(
+        &self,
+        job: &'a Job,
+        placement: Placement,
+        mapped: &'a BTreeMap<(InodeId, bool), RawFd>,
+    ) -> script::Context<'a> {
+        script::Context {
+            job,
+            placement,
+            mapped,
+            first_private_fd: self.first_private_fd,
+            drop_capabilities: self.drop_capabilities,
+            timer_ids: self.timer_ids,
+        }
+    }
+
     /// The path of an inode here, moved places taken into account.
     #[must_use]
     pub fn path_of(&self, inode: InodeId, job: &Job) -> Bytes {
@@ -207,10 +264,9 @@ pub fn plan(
         identity,
         parent: parent(job, &births, identity),
         clocks: clocks(job, identity, environment),
-        births,
+        births: Vec::new(),
         processes: Vec::new(),
-        executable_fd: highest_fd(job) + 1,
-        first_private_fd: highest_fd(job) + 2,
+        first_private_fd: highest_fd(job) + 1,
         drop_capabilities: matches!(identity, Identity::Namespaces { user: true }),
         timer_ids: environment.timer_ids,
         limits: limits(job, environment),
@@ -223,35 +279,89 @@ pub fn plan(
             continue;
         }
         let space = &job.address_spaces[super::tree::index_of(process.mm.0)];
-        let mut process_plan = ProcessPlan {
+        plan.processes.push(Some(ProcessPlan {
             placement: Placement::at(0, 0),
             occupancy: occupancies.remove(&space.object).unwrap_or_default(),
             vdso: place_vdso(job, space, environment)?,
-            first_step: 0,
-            stack: 0,
-        };
-        // The length of a script depends neither on where it lies nor on the numbers of the mapped
-        // files: write it once to learn it, and once more to learn where it begins.
-        let context = script::Context {
-            job,
-            placement: process_plan.placement,
-            occupancy: &process_plan.occupancy,
-            mapped: &BTreeMap::new(),
-            first_private_fd: plan.first_private_fd,
-            drop_capabilities: plan.drop_capabilities,
-            timer_ids: plan.timer_ids,
-            vdso: process_plan.vdso,
-        };
-        let length = script::write(process, space, &context).bytes.len();
-        let placement = blob::place(&space.vmas, to_u64(length))
-            .ok_or(PlanError::PlaceBlob { pid: process.pid, length })?;
-        let script = script::write(process, space, &script::Context { placement, ..context });
-        process_plan.placement = placement;
-        process_plan.first_step = script.first_step;
-        process_plan.stack = script.stack;
-        plan.processes.push(Some(process_plan));
+            executable_fd: highest_fd(job) + 1,
+            start: Start::Execute { first_step: 0, stack: 0 },
+            sharers: Vec::new(),
+        }));
     }
+    note_sharers(&mut plan, &births);
+    for birth in births.iter().flat_map(Birth::all) {
+        if let Role::Process(index) = birth.role
+            && plan.processes[index].is_some()
+        {
+            place(&mut plan, job, index)?;
+        }
+    }
+    plan.births = births;
     Ok(plan)
+}
+
+/// Notes who is cloned by whom. Those that share a table know their executables by different numbers.
+fn note_sharers(plan: &mut Plan, births: &[Birth]) {
+    fn note(plan: &mut Plan, parent: usize, sharers: &[births::Sharer], next_fd: &mut RawFd) {
+        for sharer in sharers {
+            if let Some(process) = &mut plan.processes[sharer.index] {
+                process.start = Start::Clone { parent };
+                process.executable_fd = *next_fd;
+                process.sharers.clone_from(&sharer.sharers);
+                *next_fd += 1;
+            }
+            note(plan, sharer.index, &sharer.sharers, next_fd);
+        }
+    }
+    for birth in births.iter().flat_map(Birth::all) {
+        let Role::Process(index) = birth.role else { continue };
+        let Some(process) = &mut plan.processes[index] else { continue };
+        process.sharers.clone_from(&birth.sharers);
+        let mut next_fd = process.executable_fd + 1;
+        note(plan, index, &birth.sharers, &mut next_fd);
+        plan.first_private_fd = plan.first_private_fd.max(next_fd);
+    }
+}
+
+/// Finds a place for the blob of the process at `index`, which those that it clones share.
+fn place(plan: &mut Plan, job: &Job, index: usize) -> Result<(), PlanError> {
+    let pid = job.processes[index].pid;
+    let family = family(plan, index);
+    let mut vmas: Vec<Vma> = family
+        .iter()
+        .map(|index| &job.address_spaces[super::tree::index_of(job.processes[*index].mm.0)])
+        .flat_map(|space| space.vmas.iter().cloned())
+        .collect();
+    vmas.sort_by_key(|vma| vma.range);
+    // The length of a script depends neither on where it lies nor on the numbers of the mapped files:
+    // write it once to learn it, and once more to learn where it begins.
+    let mapped = BTreeMap::new();
+    let context = plan.script_context(job, Placement::at(0, 0), &mapped);
+    let length = script::write(&plan.member(job, index), &context).bytes.len();
+    let placement =
+        blob::place(&vmas, to_u64(length)).ok_or(PlanError::PlaceBlob { pid, length })?;
+    let context = plan.script_context(job, placement, &mapped);
+    let script = script::write(&plan.member(job, index), &context);
+    for member in family {
+        if let Some(process) = &mut plan.processes[member] {
+            process.placement = placement;
+        }
+    }
+    if let Some(process) = &mut plan.processes[index] {
+        process.start = Start::Execute { first_step: script.first_step, stack: script.stack };
+    }
+    Ok(())
+}
+
+/// A process and all that it clones, directly or not.
+fn family(plan: &Plan, index: usize) -> Vec<usize> {
+    let mut family = vec![index];
+    let mut next = 0;
+    while let Some(member) = family.get(next).and_then(|index| plan.processes[*index].as_ref()) {
+        family.extend(member.sharers.iter().map(|sharer| sharer.index));
+        next += 1;
+    }
+    family
 }
 
 fn check_identity(job: &Job, environment: &Environment) -> Result<(), PlanError> {
@@ -452,21 +562,16 @@ fn resource_name(resource: u32) -> String {
     known.map_or_else(|| format!("resource {resource}"), |name| (*name).to_owned())
 }
 
-/// The id of the root's parent, where nobody else is born with it in a namespace that has an init.
+/// The id of the root's parent, where nobody is born with it, and no thread, in a pid namespace.
 fn parent(job: &Job, births: &[Birth], identity: Identity) -> Option<Pid> {
     let root = job.processes.iter().find(|process| process.pid == job.root)?;
     let parent = root.ppid;
     let is_thread = |tid: Pid| {
         job.processes.iter().flat_map(|process| &process.threads).any(|thread| thread.tid == tid)
     };
-    let free = parent.0 > 1 && !is_born(births, parent) && !is_thread(parent);
+    let is_born = births.iter().flat_map(Birth::all).any(|birth| birth.pid == Some(parent));
+    let free = parent.0 > 1 && !is_born && !is_thread(parent);
     (matches!(identity, Identity::Namespaces { .. }) && free).then_some(parent)
-}
-
-fn is_born(births: &[Birth], pid: Pid) -> bool {
-    births.iter().any(|birth| {
-        birth.pid == Some(pid) || is_born(&birth.earlier, pid) || is_born(&birth.later, pid)
-    })
 }
 
 /// In namespaces the clocks go on exactly where they were; in place only when they would go back.

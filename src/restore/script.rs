@@ -9,7 +9,7 @@ use super::blob::layout::{STEP_SIZE, Step, kind};
 use super::blob::{Placement, TASK_SIZE};
 use crate::model::address::AddrRange;
 use crate::model::file::{FileLock, FileLockKind};
-use crate::model::id::{InodeId, OpenFileId};
+use crate::model::id::{Bytes, InodeId, OpenFileId, Pid};
 use crate::model::job::Job;
 use crate::model::memory::{AddressSpace, Backing, Prot, Vma, VmaFlags};
 use crate::model::number::{PAGE_SIZE, to_u64, to_usize};
@@ -62,15 +62,39 @@ impl Occupancy {
     }
 }
 
-/// What a script depends on beside the records of its process.
+/// A process that a script rebuilds.
+#[derive(Clone, Debug)]
+pub struct Member<'a> {
+    /// Its records.
+    pub process: &'a Process,
+    /// Its address space.
+    pub space: &'a AddressSpace,
+    /// Which of its pages will be filled.
+    pub occupancy: &'a Occupancy,
+    /// Where its vDSO goes, its data pages first; `None` when it has unmapped it.
+    pub vdso: Option<u64>,
+    /// Children that share its table of descriptors.
+    pub sharers: Vec<Sharer<'a>>,
+}
+
+/// A process that is cloned by its parent's blob, with the parent's table of descriptors.
+#[derive(Clone, Debug)]
+pub struct Sharer<'a> {
+    /// The process.
+    pub member: Member<'a>,
+    /// Its working directory and umask; `None` when it shares these with its parent, too.
+    pub places: Option<(Bytes, u32)>,
+    /// The process group to join or found; `None`: its parent's.
+    pub group: Option<Pid>,
+}
+
+/// What a script depends on beside its processes.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
     /// The whole job.
     pub job: &'a Job,
     /// Where the blob lies.
     pub placement: Placement,
-    /// Which pages will be filled.
-    pub occupancy: &'a Occupancy,
     /// Descriptors of mapped files, by inode and whether the mapping may write through.
     pub mapped: &'a BTreeMap<(InodeId, bool), i32>,
     /// Descriptors from this number on are closed.
@@ -79,8 +103,6 @@ pub struct Context<'a> {
     pub drop_capabilities: bool,
     /// Whether `timer_create` can be told the id (PR_TIMER_CREATE_RESTORE_IDS).
     pub timer_ids: bool,
-    /// Where the vDSO goes, its data pages first; `None` for a process that has unmapped it.
-    pub vdso: Option<u64>,
 }
 
 /// A script, laid out for its placement.
@@ -94,33 +116,82 @@ pub struct Script {
     pub stack: u64,
 }
 
-/// Writes the script of `process`.
+/// Writes the script of a process that executes the blob, and of those that it clones.
 #[must_use]
-pub fn write(process: &Process, space: &AddressSpace, context: &Context<'_>) -> Script {
+pub fn write(member: &Member<'_>, context: &Context<'_>) -> Script {
     let mut author = Author { base: context.placement.script, bytes: Vec::new() };
-    let mut steps = Vec::new();
-    empty_address_space(&mut steps, context);
-    map_regions(&mut steps, space, context);
-    steps.push(stop(STOP_FILL));
-    finish_regions(&mut author, &mut steps, space, context);
-    close_descriptors(&mut steps, context);
-    mark_descriptors(&mut author, &mut steps, process, context);
-    process_attributes(&mut steps, process, space);
-    signal_actions(&mut author, &mut steps, process);
-    for thread in process.threads.iter().skip(1) {
-        spawn(&mut author, &mut steps, process, thread, context);
-    }
-    if let Some(main) = process.threads.first() {
-        thread_steps(&mut author, &mut steps, process, main);
-        steps.push(call(libc::SYS_set_tid_address, &[main.clear_child_tid.0]));
-    }
-    posix_timers(&mut author, &mut steps, process, context);
-    interval_timers(&mut author, &mut steps, process);
-    process_signals(&mut author, &mut steps, process);
-    steps.push(stop(STOP_READY));
-    let first_step = author.steps(&steps);
+    let first_step = member_steps(&mut author, Vec::new(), member, context);
     let stack = author.stack();
     Script { bytes: author.bytes, first_step, stack: stack + STACK_SIZE - 8 }
+}
+
+/// Writes all steps of one process, beginning with `steps`. Returns the address of the first.
+fn member_steps(
+    author: &mut Author,
+    mut steps: Vec<Step>,
+    member: &Member<'_>,
+    context: &Context<'_>,
+) -> u64 {
+    let Member { process, space, occupancy, vdso, sharers } = member;
+    for sharer in sharers {
+        clone_sharer(author, &mut steps, sharer, context);
+    }
+    empty_address_space(&mut steps, *vdso, context);
+    map_regions(&mut steps, space, occupancy, context);
+    steps.push(stop(STOP_FILL));
+    finish_regions(author, &mut steps, space, occupancy);
+    close_descriptors(&mut steps, context);
+    mark_descriptors(author, &mut steps, process, context);
+    process_attributes(&mut steps, process, space);
+    signal_actions(author, &mut steps, process);
+    for thread in process.threads.iter().skip(1) {
+        spawn(author, &mut steps, process, thread, context);
+    }
+    if let Some(main) = process.threads.first() {
+        thread_steps(author, &mut steps, process, main);
+        steps.push(call(libc::SYS_set_tid_address, &[main.clear_child_tid.0]));
+    }
+    posix_timers(author, &mut steps, process, context);
+    interval_timers(author, &mut steps, process);
+    process_signals(author, &mut steps, process);
+    steps.push(stop(STOP_READY));
+    author.steps(&steps)
+}
+
+/// Clones a child that shares the table of descriptors: it starts as a copy of the blob, on a copy of
+/// its stack, and goes through its own steps.
+fn clone_sharer(
+    author: &mut Author,
+    steps: &mut Vec<Step>,
+    sharer: &Sharer<'_>,
+    context: &Context<'_>,
+) {
+    let process = sharer.member.process;
+    let mut own = Vec::new();
+    let mut flags = signed(libc::CLONE_FILES);
+    match &sharer.places {
+        None => flags |= signed(libc::CLONE_FS),
+        Some((directory, umask)) => {
+            let mut path = directory.0.clone();
+            path.push(0);
+            let path = author.data(&path);
+            own.push(call(libc::SYS_chdir, &[path]));
+            own.push(call(libc::SYS_umask, &[u64::from(*umask)]));
+        }
+    }
+    if let Some(group) = sharer.group {
+        own.push(call(libc::SYS_setpgid, &[0, signed(group.0)]));
+    }
+    let first_step = member_steps(author, own, &sharer.member, context);
+    let tid = author.data(&process.pid.0.to_le_bytes());
+    let exit_signal = signed(process.exit_signal);
+    let arguments = author.words(&[flags, 0, 0, 0, exit_signal, 0, 0, 0, tid, 1, 0]);
+    steps.push(step(
+        kind::SPAWN,
+        libc::SYS_clone3,
+        &[arguments, to_u64(size_of::<libc::clone_args>()), first_step],
+        signed(process.pid.0),
+    ));
 }
 
 /// Collects what a script holds beside its steps, and knows the address of each piece.
@@ -186,17 +257,22 @@ const fn signed(value: i32) -> u64 {
 
 /// Everything goes but the blob itself, and the vDSO comes back where it was. Every signal is blocked
 /// all the while: the process that executed the blob saw to that.
-fn empty_address_space(steps: &mut Vec<Step>, context: &Context<'_>) {
+fn empty_address_space(steps: &mut Vec<Step>, vdso: Option<u64>, context: &Context<'_>) {
     let range = context.placement.range;
     steps.push(call(libc::SYS_munmap, &[0, range.start.0]));
     steps.push(call(libc::SYS_munmap, &[range.end.0, TASK_SIZE - range.end.0]));
-    if let Some(address) = context.vdso {
+    if let Some(address) = vdso {
         steps.push(call(libc::SYS_arch_prctl, &[ARCH_MAP_VDSO_64, address]));
     }
 }
 
 /// Maps every region where it was, writable for as long as it is filled.
-fn map_regions(steps: &mut Vec<Step>, space: &AddressSpace, context: &Context<'_>) {
+fn map_regions(
+    steps: &mut Vec<Step>,
+    space: &AddressSpace,
+    occupancy: &Occupancy,
+    context: &Context<'_>,
+) {
     for vma in &space.vmas {
         let mut flags = libc::MAP_FIXED_NOREPLACE;
         if vma.flags.contains(VmaFlags::NO_RESERVE) {
@@ -219,7 +295,7 @@ fn map_regions(steps: &mut Vec<Step>, space: &AddressSpace, context: &Context<'_
                 (mapped_descriptor(inode, writes_through(vma), context), offset)
             }
         };
-        let prot = filling_protection(vma, context);
+        let prot = filling_protection(vma, occupancy);
         steps.push(step(
             kind::CALL_EXACT,
             libc::SYS_mmap,
@@ -248,9 +324,9 @@ fn mapped_descriptor(inode: InodeId, write: bool, context: &Context<'_>) -> i32 
 }
 
 /// The protection that a region has while it is filled: private memory with data is writable.
-fn filling_protection(vma: &Vma, context: &Context<'_>) -> Prot {
+fn filling_protection(vma: &Vma, occupancy: &Occupancy) -> Prot {
     let private = !matches!(vma.backing, Backing::File { shared: true, .. });
-    if private && context.occupancy.touches(&vma.range) {
+    if private && occupancy.touches(&vma.range) {
         vma.prot | Prot::READ | Prot::WRITE
     } else {
         vma.prot
@@ -262,7 +338,7 @@ fn finish_regions(
     author: &mut Author,
     steps: &mut Vec<Step>,
     space: &AddressSpace,
-    context: &Context<'_>,
+    occupancy: &Occupancy,
 ) {
     const ADVICE: [(VmaFlags, i32); 8] = [
         (VmaFlags::DONT_DUMP, libc::MADV_DONTDUMP),
@@ -291,7 +367,7 @@ fn finish_regions(
             let arguments = [PR_SET_VMA, PR_SET_VMA_ANON_NAME, start, length, text];
             steps.push(call(libc::SYS_prctl, &arguments));
         }
-        if filling_protection(vma, context) != vma.prot {
+        if filling_protection(vma, occupancy) != vma.prot {
             let prot = u64::from(vma.prot.bits());
             steps.push(call(libc::SYS_mprotect, &[start, length, prot]));
         }

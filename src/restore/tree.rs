@@ -18,12 +18,12 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
 use nix::unistd::{Pid as HostPid, chdir, setpgid, setsid};
 use thiserror::Error;
 
-use super::births::{Birth, Role};
 use super::blob;
 use super::line::{BuilderSide, Gate, Report, Stage};
 use super::opened::{Opened, lay_out};
 use super::plan::{Plan, ProcessPlan};
 use super::script;
+use crate::model::births::{Birth, Role};
 use crate::model::id::{Bytes, Pid};
 use crate::model::job::Job;
 use crate::model::process::{Process, ProcessState};
@@ -253,28 +253,13 @@ fn write_attribute(pid: Pid, path: &'static str, value: String) -> Result<(), Bu
 fn become_blob(index: usize, site: &Site<'_>) -> Result<(), BuildError> {
     let process = &site.job.processes[index];
     let pid = process.pid;
-    let space = &site.job.address_spaces[index_of(process.mm.0)];
     let table = &site.job.fd_tables[index_of(process.fd_table.0)];
     let prepare = |source: io::Error| BuildError::Prepare { pid, source };
-    let Some(ProcessPlan { placement, occupancy, vdso, .. }) = &site.plan.processes[index] else {
+    let Some(ProcessPlan { placement, .. }) = &site.plan.processes[index] else {
         return Err(prepare(io::ErrorKind::NotFound.into()));
     };
-    let executable = site
-        .opened
-        .mapped
-        .get(&(space.executable, false))
-        .ok_or_else(|| prepare(io::ErrorKind::NotFound.into()))?;
-    let context = script::Context {
-        job: site.job,
-        placement: *placement,
-        occupancy,
-        mapped: &site.opened.mapped,
-        first_private_fd: site.opened.first,
-        drop_capabilities: site.plan.drop_capabilities,
-        timer_ids: site.plan.timer_ids,
-        vdso: *vdso,
-    };
-    let script = script::write(process, space, &context);
+    let context = site.plan.script_context(site.job, *placement, &site.opened.mapped);
+    let script = script::write(&site.plan.member(site.job, index), &context);
     let program = memfd_create(c"rckpt-restorer", libc::MFD_CLOEXEC)
         .map_err(|errno| prepare(errno.into()))?;
     let program = crate::sys::descriptor::move_above(program, site.opened.first)
@@ -283,7 +268,7 @@ fn become_blob(index: usize, site: &Site<'_>) -> Result<(), BuildError> {
     file.write_all(&blob::executable(placement, &script.bytes)).map_err(prepare)?;
 
     lay_out(table, site.opened)
-        .and_then(|()| clone::duplicate_to(*executable, site.plan.executable_fd, false))
+        .and_then(|()| name_executables(index, site))
         .map_err(|source| BuildError::LayOut { pid, source })?;
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)
         .map_err(|errno| prepare(errno.into()))?;
@@ -299,6 +284,17 @@ fn become_blob(index: usize, site: &Site<'_>) -> Result<(), BuildError> {
     site.line.report(&Report::Reached(Stage::Ready, Some(pid)))?;
     site.line.wait(Gate::Execute)?;
     Err(BuildError::Execute { pid, source: clone::execute(file.as_fd(), c"rckpt-restorer") })
+}
+
+/// Gives the executables of the process at `index`, and of those that it clones, the numbers by which
+/// they will be set.
+fn name_executables(index: usize, site: &Site<'_>) -> io::Result<()> {
+    let Some(plan) = &site.plan.processes[index] else { return Ok(()) };
+    let space = &site.job.address_spaces[index_of(site.job.processes[index].mm.0)];
+    let opened = site.opened.mapped.get(&(space.executable, false));
+    let opened = opened.ok_or(io::ErrorKind::NotFound)?;
+    clone::duplicate_to(*opened, plan.executable_fd, false)?;
+    plan.sharers.iter().try_for_each(|sharer| name_executables(sharer.index, site))
 }
 
 /// An index that the image's reader has checked, as one into a slice.

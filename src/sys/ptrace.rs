@@ -93,7 +93,7 @@ pub fn seize_to_die_with_tracer(tid: Pid) -> nix::Result<()> {
 }
 
 /// Attaches to a process that is to execute the restorer blob: it stops after the `execve`, its new
-/// threads are attached as they are made, and all die with their tracer.
+/// threads and children are attached as they are made, and all die with their tracer.
 ///
 /// # Errors
 /// As [`seize`].
@@ -101,6 +101,7 @@ pub fn seize_to_rebuild(tid: Pid) -> nix::Result<()> {
     let options = libc::PTRACE_O_TRACESYSGOOD
         | libc::PTRACE_O_EXITKILL
         | libc::PTRACE_O_TRACEEXEC
+        | libc::PTRACE_O_TRACEFORK
         | libc::PTRACE_O_TRACECLONE;
     request(libc::PTRACE_SEIZE, tid, 0, to_usize_from_int(options))
 }

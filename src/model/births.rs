@@ -3,14 +3,16 @@
 //!
 //! Pure. A process can only be given its session by being born into it, and its parent by being
 //! forked by it or orphaned towards it. Where a session's or group's leader has ended, a stand-in with
-//! the leader's id takes its place for a moment.
+//! the leader's id takes its place for a moment. A process that shares its parent's table of descriptors
+//! is cloned by it later than all these, because `execve` would give it a table of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use thiserror::Error;
 
-use crate::model::id::Pid;
+use crate::model::id::{FdTableId, FsId, Pid};
 use crate::model::job::Job;
+use crate::model::process::Process;
 
 /// What a forked process is to become.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,10 +43,33 @@ pub struct Birth {
     pub later: Vec<Birth>,
     /// The process group to join or found, once everybody is born; `None`: the one it was born into.
     pub group: Option<Pid>,
+    /// Children that share its table of descriptors, cloned once it has executed its restorer.
+    pub sharers: Vec<Sharer>,
+}
+
+impl Birth {
+    /// This birth and all that follow from it.
+    pub fn all(&self) -> Box<dyn Iterator<Item = &Self> + '_> {
+        let children = self.earlier.iter().chain(&self.later);
+        Box::new(std::iter::once(self).chain(children.flat_map(Self::all)))
+    }
+}
+
+/// A child that shares its parent's table of descriptors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sharer {
+    /// Its index in [`Job::processes`].
+    pub index: usize,
+    /// Whether it shares working directory, root and umask with its parent, too.
+    pub shares_fs: bool,
+    /// The process group to join or found; `None`: its parent's.
+    pub group: Option<Pid>,
+    /// Its own children that share the table.
+    pub sharers: Vec<Sharer>,
 }
 
 /// Why a tree cannot be built again.
-#[derive(Debug, Error, PartialEq, Eq)]
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[allow(missing_docs)] // The messages say what each field is.
 pub enum BirthError {
     #[error(
@@ -57,6 +82,11 @@ pub enum BirthError {
          forks leads there"
     )]
     Share { one: Pid, other: Pid, what: &'static str },
+    #[error(
+        "process {pid} shares the table of descriptors of its parent {parent} (CLONE_FILES) and \
+         {obstacle}, which is not supported"
+    )]
+    Clone { pid: Pid, parent: Pid, obstacle: &'static str },
 }
 
 /// Plans the births of all processes of `job`. The result are the processes forked by the job's
@@ -82,29 +112,34 @@ pub fn plan(job: &Job) -> Result<Vec<Birth>, BirthError> {
     Ok(births)
 }
 
-/// Directories can only be shared with a parent, tables of descriptors not at all: `execve` gives each
-/// process a table of its own.
+/// Directories and tables of descriptors can only be shared with a parent.
 fn check_sharing(job: &Job) -> Result<(), BirthError> {
-    let mut tables = BTreeMap::new();
-    let mut contexts = BTreeMap::new();
+    let mut tables: BTreeMap<FdTableId, BTreeSet<Pid>> = BTreeMap::new();
+    let mut contexts: BTreeMap<FsId, BTreeSet<Pid>> = BTreeMap::new();
     for process in job.processes.iter().filter(|process| !process.is_zombie()) {
-        if let Some(other) = tables.insert(process.fd_table, process.pid) {
-            return Err(BirthError::Share {
-                one: other,
-                other: process.pid,
-                what: "descriptor table",
-            });
-        }
-        let others: &mut BTreeSet<Pid> = contexts.entry(process.fs).or_default();
-        if let Some(other) = others.first()
-            && !others.contains(&process.ppid)
-        {
-            let what = "working directory";
-            return Err(BirthError::Share { one: *other, other: process.pid, what });
-        }
-        others.insert(process.pid);
+        let table = tables.entry(process.fd_table).or_default();
+        check_parent_shares(process, table, "table of descriptors")?;
+        let context = contexts.entry(process.fs).or_default();
+        check_parent_shares(process, context, "working directory")?;
     }
     Ok(())
+}
+
+/// Notes that `process` shares something with `others`, which must be nobody or include its parent.
+fn check_parent_shares(
+    process: &Process,
+    others: &mut BTreeSet<Pid>,
+    what: &'static str,
+) -> Result<(), BirthError> {
+    match others.first() {
+        Some(other) if !others.contains(&process.ppid) => {
+            Err(BirthError::Share { one: *other, other: process.pid, what })
+        }
+        _ => {
+            others.insert(process.pid);
+            Ok(())
+        }
+    }
 }
 
 /// The session and group that the job's root was started in by others.
@@ -176,8 +211,13 @@ impl Planner<'_> {
         let new_session = process.sid == process.pid;
         let mut earlier = Vec::new();
         let mut later = Vec::new();
+        let mut sharers = Vec::new();
         for child in 0..self.job.processes.len() {
             if self.parent(child) != Some(index) {
+                continue;
+            }
+            if self.shares_table(index, child) {
+                sharers.push(self.sharer(index, child)?);
                 continue;
             }
             let wanted = &self.job.processes[child];
@@ -216,6 +256,38 @@ impl Planner<'_> {
             new_session,
             later,
             group,
+            sharers,
+        })
+    }
+
+    /// A child that is cloned with its parent's table of descriptors. It has run no program of ours
+    /// that could fork others, lead sessions or wait for groups.
+    fn sharer(&self, parent: usize, index: usize) -> Result<Sharer, BirthError> {
+        let [process, other] = [index, parent].map(|index| &self.job.processes[index]);
+        let unsupported =
+            |obstacle| Err(BirthError::Clone { pid: process.pid, parent: other.pid, obstacle });
+        if process.sid != other.sid {
+            return unsupported("is in another session");
+        }
+        let known = process.pgid == process.pid || self.by_pid.contains_key(&process.pgid);
+        if process.pgid != other.pgid && !known {
+            return unsupported("is in a group whose leader has ended");
+        }
+        let mut sharers = Vec::new();
+        for child in 0..self.job.processes.len() {
+            if self.parent(child) != Some(index) {
+                continue;
+            }
+            if !self.shares_table(index, child) {
+                return unsupported("has children that do not share it");
+            }
+            sharers.push(self.sharer(index, child)?);
+        }
+        Ok(Sharer {
+            index,
+            shares_fs: self.shares_fs(parent, index),
+            group: (process.pgid != other.pgid).then_some(process.pgid),
+            sharers,
         })
     }
 
@@ -228,6 +300,11 @@ impl Planner<'_> {
     fn shares_fs(&self, one: usize, other: usize) -> bool {
         let [one, other] = [one, other].map(|index| &self.job.processes[index]);
         !one.is_zombie() && !other.is_zombie() && one.fs == other.fs
+    }
+
+    fn shares_table(&self, one: usize, other: usize) -> bool {
+        let [one, other] = [one, other].map(|index| &self.job.processes[index]);
+        !one.is_zombie() && !other.is_zombie() && one.fd_table == other.fd_table
     }
 
     /// A stand-in that forks `orphan` and ends, so that the orphan is the reaper's.
@@ -261,6 +338,7 @@ fn stand_in(pid: Option<Pid>, group: Option<Pid>) -> Birth {
         new_session: false,
         later: Vec::new(),
         group,
+        sharers: Vec::new(),
     }
 }
 
@@ -343,6 +421,26 @@ mod tests {
         check(&[(10, 9, 9, 5), (31, 9, 30, 30)], "10[| ],~30[|s 31[| ]]");
         // An orphan that is still in its live leader's session.
         check(&[(10, 9, 10, 10), (31, 9, 10, 10)], "10[|s ~[| 31[| ]]]");
+    }
+
+    #[test]
+    fn sharers_of_a_table_are_cloned_by_their_parents() {
+        let mut shared = job(&[(10, 9, 9, 5), (11, 10, 11, 5), (12, 11, 11, 5), (13, 10, 9, 5)]);
+        for index in [1, 2] {
+            shared.processes[index].fd_table = FdTableId(0);
+        }
+        let births = plan(&shared).unwrap();
+        assert_eq!(shape(&births), "10[| 13[| ]]");
+        let [sharer] = births[0].sharers.as_slice() else { panic!("{births:?}") };
+        assert_eq!((sharer.index, sharer.group), (1, Some(Pid(11))));
+        assert_eq!(sharer.sharers[0].index, 2);
+
+        // Brothers without their parent, and a sharer with a child of its own kind.
+        let mut brothers = job(&[(10, 9, 9, 5), (11, 10, 9, 5), (12, 10, 9, 5)]);
+        brothers.processes[2].fd_table = FdTableId(1);
+        assert!(matches!(plan(&brothers), Err(BirthError::Share { .. })));
+        shared.processes[2].fd_table = FdTableId(2);
+        assert!(matches!(plan(&shared), Err(BirthError::Clone { .. })));
     }
 
     #[test]
