@@ -35,6 +35,8 @@ pub struct Birth {
     pub exit_signal: i32,
     /// Whether it shares working directory, root and umask with the process that forks it.
     pub shares_fs: bool,
+    /// Whether it adopts orphans (PR_SET_CHILD_SUBREAPER), which its children's forks rely on.
+    pub adopts: bool,
     /// Children forked before `new_session`.
     pub earlier: Vec<Birth>,
     /// Whether it leads a session of its own.
@@ -104,11 +106,11 @@ pub fn plan(job: &Job) -> Result<Vec<Birth>, BirthError> {
     planner.find_adopted();
     let mut births = Vec::new();
     for index in 0..job.processes.len() {
-        if planner.parent(index).is_none() && !planner.is_born_elsewhere(index) {
+        if planner.parent(index).is_none() && !planner.is_adopted(index) {
             births.push(planner.birth(index)?);
         }
     }
-    planner.add_dead_sessions(&mut births)?;
+    planner.add_dead_sessions(None, &mut births)?;
     Ok(births)
 }
 
@@ -142,6 +144,15 @@ fn check_parent_shares(
     }
 }
 
+/// Where an adopted orphan is born.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Birthplace {
+    /// Under the leader of its session, which lives.
+    Leader(usize),
+    /// In a new session of this id under who adopted it: a process of the job, or the reaper.
+    NewSession(Option<usize>, Pid),
+}
+
 /// The session and group that the job's root was started in by others.
 struct Outside {
     session: Option<Pid>,
@@ -163,9 +174,10 @@ struct Planner<'a> {
     job: &'a Job,
     by_pid: BTreeMap<Pid, usize>,
     outside: Outside,
-    /// Orphans by the session that they must be born into: a session's live leader inside the job
-    /// forks them through a stand-in.
-    adopted: BTreeMap<Pid, Vec<usize>>,
+    /// Orphans that cannot simply be forked by who adopted them, because their session is another one.
+    /// They are forked through a stand-in, in which their session lives: a child of the session's
+    /// leader when that lives, or else a new leader with its id.
+    adopted: BTreeMap<Birthplace, Vec<usize>>,
     /// Groups whose leaders have ended and that a stand-in founds already.
     founded: BTreeSet<Pid>,
 }
@@ -176,21 +188,34 @@ impl Planner<'_> {
         self.by_pid.get(&self.job.processes[index].ppid).copied()
     }
 
-    /// Whether `index` is a child of the reaper whose session lives inside the job or has lost its
-    /// leader, so that it cannot simply be forked by the reaper.
-    fn is_born_elsewhere(&self, index: usize) -> bool {
+    /// Whether `index` has been adopted out of another session than its parent's.
+    fn is_adopted(&self, index: usize) -> bool {
         let process = &self.job.processes[index];
-        self.parent(index).is_none()
-            && process.sid != process.pid
-            && Some(process.sid) != self.outside.session
+        if process.sid == process.pid {
+            return false;
+        }
+        match self.parent(index) {
+            None => Some(process.sid) != self.outside.session,
+            Some(parent) => {
+                let adopter = &self.job.processes[parent];
+                adopter.child_subreaper
+                    && process.sid != adopter.sid
+                    && process.sid != self.native_session(parent)
+            }
+        }
     }
 
     fn find_adopted(&mut self) {
         for index in 0..self.job.processes.len() {
-            if self.is_born_elsewhere(index) {
-                let session = self.job.processes[index].sid;
-                self.adopted.entry(session).or_default().push(index);
+            if !self.is_adopted(index) {
+                continue;
             }
+            let session = self.job.processes[index].sid;
+            let place = match self.by_pid.get(&session) {
+                Some(leader) => Birthplace::Leader(*leader),
+                None => Birthplace::NewSession(self.parent(index), session),
+            };
+            self.adopted.entry(place).or_default().push(index);
         }
     }
 
@@ -216,6 +241,9 @@ impl Planner<'_> {
             if self.parent(child) != Some(index) {
                 continue;
             }
+            if self.is_adopted(child) {
+                continue;
+            }
             if self.shares_table(index, child) {
                 sharers.push(self.sharer(index, child)?);
                 continue;
@@ -234,11 +262,10 @@ impl Planner<'_> {
                 });
             }
         }
-        if new_session {
-            for orphan in self.adopted.remove(&process.pid).unwrap_or_default() {
-                later.push(self.passed_on(orphan)?);
-            }
+        for orphan in self.adopted.remove(&Birthplace::Leader(index)).unwrap_or_default() {
+            later.push(self.passed_on(orphan)?);
         }
+        self.add_dead_sessions(Some(index), &mut later)?;
         let group = self.group(process.pgid, process.sid);
         if let Some(group) = group
             && group != process.pid
@@ -252,6 +279,7 @@ impl Planner<'_> {
             role: Role::Process(index),
             exit_signal: process.exit_signal,
             shares_fs: self.parent(index).is_some_and(|parent| self.shares_fs(parent, index)),
+            adopts: process.child_subreaper,
             earlier,
             new_session,
             later,
@@ -314,12 +342,26 @@ impl Planner<'_> {
         Ok(between)
     }
 
-    /// Sessions whose leaders have ended: a stand-in with the leader's id founds each.
-    fn add_dead_sessions(&mut self, births: &mut Vec<Birth>) -> Result<(), BirthError> {
-        while let Some((session, orphans)) = self.adopted.pop_first() {
+    /// Sessions whose leaders have ended, of orphans that `adopter` has: a stand-in with the leader's
+    /// id founds each.
+    fn add_dead_sessions(
+        &mut self,
+        adopter: Option<usize>,
+        births: &mut Vec<Birth>,
+    ) -> Result<(), BirthError> {
+        let sessions: Vec<Pid> = self
+            .adopted
+            .keys()
+            .filter_map(|place| match place {
+                Birthplace::NewSession(by, session) if *by == adopter => Some(*session),
+                _ => None,
+            })
+            .collect();
+        for session in sessions {
             let mut leader = stand_in(Some(session), None);
             leader.new_session = true;
-            for orphan in orphans {
+            let place = Birthplace::NewSession(adopter, session);
+            for orphan in self.adopted.remove(&place).unwrap_or_default() {
                 leader.later.push(self.birth(orphan)?);
             }
             births.push(leader);
@@ -334,6 +376,7 @@ fn stand_in(pid: Option<Pid>, group: Option<Pid>) -> Birth {
         role: Role::StandIn,
         exit_signal: libc::SIGCHLD,
         shares_fs: false,
+        adopts: false,
         earlier: Vec::new(),
         new_session: false,
         later: Vec::new(),
@@ -421,6 +464,16 @@ mod tests {
         check(&[(10, 9, 9, 5), (31, 9, 30, 30)], "10[| ],~30[|s 31[| ]]");
         // An orphan that is still in its live leader's session.
         check(&[(10, 9, 10, 10), (31, 9, 10, 10)], "10[|s ~[| 31[| ]]]");
+    }
+
+    #[test]
+    fn a_subreaper_adopts_out_of_other_sessions() {
+        let mut adopting =
+            job(&[(10, 9, 9, 5), (31, 10, 30, 30), (40, 10, 40, 40), (41, 10, 40, 40)]);
+        adopting.processes[0].child_subreaper = true;
+        let births = plan(&adopting).unwrap();
+        assert_eq!(shape(&births), "10[| 40[|s ~[| 41[| ]]],~30[|s 31[| ]]]");
+        assert!(births[0].adopts);
     }
 
     #[test]

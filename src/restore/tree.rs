@@ -139,6 +139,9 @@ fn bear(birth: &Birth, site: &Site<'_>) -> Result<HostPid, BuildError> {
 /// A process's way from its birth to its blob. Returns only to tell why it failed.
 fn live(birth: &Birth, site: &Site<'_>) -> Result<(), BuildError> {
     let pid = birth.pid.unwrap_or_default();
+    if birth.adopts {
+        clone::set_child_subreaper(true)?;
+    }
     let mut stand_ins = grow(&birth.earlier, site)?;
     if birth.new_session {
         setsid().map_err(|source| BuildError::LeadSession { pid, source })?;

@@ -2,12 +2,16 @@
 
 crate::fixtures! {
     attributes;
+    attributes_memory;
     attributes_proc;
     eventfd;
+    file_deleted;
     file_devices;
     file_directory;
     file_lease;
     file_locks;
+    file_owner;
+    file_paths;
     file_positions;
     memory_brk;
     memory_cow;
@@ -30,6 +34,7 @@ crate::fixtures! {
     pipe_contents;
     pipe_fifo;
     pipe_processes;
+    signals_handlers;
     signals_pending;
     signals_restart;
     signals_waiting;
@@ -41,9 +46,12 @@ crate::fixtures! {
     timers_alarm;
     timers_clocks;
     timers_interval;
+    timers_sleeping;
     timers_timerfd;
     tree_daemon.leaving_orphans();
+    tree_dead_leaders;
     tree_family;
+    tree_sharing;
     tree_subreaper;
     tree_zombies;
 }
