@@ -14,7 +14,7 @@ use crate::sys::signal::{self, STACK_SIZE};
 use crate::sys::{procfs, task};
 use crate::tracer::error::InjectError;
 use crate::tracer::injection::{Call, Injector};
-use crate::tracer::tree;
+use crate::tracer::{restart, tree};
 
 const PR_GET_PDEATHSIG: u64 = 2;
 const PR_GET_TIMERSLACK: u64 = 30;
@@ -101,7 +101,7 @@ pub(super) fn collect(
     Ok(Thread {
         tid: census.recorded(tid).unwrap_or_default(),
         name: Bytes(procfs::name(tid)?),
-        registers: thread.registers,
+        registers: restart::recorded(&thread.registers, &thread.sleeping_in),
         xstate: ptrace::xstate(tid).map_err(ask("read the extended state"))?,
         blocked: thread.mask,
         pending: ptrace::pending_signals(tid, Queue::Thread)

@@ -70,6 +70,8 @@ pub struct Thread {
     pub registers: Registers,
     /// The signals it blocks, outside any temporary mask.
     pub mask: SignalSet,
+    /// The kernel's function that it slept in before it was stopped, as /proc/PID/wchan names it.
+    pub sleeping_in: Vec<u8>,
     /// The signal that its process is stopped by (Ctrl-Z).
     pub group_stop: Option<i32>,
     hold: Hold,
@@ -325,6 +327,8 @@ impl Thread {
             tid,
             registers: Registers::default(),
             mask: SignalSet::default(),
+            // It may have ended meanwhile, or the kernel may not tell: then it slept nowhere.
+            sleeping_in: procfs::read(tid, "wchan").unwrap_or_default(),
             group_stop: None,
             hold: Hold::Seized,
         }

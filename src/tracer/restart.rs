@@ -61,6 +61,31 @@ pub fn healed(registers: &Registers) -> Registers {
     healed
 }
 
+/// The registers to record of a thread that an earlier interruption made take up its wait again: all
+/// that its registers tell is `restart_syscall`, which another task could make nothing of. Which call
+/// it once was is told by `sleeping_in`, the kernel's function that it slept in (/proc/PID/wchan),
+/// and by its arguments, which are still those of that call.
+#[must_use]
+pub fn recorded(registers: &Registers, sleeping_in: &[u8]) -> Registers {
+    let restarted = libc::SYS_restart_syscall.cast_unsigned();
+    if !will_restart(registers) || registers.orig_rax & u64::from(u32::MAX) != restarted {
+        return *registers;
+    }
+    let sleeps_in = |name: &[u8]| sleeping_in.windows(name.len()).any(|part| part == name);
+    let number = if sleeps_in(b"nanosleep") {
+        // The first argument is a clock, or the address of the time.
+        let is_address = i32::try_from(as_signed(registers.rdi)).is_err();
+        if is_address { libc::SYS_nanosleep } else { libc::SYS_clock_nanosleep }
+    } else if sleeps_in(b"poll") {
+        libc::SYS_poll
+    } else if sleeps_in(b"futex") {
+        libc::SYS_futex
+    } else {
+        return *registers;
+    };
+    Registers { orig_rax: number.cast_unsigned(), ..*registers }
+}
+
 /// How long a wait was to last that an interruption has made fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
@@ -134,6 +159,21 @@ mod tests {
             rip: 0x1002,
             ..Registers::default()
         }
+    }
+
+    #[test]
+    fn a_wait_taken_up_again_is_recorded_as_what_it_was() {
+        let check = |sleeping_in: &str, rdi: u64, result: i64, expected: i64| {
+            let registers = Registers { rdi, ..caught(libc::SYS_restart_syscall, result) };
+            let recorded = recorded(&registers, sleeping_in.as_bytes());
+            assert_eq!(as_signed(recorded.orig_rax), expected, "{sleeping_in}");
+        };
+        check("hrtimer_nanosleep", 0x7fff_0000_1000, -516, libc::SYS_nanosleep);
+        check("do_nanosleep", 1, -516, libc::SYS_clock_nanosleep);
+        check("poll_schedule_timeout.constprop.0", 0x5000, -516, libc::SYS_poll);
+        check("futex_wait_queue", 0x5000, -516, libc::SYS_futex);
+        check("0", 0x5000, -516, libc::SYS_restart_syscall);
+        check("hrtimer_nanosleep", 1, 0, libc::SYS_restart_syscall);
     }
 
     #[test]

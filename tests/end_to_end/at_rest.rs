@@ -2,7 +2,6 @@
 
 crate::fixtures! {
     attributes;
-    attributes_memory;
     attributes_proc;
     eventfd;
     file_deleted;
@@ -46,7 +45,6 @@ crate::fixtures! {
     timers_alarm;
     timers_clocks;
     timers_interval;
-    timers_sleeping;
     timers_timerfd;
     tree_daemon.leaving_orphans();
     tree_dead_leaders;
