@@ -107,6 +107,8 @@ impl From<RequestError> for Failure {
             RequestError::SupervisorGone(_) => {
                 Self::environment(message).hint("rckpt dump PID, from outside the job, still works")
             }
+            RequestError::SupervisorStopped(pid) => Self::user(message)
+                .hint(format!("continue it with fg or bg in its shell, or kill -CONT {pid}")),
             RequestError::NoJob(_) | RequestError::NoProcess(_) => {
                 Self::user(message).hint("rckpt list shows your jobs, ps all processes")
             }

@@ -79,6 +79,9 @@ pub enum RequestError {
     /// The process is an rckpt without a job.
     #[error("process {0}: an rckpt that supervises no job")]
     NoJob(Pid),
+    /// The supervisor is stopped, and answers nobody.
+    #[error("process {0}: the job's supervisor is stopped (Ctrl-Z)")]
+    SupervisorStopped(Pid),
     /// There is no such process.
     #[error("process {0}: there is none")]
     NoProcess(Pid),
@@ -228,6 +231,11 @@ fn names_of(job: &Bytes) -> Result<Vec<Name>, RequestError> {
 
 /// Has a supervisor take the checkpoint.
 fn ask(connection: Connection, options: &Options) -> Result<Outcome, RequestError> {
+    if let Some(supervisor) = connection.supervisor()
+        && relatives::is_stopped(supervisor)?
+    {
+        return Err(RequestError::SupervisorStopped(supervisor));
+    }
     let order = Order {
         then: options.then,
         directory: options.directory.clone().map(Bytes::from),
