@@ -72,7 +72,8 @@ pub fn recorded(registers: &Registers, sleeping_in: &[u8]) -> Registers {
         return *registers;
     }
     let sleeps_in = |name: &[u8]| sleeping_in.windows(name.len()).any(|part| part == name);
-    let number = if sleeps_in(b"nanosleep") {
+    // The functions of a sleep taken up again leave no frame but that of the system call's entry.
+    let number = if sleeps_in(b"nanosleep") || sleeps_in(b"syscall") {
         // The first argument is a clock, or the address of the time.
         let is_address = i32::try_from(as_signed(registers.rdi)).is_err();
         if is_address { libc::SYS_nanosleep } else { libc::SYS_clock_nanosleep }
@@ -169,7 +170,7 @@ mod tests {
             assert_eq!(as_signed(recorded.orig_rax), expected, "{sleeping_in}");
         };
         check("hrtimer_nanosleep", 0x7fff_0000_1000, -516, libc::SYS_nanosleep);
-        check("do_nanosleep", 1, -516, libc::SYS_clock_nanosleep);
+        check("do_syscall_64", 1, -516, libc::SYS_clock_nanosleep);
         check("poll_schedule_timeout.constprop.0", 0x5000, -516, libc::SYS_poll);
         check("futex_wait_queue", 0x5000, -516, libc::SYS_futex);
         check("0", 0x5000, -516, libc::SYS_restart_syscall);

@@ -45,6 +45,7 @@ crate::fixtures! {
     timers_alarm;
     timers_clocks;
     timers_interval;
+    timers_sleeping;
     timers_timerfd;
     tree_daemon.leaving_orphans();
     tree_dead_leaders;
