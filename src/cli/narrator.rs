@@ -35,12 +35,14 @@ impl Observer for Narrator {
                 }
                 output::say(options::summary(taken));
             }
-            Event::Failed(explanation) => {
+            Event::Failed { explanation, runs_on } => {
                 output::say(format_args!("no checkpoint: {}", explanation.message));
                 if let Some(hint) = &explanation.hint {
                     output::say(format_args!("hint: {hint}"));
                 }
-                output::say("the job runs on");
+                if runs_on {
+                    output::say("the job runs on");
+                }
             }
             Event::Ending => output::say("told to end: taking a last checkpoint"),
             Event::Passed => output::say("no last checkpoint: the job is told to end"),

@@ -103,8 +103,13 @@ pub enum Event<'a> {
     },
     /// A checkpoint is complete.
     Taken(&'a Taken),
-    /// A checkpoint failed, and the job runs on.
-    Failed(&'a Explanation),
+    /// A checkpoint failed.
+    Failed {
+        /// Why.
+        explanation: &'a Explanation,
+        /// Whether the job runs on; else it is about to be told to end.
+        runs_on: bool,
+    },
     /// The supervisor was told to end, and takes a last checkpoint.
     Ending,
     /// The last checkpoint did not fit in the time allowed, or failed: the job was told to end.

@@ -118,6 +118,9 @@ pub enum RequestError {
 }
 
 /// Takes a checkpoint.
+///
+/// # Errors
+/// When there is none; the job runs on.
 pub fn dump(options: &Options) -> Result<Outcome, RequestError> {
     let Some(pid) = options.pid else { return dump_own_job(options) };
     let begun = Instant::now();
@@ -142,6 +145,9 @@ pub fn dump(options: &Options) -> Result<Outcome, RequestError> {
 
 /// Finds what stands in the way of a checkpoint of the job that `pid` belongs to, and gives what its
 /// user should know besides. Nothing is written, and the job runs on.
+///
+/// # Errors
+/// When something does, or looking fails.
 pub fn examine(pid: Pid, directory: &Path) -> Result<Vec<String>, RequestError> {
     let (root, supervisor) = match supervisor_of(pid)? {
         Some(connection) => match connection.ask(&Request::Status, Some(STATUS_PATIENCE))? {

@@ -127,6 +127,9 @@ pub enum Detached {
 }
 
 /// Finds the checkpoint, reads its records and plans the restore.
+///
+/// # Errors
+/// When anything is already known to stand in the way. Nothing has been touched.
 pub fn prepare(options: Options) -> Result<Prepared, ResumeError> {
     let Options { path, at, moved, files, pidfile, mut settings } = options;
     let found = directory::find(&path, at.as_deref(), Trust::Own)?;
@@ -166,6 +169,9 @@ impl Prepared {
 
     /// Goes into the background: a new process in a session of its own, with the standard streams as
     /// they are. The caller's own process returns when the job runs.
+    ///
+    /// # Errors
+    /// In the foreground also when the job did not start; the background has told why.
     pub fn detach(mut self) -> Result<Detached, ResumeError> {
         let preparing =
             |operation| move |source: io::Error| ResumeError::Prepare { operation, source };
@@ -189,6 +195,9 @@ impl Prepared {
     }
 
     /// Brings the job back and supervises it to its end, or until it is stopped after a checkpoint.
+    ///
+    /// # Errors
+    /// When it could not be brought back, or cannot be supervised any more.
     pub fn run(self, observer: &mut dyn Observer) -> Result<Ending, ResumeError> {
         let Self { found, reader, plan, decisions, pidfile, settings, waiting } = self;
         let of_kernel = |operation| {

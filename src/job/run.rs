@@ -61,6 +61,9 @@ pub enum RunError {
 }
 
 /// Runs a job to its end, or until it is stopped after a checkpoint on request.
+///
+/// # Errors
+/// When it could not be started, or cannot be supervised any more.
 pub fn run(options: Options, observer: &mut dyn Observer) -> Result<Ending, RunError> {
     let Options { command, directory, settings } = options;
     let preparing = |operation| move |source: io::Error| RunError::Prepare { operation, source };

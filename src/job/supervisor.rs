@@ -165,6 +165,9 @@ struct Loop<'a> {
 impl Supervisor {
     /// Prepares to supervise the job of identity `job`: from now on it can be found and waits for
     /// clients. The signals of [`signals::handled`] must be blocked, or they are lost.
+    ///
+    /// # Errors
+    /// When a descriptor cannot be made, or the control socket not be named.
     pub fn new(job: &Bytes, settings: Settings) -> Result<Self, SuperviseError> {
         let instance = identity::new_id().map_err(SuperviseError::Name)?;
         let name = Name { user: unistd::geteuid().as_raw(), job: job.clone(), instance };
@@ -186,6 +189,9 @@ impl Supervisor {
     }
 
     /// Supervises until the job has ended, or has been ended after a checkpoint.
+    ///
+    /// # Errors
+    /// When a descriptor of the loop fails; the job runs on without a supervisor.
     pub fn supervise(
         self,
         job: Supervised,
@@ -419,7 +425,8 @@ impl Loop<'_> {
                 let explanation = self.observer.explain(&error);
                 // A job that ended meanwhile has no need of it.
                 if self.ended.is_none() {
-                    self.observer.tell(Event::Failed(&explanation));
+                    let runs_on = asker != Asker::Ending;
+                    self.observer.tell(Event::Failed { explanation: &explanation, runs_on });
                 }
                 Reply::Failed(explanation.bounded())
             }
