@@ -75,7 +75,7 @@ fn exit_status_after_a_restore() {
 fn job_is_started_plainly() {
     let place = Workplace::new(User::Plain);
     let script = "env | grep -v -e ^_= -e ^PWD= -e ^SHLVL= | sort > NAME; \
-                  ls /proc/self/fd >> NAME; grep -e ^Sig -e ^Shd /proc/self/status >> NAME; \
+                  ls /proc/self/fd >> NAME; grep -e ^Sig[BIC] -e ^Shd /proc/self/status >> NAME; \
                   ps -o sid= -p $$ >> NAME";
     let plain = place.start(place.command("sh").args(["-c", &script.replace("NAME", "plain")]));
     assert_eq!(process::exit_status(plain, PATIENCE), Some(0), "{}", place.text("stderr"));
