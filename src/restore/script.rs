@@ -665,11 +665,17 @@ fn posix_timers(
 
 /// ITIMER_REAL, ITIMER_VIRTUAL and ITIMER_PROF, which count microseconds.
 fn interval_timers(author: &mut Author, steps: &mut Vec<Step>, process: &Process) {
+    const REAL: u64 = 0;
     for (which, timer) in (0..).zip(&process.interval_timers) {
+        let mut timer = *timer;
+        // ITIMER_REAL waits with its next period until the signal of the last one has been taken.
+        if timer.value.is_zero() && which == REAL {
+            timer.value = timer.interval;
+        }
         if timer.value.is_zero() {
             continue;
         }
-        let mut words = timer_words(timer, |time| time.nanoseconds / 1000);
+        let mut words = timer_words(&timer, |time| time.nanoseconds / 1000);
         if words[2] == 0 && words[3] == 0 {
             words[3] = 1; // Less than a microsecond was left: that is not "disarmed".
         }

@@ -79,6 +79,8 @@ impl Tree {
             let outcome = Self::attempt(root, adopter);
             let patience = match &outcome {
                 Err(FreezeError::Busy { .. } | FreezeError::Growing { .. }) => patience,
+                // It was there and has been killed, or another thread's exec has ended it.
+                Err(FreezeError::Trace { source: Errno::ESRCH, .. }) => patience,
                 // So a process looks, too, that is just ending or in the middle of exec: its main
                 // thread has ended before the others, or it is not dumpable. Neither lasts.
                 Err(FreezeError::MainThreadEnded { .. } | FreezeError::NotPermitted { .. }) => {
