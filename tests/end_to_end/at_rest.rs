@@ -16,6 +16,7 @@ crate::fixtures! {
     memory_cow;
     memory_deleted_file;
     memory_file_mapping;
+    memory_flags;
     memory_grows_down;
     memory_guard;
     memory_huge_pages;
@@ -36,15 +37,18 @@ crate::fixtures! {
     signals_handlers;
     signals_pending;
     signals_restart;
+    signals_stopped;
     signals_waiting;
     streams;
     threads_identity;
     threads_registers;
     threads_robust;
     threads_rseq;
+    threads_waiting;
     timers_alarm;
     timers_clocks;
     timers_interval;
+    timers_posix;
     timers_sleeping;
     timers_timerfd;
     tree_daemon.leaving_orphans();

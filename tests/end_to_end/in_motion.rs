@@ -2,6 +2,7 @@
 
 crate::fixtures! {
     motion_allocation;
+    motion_calls;
     motion_descriptors;
     motion_exec;
     motion_files;
@@ -11,6 +12,7 @@ crate::fixtures! {
     motion_ping_pong;
     motion_signals;
     motion_threads;
+    motion_timers;
     motion_vectors;
     motion_vfork;
 }

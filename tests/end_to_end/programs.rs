@@ -24,13 +24,13 @@ struct Program {
     prepare: fn(&Workplace),
     /// The command.
     command: &'static [&'static str],
-    /// Files that it appends to without keeping them open.
-    appended: &'static [&'static str],
+    /// What it writes without keeping it open (`--outputs`).
+    outputs: &'static [&'static str],
 }
 
 impl Program {
     const fn new(files: &'static [&'static str], command: &'static [&'static str]) -> Self {
-        Self { files, prepare: |_| (), command, appended: &[] }
+        Self { files, prepare: |_| (), command, outputs: &[] }
     }
 
     /// Copies its files and prepares it.
@@ -111,7 +111,7 @@ fn survives(program: &Program, user: User) {
     remove_written(&place);
 
     let mut run = place.rckpt(&["run", "--dir", "job"]);
-    for name in program.appended {
+    for name in program.outputs {
         run.args(["--outputs", name]);
     }
     let mut child = place.start(run.arg("--").args(program.command));
@@ -141,7 +141,7 @@ fn survives(program: &Program, user: User) {
 const PYTHON: &str = "/usr/bin/python3";
 
 const PYTHON_WRITING: Program =
-    Program { appended: &["output.log"], ..Program::new(&["writes.py"], &[PYTHON, "writes.py"]) };
+    Program { outputs: &["output.log"], ..Program::new(&["writes.py"], &[PYTHON, "writes.py"]) };
 const PYTHON_THREADS: Program = Program::new(&["threads.py"], &[PYTHON, "threads.py"]);
 const PYTHON_POOL: Program = Program::new(&["pool.py"], &[PYTHON, "pool.py"]);
 const NUMPY_BLAS: Program = Program::new(&["blas.py"], &[PYTHON, "blas.py"]);
@@ -156,7 +156,9 @@ const VECTOR_LOOP: Program = Program {
     ..Program::new(&[], &["./vectors"])
 };
 const PERL: Program = Program::new(&["words.pl"], &["perl", "words.pl"]);
-const MAKE: Program = Program::new(&["Makefile"], &["make", "-s", "-j2"]);
+// What make finds made by the future that was lost, it would not make again.
+const MAKE: Program =
+    Program { outputs: &["output.*"], ..Program::new(&["Makefile"], &["make", "-s", "-j2"]) };
 const JAVA: Program =
     Program { prepare: compile_java, ..Program::new(&[], &["java", "-cp", ".", "Work"]) };
 
