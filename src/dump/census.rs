@@ -51,9 +51,21 @@ impl Census {
         self.ids.get(&host).copied()
     }
 
-    /// The recorded id of a member's parent; 0 when that is outside the job.
-    pub fn parent(&self, member: &Member) -> id::Pid {
-        self.recorded(Pid::from_raw(member.status.ppid)).unwrap_or_default()
+    /// The id of a member's parent as the member sees it, be it outside the job; 0 when it is outside
+    /// the member's pid namespace, too.
+    pub fn parent(&self, member: &Member) -> Result<id::Pid, CollectError> {
+        let host = Pid::from_raw(member.status.ppid);
+        if let Some(parent) = self.recorded(host) {
+            return Ok(parent);
+        }
+        match procfs::status(host) {
+            Ok(parent) if parent.ns_pid.len() == member.status.ns_pid.len() => {
+                Ok(innermost(&parent.ns_pid))
+            }
+            Ok(_) => Ok(id::Pid::default()),
+            Err(error) if error.is_gone() => Ok(id::Pid::default()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The members that live.
@@ -224,15 +236,24 @@ fn check_namespaces(
     Ok(())
 }
 
-/// Whether a process is the child of a namespace's init that runs rckpt, as restored jobs are.
+/// Whether a process descends from the init of a pid namespace other than rckpt's own, through at most
+/// the process that has its old parent's id, as the roots of restored jobs do.
 fn lives_under_restore(root: Pid) -> Result<bool, CollectError> {
-    let status = procfs::status(root)?;
-    let parent = Pid::from_raw(status.ppid);
-    if status.ppid == 0 || namespace(root, "pid")? == namespace(getpid(), "pid")? {
+    const GENERATIONS: usize = 2;
+    if namespace(root, "pid")? == namespace(getpid(), "pid")? {
         return Ok(false);
     }
-    let init = procfs::status(parent)?;
-    Ok(init.ns_pid.len() > 1 && init.ns_pid.last() == Some(&1))
+    let mut status = procfs::status(root)?;
+    for _ in 0..GENERATIONS {
+        if status.ppid == 0 {
+            return Ok(false);
+        }
+        status = procfs::status(Pid::from_raw(status.ppid))?;
+        if status.ns_pid.len() > 1 && status.ns_pid.last() == Some(&1) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// What a namespace is known by; empty on a kernel that does not have that kind.

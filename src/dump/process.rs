@@ -130,7 +130,7 @@ pub(super) fn collect(
     let status = &member.status;
     Ok(Process {
         pid: member.recorded(),
-        ppid: census.parent(member),
+        ppid: census.parent(member)?,
         pgid: member.group(),
         sid: member.session(),
         exit_signal: stat.exit_signal.unwrap_or(libc::SIGCHLD),
@@ -170,7 +170,7 @@ pub(super) fn collect_zombie(member: &Member, census: &Census) -> Result<Process
     let stat = procfs::stat(member.host)?;
     Ok(Process {
         pid: member.recorded(),
-        ppid: census.parent(member),
+        ppid: census.parent(member)?,
         pgid: member.group(),
         sid: member.session(),
         exit_signal: stat.exit_signal.unwrap_or(libc::SIGCHLD),

@@ -58,3 +58,13 @@ crate::fixtures! {
     tree_subreaper;
     tree_zombies;
 }
+
+/// In place the parent is the restoring supervisor, whose id is another one; in namespaces a process
+/// takes the old parent's place.
+#[test]
+fn the_parent_of_a_plain_users_root_keeps_its_id() {
+    use crate::harness::rounds::{Case, Start, comes_back};
+    use crate::harness::workplace::User;
+
+    comes_back(&Case::new("tree_parent"), User::Plain, Start::Supervised);
+}
