@@ -125,7 +125,7 @@ pub(super) fn collect(
     }
     let mut threads = Vec::with_capacity(process.threads.len());
     for (thread, answers) in process.threads.iter().zip(&insight.threads) {
-        threads.push(thread::collect(thread, answers, census)?);
+        threads.push(thread::collect(process, thread, answers, census)?);
     }
     let status = &member.status;
     Ok(Process {

@@ -8,13 +8,14 @@ use super::error::CollectError;
 use crate::model::address::RemoteAddr;
 use crate::model::id::Bytes;
 use crate::model::signal::SignalStack;
-use crate::model::thread::Thread;
+use crate::model::thread::{Registers, Thread};
 use crate::sys::ptrace::{self, Queue};
 use crate::sys::signal::{self, STACK_SIZE};
 use crate::sys::{procfs, task};
 use crate::tracer::error::InjectError;
 use crate::tracer::injection::{Call, Injector};
-use crate::tracer::{restart, tree};
+use crate::tracer::restart::{self, SYSCALL};
+use crate::tracer::tree;
 
 const PR_GET_PDEATHSIG: u64 = 2;
 const PR_GET_TIMERSLACK: u64 = 30;
@@ -90,6 +91,7 @@ pub(super) fn ask(injector: &mut Injector<'_>) -> Result<Vec<Answers>, CollectEr
 
 /// Puts a thread's record together. It must be where it will go on from.
 pub(super) fn collect(
+    process: &tree::Process,
     thread: &tree::Thread,
     answers: &Answers,
     census: &Census,
@@ -101,7 +103,7 @@ pub(super) fn collect(
     Ok(Thread {
         tid: census.recorded(tid).unwrap_or_default(),
         name: Bytes(procfs::name(tid)?),
-        registers: restart::recorded(&thread.registers, &thread.sleeping_in),
+        registers: registers(process, thread),
         xstate: ptrace::xstate(tid).map_err(ask("read the extended state"))?,
         blocked: thread.mask,
         pending: ptrace::pending_signals(tid, Queue::Thread)
@@ -117,6 +119,16 @@ pub(super) fn collect(
         timer_slack: answers.timer_slack,
         parent_death_signal: answers.parent_death_signal,
     })
+}
+
+/// The registers of a thread, with a timed wait that it is about to go on with as it was when it was
+/// caught inside of it.
+fn registers(process: &tree::Process, thread: &tree::Thread) -> Registers {
+    let mut instruction = [0; SYSCALL.len()];
+    let next = RemoteAddr(thread.registers.rip);
+    let at_system_call =
+        process.memory.read(next, &mut instruction).is_ok() && instruction == SYSCALL;
+    restart::recorded(&thread.registers, at_system_call).unwrap_or(thread.registers)
 }
 
 /// The little-endian word at `offset`.

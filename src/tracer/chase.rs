@@ -12,8 +12,9 @@ use nix::errno::Errno;
 use nix::unistd::{Pid, getpid, gettid};
 
 use super::error::{FreezeError, Occupation, trace};
-use super::restart::{self, Wait};
+use super::restart::{self, SYSCALL, Wait};
 use crate::model::address::RemoteAddr;
+use crate::model::number::to_u64;
 use crate::model::signal::SignalSet;
 use crate::model::thread::Registers;
 use crate::sys::ptrace::{self, Resume, Stop};
@@ -34,6 +35,9 @@ const YIELDS: u32 = 50;
 
 /// How often it is looked again after that.
 const LOOK_INTERVAL: Duration = Duration::from_micros(200);
+
+/// Bytes of code before a system call that are searched for its number.
+const SEARCHED_CODE: usize = 24;
 
 /// Passes that may find something new before it is given up.
 const MOST_PASSES: usize = 1000;
@@ -71,7 +75,7 @@ pub struct Thread {
     /// The signals it blocks, outside any temporary mask.
     pub mask: SignalSet,
     /// The kernel's function that it slept in before it was stopped, as /proc/PID/wchan names it.
-    pub sleeping_in: Vec<u8>,
+    sleeping_in: Vec<u8>,
     /// The signal that its process is stopped by (Ctrl-Z).
     pub group_stop: Option<i32>,
     hold: Hold,
@@ -363,7 +367,8 @@ impl Thread {
     }
 
     /// Takes note of its stop, reads its registers, and at once, lest this tracer be killed before it
-    /// has, undoes what the mere stop did to the call that the thread was in.
+    /// has, undoes what the mere stop did to the call that the thread was in. Of a timed wait it is
+    /// also noted, in the registers themselves, which one it is.
     fn stopped(&mut self, pid: Pid) -> Result<(), FreezeError> {
         let tid = self.tid;
         self.hold = Hold::Stopped;
@@ -378,14 +383,20 @@ impl Thread {
                 return Err(FreezeError::Trace { operation: "read the registers of", tid, source });
             }
         };
-        let wait = match restart::interrupted_wait(&self.registers) {
-            Some(Wait::At(address)) => read_wait(pid, address),
-            wait => wait,
+        let corrected = if restart::in_timed_wait(&self.registers) {
+            timed_wait(pid, &self.registers, &self.sleeping_in)
+                .map(|number| restart::continued(&self.registers, Some(number)))
+        } else {
+            let wait = match restart::interrupted_wait(&self.registers) {
+                Some(Wait::At(address)) => read_wait(pid, address),
+                wait => wait,
+            };
+            wait.filter(|wait| restart::is_repeated(*wait))
+                .map(|_| restart::repeated(&self.registers))
         };
-        if wait.is_some_and(restart::is_repeated) {
-            let repeated = restart::repeated(&self.registers);
-            trace("set the registers of", tid, |tid| ptrace::set_registers(tid, &repeated))?;
-            self.registers = repeated;
+        if let Some(corrected) = corrected {
+            trace("set the registers of", tid, |tid| ptrace::set_registers(tid, &corrected))?;
+            self.registers = corrected;
         }
         Ok(())
     }
@@ -410,6 +421,18 @@ impl Thread {
             Err(source) => Err(FreezeError::Trace { operation: "detach", tid: self.tid, source }),
         }
     }
+}
+
+/// Which timed wait a thread is in; `None` when that cannot be told, or when it was not begun by the
+/// SYSCALL instruction.
+fn timed_wait(pid: Pid, registers: &Registers, sleeping_in: &[u8]) -> Option<i64> {
+    let mut code = [0; SEARCHED_CODE + SYSCALL.len()];
+    let start = registers.rip.checked_sub(to_u64(code.len()))?;
+    memory::peek(pid, RemoteAddr(start), &mut code).ok()?;
+    let before = code.strip_suffix(&SYSCALL)?;
+    restart::timed_wait(registers)
+        .or_else(|| restart::timed_wait_by_code(before))
+        .or_else(|| restart::timed_wait_by_function(sleeping_in, registers))
 }
 
 /// The wait that a `struct timespec` in a process's memory says; `None` when it cannot be read.

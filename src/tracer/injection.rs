@@ -24,7 +24,7 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 
 use super::error::{FreezeError, InjectError};
-use super::restart::{self, NO_SYSTEM_CALL};
+use super::restart::{self, NO_SYSTEM_CALL, SYSCALL};
 use super::stub::{self, HEAL, Healing, LOAD, SLOT_SIZE, UNMAP};
 use super::tree::{Process, Thread};
 use super::vdso;
@@ -53,9 +53,6 @@ const ADDRESS_LIMIT: u64 = 0x7fff_ffff_f000;
 
 /// The lowest address that is worth trying.
 const ADDRESS_START: u64 = 0x10_0000;
-
-/// The SYSCALL instruction.
-const SYSCALL: [u8; 2] = [0x0f, 0x05];
 
 /// What a call returned, or the error that it gave.
 pub type Outcome = Result<u64, Errno>;

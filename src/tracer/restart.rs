@@ -29,8 +29,19 @@ const ERESTARTNOINTR: i64 = -513;
 const ERESTARTNOHAND: i64 = -514;
 const ERESTART_RESTARTBLOCK: i64 = -516;
 
-/// Bytes of the SYSCALL instruction.
+/// The half of a register that the kernel takes a system call's number from.
+const LOWER_HALF: u64 = 0xffff_ffff;
+
+/// The SYSCALL instruction.
+pub const SYSCALL: [u8; 2] = [0x0f, 0x05];
+
+/// Its bytes.
 const SYSCALL_LENGTH: u64 = 2;
+
+/// The numbers of the calls that keep a restart block: a wait that ends at a time which only the
+/// kernel remembers, and which `restart_syscall` goes on with.
+const TIMED_WAITS: [i64; 4] =
+    [libc::SYS_nanosleep, libc::SYS_clock_nanosleep, libc::SYS_poll, libc::SYS_futex];
 
 /// Whether the thread was caught inside a system call which is to be issued again.
 #[must_use]
@@ -43,48 +54,103 @@ pub fn will_restart(registers: &Registers) -> bool {
 }
 
 /// The registers with which a thread goes on by itself, without the kernel's help: a system call
-/// that was broken off is issued again by its own instruction, one that keeps a restart block
-/// (nanosleep, poll, futex with a timeout) as `restart_syscall`, so that its timeout still counts
-/// from when it began.
+/// that was broken off is issued again by its own instruction.
 #[must_use]
 pub fn healed(registers: &Registers) -> Registers {
-    let mut healed = *registers;
+    if as_signed(registers.rax) == ERESTART_RESTARTBLOCK && in_system_call(registers) {
+        return continued(registers, None);
+    }
+    let mut healed = Registers { orig_rax: NO_SYSTEM_CALL, ..*registers };
     if will_restart(registers) {
         healed.rip = registers.rip.wrapping_sub(SYSCALL_LENGTH);
-        healed.rax = if as_signed(registers.rax) == ERESTART_RESTARTBLOCK {
-            libc::SYS_restart_syscall.cast_unsigned()
-        } else {
-            registers.orig_rax
-        };
+        healed.rax = registers.orig_rax;
     }
-    healed.orig_rax = NO_SYSTEM_CALL;
     healed
 }
 
-/// The registers to record of a thread that an earlier interruption made take up its wait again: all
-/// that its registers tell is `restart_syscall`, which another task could make nothing of. Which call
-/// it once was is told by `sleeping_in`, the kernel's function that it slept in (/proc/PID/wchan),
-/// and by its arguments, which are still those of that call.
+/// Whether the thread was caught in a wait that keeps a restart block (nanosleep, poll, or futex with
+/// a timeout).
 #[must_use]
-pub fn recorded(registers: &Registers, sleeping_in: &[u8]) -> Registers {
-    let restarted = libc::SYS_restart_syscall.cast_unsigned();
-    if !will_restart(registers) || registers.orig_rax & u64::from(u32::MAX) != restarted {
-        return *registers;
-    }
+pub fn in_timed_wait(registers: &Registers) -> bool {
+    in_system_call(registers) && as_signed(registers.rax) == ERESTART_RESTARTBLOCK
+}
+
+/// Which call such a thread is in; `None` when it was issued again as `restart_syscall` by the kernel
+/// itself, so that the registers do not tell any more.
+#[must_use]
+pub fn timed_wait(registers: &Registers) -> Option<i64> {
+    let number = as_signed(registers.orig_rax & LOWER_HALF);
+    let number = if number == libc::SYS_restart_syscall {
+        as_signed(registers.orig_rax >> 32)
+    } else {
+        number
+    };
+    TIMED_WAITS.contains(&number).then_some(number)
+}
+
+/// Which call it is by the code before its instruction: the last constant loaded into `eax` there, as
+/// the C library does. `code` ends where the SYSCALL instruction begins.
+#[must_use]
+pub fn timed_wait_by_code(code: &[u8]) -> Option<i64> {
+    const LOAD_EAX: u8 = 0xb8;
+    code.windows(5).rev().find_map(|window| {
+        let (opcode, constant) = window.split_first()?;
+        let number = i64::from(u32::from_le_bytes(constant.try_into().ok()?));
+        (*opcode == LOAD_EAX && TIMED_WAITS.contains(&number)).then_some(number)
+    })
+}
+
+/// Which call it is by the kernel's function that the thread slept in (/proc/PID/wchan), and by its
+/// first argument, which is still that of the call.
+#[must_use]
+pub fn timed_wait_by_function(sleeping_in: &[u8], registers: &Registers) -> Option<i64> {
     let sleeps_in = |name: &[u8]| sleeping_in.windows(name.len()).any(|part| part == name);
-    // The functions of a sleep taken up again leave no frame but that of the system call's entry.
-    let number = if sleeps_in(b"nanosleep") || sleeps_in(b"syscall") {
+    if sleeps_in(b"poll") {
+        Some(libc::SYS_poll)
+    } else if sleeps_in(b"futex") {
+        Some(libc::SYS_futex)
+    } else if sleeps_in(b"nanosleep") || sleeps_in(b"syscall") {
+        // The functions of a sleep taken up again leave no frame but that of the system call's entry.
         // The first argument is a clock, or the address of the time.
         let is_address = i32::try_from(as_signed(registers.rdi)).is_err();
-        if is_address { libc::SYS_nanosleep } else { libc::SYS_clock_nanosleep }
-    } else if sleeps_in(b"poll") {
-        libc::SYS_poll
-    } else if sleeps_in(b"futex") {
-        libc::SYS_futex
+        Some(if is_address { libc::SYS_nanosleep } else { libc::SYS_clock_nanosleep })
     } else {
-        return *registers;
-    };
-    Registers { orig_rax: number.cast_unsigned(), ..*registers }
+        None
+    }
+}
+
+/// The registers with which a thread in a timed wait goes on with it as `restart_syscall`, so that its
+/// end still counts from when it began, whether or not the kernel helps. A handler that runs first
+/// makes the wait fail with EINTR, as it should.
+///
+/// The kernel looks at the lower half of `rax` only. The upper half keeps the number of the call, so
+/// that whoever stops the thread there the next time still knows what it waits for: a restart block
+/// cannot be saved, and a restored thread has to begin the same call anew.
+#[must_use]
+pub fn continued(registers: &Registers, number: Option<i64>) -> Registers {
+    let number = number.unwrap_or_default().cast_unsigned() & LOWER_HALF;
+    Registers {
+        rip: registers.rip.wrapping_sub(SYSCALL_LENGTH),
+        rax: number << 32 | libc::SYS_restart_syscall.cast_unsigned(),
+        orig_rax: NO_SYSTEM_CALL,
+        ..*registers
+    }
+}
+
+/// The registers to record for a thread that is about to go on with a timed wait ([`continued`]): as
+/// it was when it was caught inside of it. `None` for any other thread. `at_system_call` says whether
+/// its next instruction is SYSCALL.
+#[must_use]
+pub fn recorded(registers: &Registers, at_system_call: bool) -> Option<Registers> {
+    let number = as_signed(registers.rax >> 32);
+    let restarting = as_signed(registers.rax & LOWER_HALF) == libc::SYS_restart_syscall;
+    let known = TIMED_WAITS.contains(&number) && !in_system_call(registers);
+    (at_system_call && restarting && known).then(|| Registers {
+        rip: registers.rip.wrapping_add(SYSCALL_LENGTH),
+        rax: ERESTART_RESTARTBLOCK.cast_unsigned(),
+        orig_rax: number.cast_unsigned(),
+        ..*registers
+    })
 }
 
 /// How long a wait was to last that an interruption has made fail.
@@ -113,7 +179,7 @@ pub fn interrupted_wait(registers: &Registers) -> Option<Wait> {
     match as_signed(registers.orig_rax) {
         libc::SYS_epoll_wait | libc::SYS_epoll_pwait => {
             // The argument is a C int: the upper half of the register means nothing.
-            let low = u32::try_from(registers.r10 & u64::from(u32::MAX)).unwrap_or_default();
+            let low = u32::try_from(registers.r10 & LOWER_HALF).unwrap_or_default();
             Some(match u64::try_from(low.cast_signed()) {
                 Ok(milliseconds) => Wait::For(Duration::from_millis(milliseconds)),
                 Err(_) => Wait::Forever,
@@ -146,7 +212,7 @@ pub fn repeated(registers: &Registers) -> Registers {
 
 fn in_system_call(registers: &Registers) -> bool {
     // The kernel looks at the lower half only, as a signed number.
-    registers.orig_rax & u64::from(u32::MAX) != u64::from(u32::MAX)
+    registers.orig_rax & LOWER_HALF != LOWER_HALF
 }
 
 #[cfg(test)]
@@ -163,18 +229,17 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_taken_up_again_is_recorded_as_what_it_was() {
-        let check = |sleeping_in: &str, rdi: u64, result: i64, expected: i64| {
-            let registers = Registers { rdi, ..caught(libc::SYS_restart_syscall, result) };
-            let recorded = recorded(&registers, sleeping_in.as_bytes());
-            assert_eq!(as_signed(recorded.orig_rax), expected, "{sleeping_in}");
+    fn the_kernels_function_tells_a_timed_wait() {
+        let check = |sleeping_in: &str, rdi: u64, expected| {
+            let registers = Registers { rdi, ..caught(libc::SYS_restart_syscall, -516) };
+            let found = timed_wait_by_function(sleeping_in.as_bytes(), &registers);
+            assert_eq!(found, expected, "{sleeping_in}");
         };
-        check("hrtimer_nanosleep", 0x7fff_0000_1000, -516, libc::SYS_nanosleep);
-        check("do_syscall_64", 1, -516, libc::SYS_clock_nanosleep);
-        check("poll_schedule_timeout.constprop.0", 0x5000, -516, libc::SYS_poll);
-        check("futex_wait_queue", 0x5000, -516, libc::SYS_futex);
-        check("0", 0x5000, -516, libc::SYS_restart_syscall);
-        check("hrtimer_nanosleep", 1, 0, libc::SYS_restart_syscall);
+        check("hrtimer_nanosleep", 0x7fff_0000_1000, Some(libc::SYS_nanosleep));
+        check("do_syscall_64", 1, Some(libc::SYS_clock_nanosleep));
+        check("poll_schedule_timeout.constprop.0", 0x5000, Some(libc::SYS_poll));
+        check("futex_wait_queue", 0x5000, Some(libc::SYS_futex));
+        check("0", 0x5000, None);
     }
 
     #[test]
@@ -192,6 +257,35 @@ mod tests {
         check(libc::SYS_read, EINTR, EINTR, 0x1002);
         // Outside a system call `rax` is the program's own.
         check(-1, -512, -512, 0x1002);
+    }
+
+    #[test]
+    fn a_timed_wait_is_known_however_often_it_is_continued() {
+        let caught = caught(libc::SYS_poll, -516);
+        assert!(in_timed_wait(&caught));
+        assert_eq!(timed_wait(&caught), Some(libc::SYS_poll));
+        let going_on = continued(&caught, timed_wait(&caught));
+        assert_eq!((going_on.rax & LOWER_HALF, going_on.rip), (219, 0x1000));
+        assert_eq!(recorded(&going_on, true), Some(caught));
+        assert_eq!(recorded(&going_on, false), None);
+        // It executes that instruction, and is caught again.
+        let again = Registers { orig_rax: going_on.rax, rip: 0x1002, rax: caught.rax, ..going_on };
+        assert_eq!(timed_wait(&again), Some(libc::SYS_poll));
+        assert_eq!(continued(&again, timed_wait(&again)), going_on);
+        // Had the kernel restarted it by itself, nothing would tell.
+        let lost = Registers { orig_rax: libc::SYS_restart_syscall.cast_unsigned(), ..again };
+        assert_eq!(timed_wait(&lost), None);
+        assert_eq!(recorded(&continued(&lost, None), true), None);
+    }
+
+    #[test]
+    fn code_tells_a_timed_wait() {
+        let check = |code: &[u8], expected| assert_eq!(timed_wait_by_code(code), expected);
+        check(&[0x31, 0xd2, 0xb8, 0xca, 0, 0, 0], Some(libc::SYS_futex));
+        check(&[0xb8, 0xe6, 0, 0, 0, 0x31, 0xd2], Some(libc::SYS_clock_nanosleep));
+        check(&[0xb8, 0x07, 0, 0, 0, 0xb8, 0x23, 0, 0, 0], Some(libc::SYS_nanosleep));
+        check(&[0xb8, 0x01, 0, 0, 0], None);
+        check(&[0x90], None);
     }
 
     #[test]

@@ -18,6 +18,7 @@
 //! past `heal`. No instruction here changes the flags (SYSCALL puts them back), nor the stack, nor
 //! any vector register. Pure functions; [`super::injection`] puts slots in place.
 
+use super::restart::SYSCALL;
 use crate::model::address::{AddrRange, RemoteAddr};
 use crate::model::number::to_u64;
 use crate::model::signal::SignalSet;
@@ -38,7 +39,6 @@ pub const LOAD: u64 = 57;
 const RIP: usize = 216;
 const MASK: usize = 224;
 
-const SYSCALL: [u8; 2] = [0x0f, 0x05];
 const NOP: u8 = 0x90;
 
 /// How a thread gets back from a slot.
