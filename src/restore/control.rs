@@ -59,6 +59,14 @@ pub enum ControlError {
     FindSyscall { pid: Pid },
 }
 
+impl ControlError {
+    /// Whether somebody else has an id that the job needs.
+    #[must_use]
+    pub fn id_is_taken(&self) -> bool {
+        matches!(self, Self::Step { source: Errno::EEXIST, call, .. } if call.starts_with("clone3"))
+    }
+}
+
 /// A process being rebuilt.
 #[derive(Debug)]
 pub struct Rebuilt<'a> {

@@ -73,7 +73,12 @@ pub enum Report {
     /// goes into these descriptors of the sender.
     Opened(Vec<(ObjectId, RawFd)>),
     /// The sender could not go on.
-    Failed(String),
+    Failed {
+        /// Why, in words.
+        message: String,
+        /// Whether somebody else has an id that the job needs.
+        id_taken: bool,
+    },
 }
 
 /// A report and who sent it, as the supervisor sees it.
@@ -213,14 +218,15 @@ impl BuilderSide {
     }
 
     /// Tells the supervisor why this process cannot go on; a text that is too long is cut.
-    pub fn report_failure(&self, text: &str) {
+    pub fn report_failure(&self, text: &str, id_taken: bool) {
         let mut end = text.len().min(MESSAGE_LIMIT / 2);
         while !text.is_char_boundary(end) {
             end -= 1;
         }
         // Nobody is left to hear of it when even this fails: the supervisor is gone, and what it
         // built goes with it.
-        self.report(&Report::Failed(text[..end].to_owned())).unwrap_or_default();
+        let message = text[..end].to_owned();
+        self.report(&Report::Failed { message, id_taken }).unwrap_or_default();
     }
 
     /// Waits until the supervisor opens `gate`.

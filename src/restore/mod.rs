@@ -81,7 +81,7 @@ pub enum RestoreError {
     #[error(transparent)]
     Build(#[from] BuildError),
     #[error("{message}")]
-    Builder { message: String },
+    Builder { message: String, id_taken: bool },
     #[error("waiting for the job's processes: {source}")]
     Await { source: io::Error },
     #[error("the processes being restored ended before they had come to {stage:?}")]
@@ -100,12 +100,38 @@ pub enum RestoreError {
     FindRoot { root: Pid },
 }
 
-/// Brings the job of `reader` back according to `plan`. The caller must have one thread only, and
+impl RestoreError {
+    /// Whether somebody else has an id that the job needs.
+    fn id_is_taken(&self) -> bool {
+        match self {
+            Self::Builder { id_taken, .. } => *id_taken,
+            Self::Build(error) => error.id_is_taken(),
+            Self::Control(error) => error.id_is_taken(),
+            _ => false,
+        }
+    }
+}
+
+/// Brings the job of `reader` back according to `plan`, or in namespaces when an id that it needs in
+/// place has been taken since the plan was made. The caller must have one thread only, and
 /// becomes the subreaper of what it starts.
 ///
 /// # Errors
 /// When any stage fails; everything that was started is ended before this returns.
 pub fn start(
+    reader: &Reader,
+    plan: &Plan,
+    decisions: &files::Decisions,
+) -> Result<Restored, RestoreError> {
+    match attempt(reader, plan, decisions) {
+        Err(error) if error.id_is_taken() && plan.identity == Identity::InPlace => {
+            attempt(reader, &plan.in_namespaces(reader.job()), decisions)
+        }
+        outcome => outcome,
+    }
+}
+
+fn attempt(
     reader: &Reader,
     plan: &Plan,
     decisions: &files::Decisions,
@@ -338,7 +364,9 @@ impl<'a> Supervisor<'a> {
                         self.hosts.insert(pid, sender);
                     }
                 }
-                Report::Failed(message) => return Err(RestoreError::Builder { message }),
+                Report::Failed { message, id_taken } => {
+                    return Err(RestoreError::Builder { message, id_taken });
+                }
                 _ => return Err(RestoreError::Lost { stage }),
             }
         }
@@ -349,7 +377,9 @@ impl<'a> Supervisor<'a> {
     fn await_opened(&self) -> Result<(HostPid, Vec<(ObjectId, RawFd)>), RestoreError> {
         match self.next_report(Stage::Entered)? {
             (reaper, Report::Opened(contents)) => Ok((reaper, contents)),
-            (_, Report::Failed(message)) => Err(RestoreError::Builder { message }),
+            (_, Report::Failed { message, id_taken }) => {
+                Err(RestoreError::Builder { message, id_taken })
+            }
             (_, Report::Reached(stage, _)) => Err(RestoreError::Lost { stage }),
         }
     }

@@ -125,6 +125,18 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The same plan in namespaces: for a caller who may restore in place, but finds an id taken.
+    #[must_use]
+    pub fn in_namespaces(&self, job: &Job) -> Self {
+        let identity = Identity::Namespaces { user: false };
+        Self {
+            identity,
+            parent: parent(job, &self.births, identity),
+            clocks: Some(job.clocks),
+            ..self.clone()
+        }
+    }
+
     /// The process at `index`, which is to be rebuilt, for its script.
     #[must_use]
     pub fn member<'a>(&'a self, job: &'a Job, index: usize) -> script::Member<'a> {

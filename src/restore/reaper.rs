@@ -78,7 +78,7 @@ pub fn run(orders: &Orders<'_>, line: BuilderSide, status: OwnedFd) -> ! {
         Place::Parent => build(orders, &line),
     });
     if let Err(error) = outcome {
-        line.report_failure(&error.to_string());
+        line.report_failure(&error.to_string(), false);
         clone::exit_now(1);
     }
     drop(line);

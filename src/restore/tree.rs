@@ -79,6 +79,17 @@ pub enum BuildError {
     Execute { pid: Pid, source: io::Error },
 }
 
+impl BuildError {
+    /// Whether somebody else has an id that the job needs.
+    #[must_use]
+    pub fn id_is_taken(&self) -> bool {
+        match self {
+            Self::Fork { source, .. } => source.raw_os_error() == Some(libc::EEXIST),
+            _ => false,
+        }
+    }
+}
+
 fn taken(source: &io::Error) -> &'static str {
     match source.raw_os_error() {
         Some(libc::EEXIST) => {
@@ -125,7 +136,7 @@ fn bear(birth: &Birth, site: &Site<'_>) -> Result<HostPid, BuildError> {
         Ok(Fork::Parent(child)) => Ok(child),
         Ok(Fork::Child) => {
             if let Err(error) = live(birth, site) {
-                site.line.report_failure(&error.to_string());
+                site.line.report_failure(&error.to_string(), error.id_is_taken());
             }
             clone::exit_now(1)
         }
