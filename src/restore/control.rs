@@ -332,7 +332,7 @@ impl<'a> Rebuilt<'a> {
     /// Lets every thread run.
     ///
     /// # Errors
-    /// When one has died.
+    /// When one cannot be let go. What has ended meanwhile is no error.
     pub fn release(self) -> Result<(), ControlError> {
         if let ProcessState::Stopped { .. } = self.process.state {
             // Pending until the threads are let go, and then the first thing that they meet.
@@ -340,7 +340,11 @@ impl<'a> Rebuilt<'a> {
                 .map_err(|source| self.trace_error("stopping", source))?;
         }
         for thread in self.threads.values() {
-            self.trace("letting go", ptrace::detach(*thread, 0))?;
+            match ptrace::detach(*thread, 0) {
+                // Those that run already may have ended it: by exec, or by SIGKILL.
+                Ok(()) | Err(Errno::ESRCH) => {}
+                Err(source) => return Err(self.trace_error("letting go", source)),
+            }
         }
         Ok(())
     }
