@@ -37,6 +37,9 @@ pub(super) struct Stored {
     zeros: ZeroPages,
 }
 
+/// Bytes in a huge page of the default pool on x86_64.
+const HUGE_PAGE_SIZE: u64 = 2 << 20;
+
 /// Codes of VmFlags that a restore has to set again.
 const KEPT: [([u8; 2], VmaFlags); 16] = [
     (*b"gd", VmaFlags::GROWS_DOWN),
@@ -204,11 +207,16 @@ fn classify(mapping: &Mapping) -> Result<Option<Kind>, MappingRefusal> {
     if mapping.protection_key != 0 {
         return Err(MappingRefusal::ProtectionKey(mapping.protection_key));
     }
+    if mapping.codes.contains(b"ht") && mapping.page_size != HUGE_PAGE_SIZE {
+        return Err(MappingRefusal::HugePageSize(mapping.page_size));
+    }
     if mapping.path.starts_with(b"anon_inode:") {
         return Err(MappingRefusal::KernelObject);
     }
-    // A private mapping of /dev/zero is anonymous memory under another name.
-    if mapping.path == b"/dev/zero" && !is_shared(mapping) {
+    // A private mapping of /dev/zero is anonymous memory under another name, and so is what
+    // MAP_HUGETLB makes, which the kernel gives a file to take huge pages from.
+    let nameless: [&[u8]; 2] = [b"/dev/zero", b"/anon_hugepage (deleted)"];
+    if nameless.contains(&mapping.path.as_slice()) && !is_shared(mapping) {
         return Ok(Some(Kind::Anonymous { name: None }));
     }
     if mapping.inode != 0 {

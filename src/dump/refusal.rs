@@ -101,6 +101,9 @@ pub enum MappingRefusal {
     /// A key other than the default one.
     #[error("it has memory protection key {0}, which is not supported")]
     ProtectionKey(u32),
+    /// Pages from a pool other than the default one, which the image does not tell.
+    #[error("it consists of huge pages of {0} bytes; only those of 2 MiB are supported")]
+    HugePageSize(u64),
     /// A special mapping with an unknown name.
     #[error("it is a special mapping that is not known")]
     Special,

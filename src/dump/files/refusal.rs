@@ -258,7 +258,7 @@ impl RefusalKind {
             Self::OwnerOutside { .. } => "let the program set the owner (F_SETOWN) to itself",
             Self::LeaseBreaking => "try again in a moment",
             Self::SystemVMemory => "use POSIX shared memory (shm_open), or wait for a later rckpt",
-            Self::SharedHugePages => "use a memfd or a file on hugetlbfs, or ordinary pages",
+            Self::SharedHugePages => "use a file on hugetlbfs, or ordinary pages",
             Self::MappedContentUnreadable { .. } => "keep the mapped file until the job has ended",
         }
     }
