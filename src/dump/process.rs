@@ -278,7 +278,7 @@ impl<'question, 'tree> Questions<'question, 'tree> {
                 seconds: as_signed(word(&content, offset)),
                 nanoseconds: as_signed(word(&content, offset + 8)) * 1000,
             };
-            *timer = TimerSpec { interval: time(0), value: time(16) };
+            *timer = awaiting_delivery(TimerSpec { interval: time(0), value: time(16) });
         }
         Ok(timers)
     }
@@ -322,6 +322,14 @@ impl<'question, 'tree> Questions<'question, 'tree> {
         }
         Ok(timers)
     }
+}
+
+/// A repeating ITIMER_REAL stands still from when it fires until its signal is delivered, and has no
+/// time left then (`posixtimer_rearm_itimer` in kernel/time/itimer.c). To set it like that would
+/// disarm it, so it gets a whole interval.
+fn awaiting_delivery(timer: TimerSpec) -> TimerSpec {
+    let value = if timer.value.is_zero() { timer.interval } else { timer.value };
+    TimerSpec { value, ..timer }
 }
 
 /// The clock of a timer as `timer_create` in the same process takes it; `None` for a CPU clock of
@@ -374,4 +382,22 @@ fn prctl(option: u64) -> Call {
 /// The lower half of what a call returned, where the kernel's type is a C int.
 fn low_half(value: u64) -> u32 {
     u32::try_from(value & u64::from(u32::MAX)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timer_whose_signal_waits_is_not_disarmed() {
+        let time = |nanoseconds| TimeSpec { seconds: 0, nanoseconds };
+        let check = |interval, value, expected| {
+            let timer = TimerSpec { interval: time(interval), value: time(value) };
+            assert_eq!(awaiting_delivery(timer).value, time(expected));
+        };
+        check(1000, 300, 300);
+        check(1000, 0, 1000);
+        check(0, 300, 300);
+        check(0, 0, 0);
+    }
 }
