@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use super::census::{self, Census};
 use super::error::{CollectError, DumpError};
 use super::files::{self, Collector, Content, Scope, Subject};
-use super::memory::{self, Space};
+use super::memory;
 use super::process::{self, Insight};
 use super::refusal::{Obstacle, Obstacles, StateRefusal};
 use super::{Request, clocks};
@@ -32,8 +32,8 @@ use crate::tracer::tree::Tree;
 pub(super) struct Collected {
     /// The records.
     pub job: Job,
-    /// Address spaces to store.
-    spaces: Vec<Space>,
+    /// For each address space a process that has it, by its place in the tree.
+    holders: Vec<usize>,
     /// Contents of files to store.
     contents: Vec<Content>,
     /// What the user should know.
@@ -68,6 +68,7 @@ pub(super) fn collect(
 
     let mut processes = Vec::with_capacity(census.members.len());
     let mut spaces = Vec::new();
+    let mut holders = Vec::new();
     let mut insights = insights.into_iter();
     for member in &census.members {
         let (Some(place), Some(insight)) =
@@ -86,6 +87,7 @@ pub(super) fn collect(
             &mut files,
             &mut obstacles,
         )?);
+        holders.push(place);
         let record = process::collect(member, frozen, insight, &census)?;
         let (fd_table, fs) = sharing[number];
         processes.push(Process { mm: MmId(id), fd_table, fs, ..record });
@@ -116,7 +118,7 @@ pub(super) fn collect(
         clocks,
         vdso: vdso(tree)?,
         processes,
-        address_spaces: spaces.iter().map(|space| space.record.clone()).collect(),
+        address_spaces: spaces,
         fd_tables: files.fd_tables,
         fs: files.fs,
         open_files: files.open_files,
@@ -128,7 +130,7 @@ pub(super) fn collect(
     births::plan(&job)
         .map_err(|error| DumpError::Refused(Obstacles(vec![Obstacle::Tree(error)])))?;
     let warnings = files.warnings.iter().map(ToString::to_string).collect();
-    Ok(Collected { job, spaces, contents: files.contents, warnings })
+    Ok(Collected { job, holders, contents: files.contents, warnings })
 }
 
 /// Writes all page data of a job that is still frozen.
@@ -141,11 +143,8 @@ pub(super) fn store(
     tree: &mut Tree,
     writer: &mut Writer,
 ) -> Result<(), DumpError> {
-    for space in &collected.spaces {
-        let process = tree.processes().iter().find(|process| process.pid == space.pid);
-        if let Some(process) = process {
-            memory::store(request, space, &process.memory, writer)?;
-        }
+    for (space, holder) in collected.job.address_spaces.iter().zip(&collected.holders) {
+        memory::store(request, space, &tree.processes()[*holder], writer)?;
     }
     let swapping = swap_is_on();
     for content in &collected.contents {

@@ -4,12 +4,14 @@
 use std::io;
 
 use nix::unistd::Pid;
+use thiserror::Error;
 
 use super::Request;
-use super::error::CollectError;
+use super::error::{CollectError, DumpError};
 use super::files::{Collector, FileMapping};
 use super::process::MemoryInsight;
 use super::refusal::{MappingRefusal, Obstacle};
+use crate::image::error::WriteError;
 use crate::image::writer::{Writer, ZeroPages};
 use crate::model::address::{AddrRange, RemoteAddr};
 use crate::model::id::{Bytes, InodeId, ObjectId};
@@ -18,24 +20,6 @@ use crate::model::number::PAGE_SIZE;
 use crate::sys::memory::{PageMap, PageState, RemoteMemory};
 use crate::sys::procfs::{self, Mapping};
 use crate::tracer::tree;
-
-/// An address space and the pages of it that have to be stored.
-#[derive(Debug)]
-pub(super) struct Space {
-    /// A process that has it.
-    pub pid: Pid,
-    /// Its record.
-    pub record: AddressSpace,
-    /// What to store, ascending.
-    pub stored: Vec<Stored>,
-}
-
-/// Consecutive pages to store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stored {
-    range: AddrRange,
-    zeros: ZeroPages,
-}
 
 /// Bytes in a huge page of the default pool on x86_64.
 const HUGE_PAGE_SIZE: u64 = 2 << 20;
@@ -76,14 +60,13 @@ pub(super) fn collect(
     object: ObjectId,
     files: &mut Collector,
     obstacles: &mut Vec<Obstacle>,
-) -> Result<Space, CollectError> {
+) -> Result<AddressSpace, CollectError> {
     let pid = process.pid;
     let memory = |operation| move |source| CollectError::Memory { operation, pid, source };
     let page_map = PageMap::open(pid).map_err(memory("open the page map"))?;
     let executable = files.executable(pid)?.unwrap_or_default();
     let mut vmas = Vec::new();
     let mut guards = Vec::new();
-    let mut stored = Vec::new();
     for mapping in procfs::mappings(pid)? {
         let mut refuse = |kind| {
             obstacles.push(Obstacle::Mapping {
@@ -116,26 +99,22 @@ pub(super) fn collect(
         if matches!(backing, Backing::Vdso | Backing::Vvar) {
             continue;
         }
-        let zeros = match backing {
-            Backing::Anonymous => ZeroPages::Drop,
-            _ => ZeroPages::Keep,
-        };
-        let runs = page_map.runs(mapping.range).map_err(memory("read the page map"))?;
-        for run in runs {
-            if run.state.contains(PageState::GUARD) {
-                add_guard(&mut guards, run.range);
-            } else if !shared && !run.state.intersects(PageState::FILE | PageState::ZERO) {
-                if !page_map.tells_guards()
-                    && let Some(page) = unreadable_page(&process.memory, run.range, run.state)
-                {
-                    refuse(MappingRefusal::UnreadablePage(page));
-                    break;
-                }
-                stored.push(Stored { range: run.range, zeros });
+        if page_map.tells_guards() {
+            page_map
+                .visit::<io::Error>(mapping.range, PageState::GUARD, &mut |run| {
+                    add_guard(&mut guards, run.range);
+                    Ok(())
+                })
+                .map_err(memory("read the page map"))?;
+        } else if !shared {
+            let unreadable = unreadable_page(&process.memory, &page_map, mapping.range)
+                .map_err(memory("read the page map"))?;
+            if let Some(page) = unreadable {
+                refuse(MappingRefusal::UnreadablePage(page));
             }
         }
     }
-    let record = AddressSpace {
+    Ok(AddressSpace {
         vmas,
         areas: areas(pid, insight)?,
         executable,
@@ -147,29 +126,58 @@ pub(super) fn collect(
         memory_merge: insight.memory_merge,
         coredump_filter: coredump_filter(pid)?,
         membarrier: insight.membarrier,
-    };
-    Ok(Space { pid, record, stored })
+    })
 }
 
-/// Writes the pages of an address space, read from a process that has it.
+/// Writes the pages of an address space that only the process has, read from a process that has it.
 ///
 /// # Errors
 /// When a page cannot be read, writing fails, or nobody wants it any more.
 pub(super) fn store(
     request: &Request,
-    space: &Space,
-    memory: &RemoteMemory,
+    space: &AddressSpace,
+    process: &tree::Process,
     writer: &mut Writer,
-) -> Result<(), crate::image::error::WriteError> {
-    for stored in &space.stored {
-        let first_page = stored.range.start.0 / PAGE_SIZE;
-        let read = &mut |page: u64, buffer: &mut [u8]| -> io::Result<()> {
-            request.check_wanted()?;
-            memory.read(RemoteAddr(page * PAGE_SIZE), buffer)
+) -> Result<(), DumpError> {
+    let pid = process.pid;
+    let failed = |source| CollectError::Memory { operation: "read the page map", pid, source };
+    let page_map = PageMap::open(pid).map_err(failed)?;
+    let read = &mut |page: u64, buffer: &mut [u8]| -> io::Result<()> {
+        request.check_wanted()?;
+        process.memory.read(RemoteAddr(page * PAGE_SIZE), buffer)
+    };
+    for vma in &space.vmas {
+        let zeros = match vma.backing {
+            Backing::Anonymous => ZeroPages::Drop,
+            // An absent page is the file's.
+            Backing::File { shared: false, .. } => ZeroPages::Keep,
+            Backing::File { shared: true, .. } | Backing::Vdso | Backing::Vvar => continue,
         };
-        writer.store(space.record.object, first_page, stored.range.pages(), stored.zeros, read)?;
+        let somewhere = PageState::PRESENT | PageState::SWAPPED;
+        let not_stored = PageState::FILE | PageState::ZERO | PageState::GUARD;
+        page_map
+            .visit::<StoreError>(vma.range, somewhere, &mut |run| {
+                if run.state.intersects(not_stored) {
+                    return Ok(());
+                }
+                let first_page = run.range.start.0 / PAGE_SIZE;
+                Ok(writer.store(space.object, first_page, run.range.pages(), zeros, read)?)
+            })
+            .map_err(|error| match error {
+                StoreError::ReadPageMap(source) => failed(source).into(),
+                StoreError::Write(error) => DumpError::from(error),
+            })?;
     }
     Ok(())
+}
+
+/// What can go wrong between the page map and the image.
+#[derive(Debug, Error)]
+enum StoreError {
+    #[error("cannot read the page map")]
+    ReadPageMap(#[from] io::Error),
+    #[error(transparent)]
+    Write(#[from] WriteError),
 }
 
 /// What a mapping shows, before it is known which file.
@@ -273,15 +281,17 @@ fn add_guard(guards: &mut Vec<GuardRange>, range: AddrRange) {
 /// On a kernel that does not tell guard pages from pages in swap: one that cannot be read.
 fn unreadable_page(
     memory: &RemoteMemory,
+    page_map: &PageMap,
     range: AddrRange,
-    state: PageState,
-) -> Option<RemoteAddr> {
-    if !state.contains(PageState::SWAPPED) {
-        return None;
-    }
-    (0..range.pages())
-        .map(|page| RemoteAddr(range.start.0 + page * PAGE_SIZE))
-        .find(|page| memory.read(*page, &mut [0]).is_err())
+) -> io::Result<Option<RemoteAddr>> {
+    let mut found = None;
+    page_map.visit::<io::Error>(range, PageState::SWAPPED, &mut |run| {
+        let mut pages =
+            (0..run.range.pages()).map(|page| RemoteAddr(run.range.start.0 + page * PAGE_SIZE));
+        found = found.or_else(|| pages.find(|page| memory.read(*page, &mut [0]).is_err()));
+        Ok(())
+    })?;
+    Ok(found)
 }
 
 fn areas(pid: Pid, insight: &MemoryInsight) -> Result<MmAreas, CollectError> {

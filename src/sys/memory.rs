@@ -175,7 +175,7 @@ impl PageMap {
         let scan = [full, full.difference(PageState::GUARD)].into_iter().find(|mask| {
             let mut region = [PageRegion::default(); 1];
             let empty = AddrRange { start: RemoteAddr(0), end: RemoteAddr(0) };
-            scan(&file, empty, *mask, &mut region).is_ok()
+            scan(&file, empty, *mask, *mask, &mut region).is_ok()
         });
         Ok(Self { file, scan })
     }
@@ -192,51 +192,73 @@ impl PageMap {
         self.scan.is_some()
     }
 
-    /// The pages in `range` that hold something, ascending, in runs of one state. Nothing is
-    /// reported for pages never touched.
+    /// Visits the pages in `range` that are in any of the states `wanted`, ascending, in runs of one
+    /// state. Of pages never touched there is no state. Memory stays bounded however many runs there
+    /// are.
     ///
     /// # Errors
-    /// What reading the page map gives, or ESRCH when the process has ended.
-    pub fn runs(&self, range: AddrRange) -> io::Result<Vec<PageRun>> {
+    /// What reading the page map gives (ESRCH when the process has ended), and what `visit` gives.
+    pub fn visit<E: From<io::Error>>(
+        &self,
+        range: AddrRange,
+        wanted: PageState,
+        visit: &mut dyn FnMut(PageRun) -> Result<(), E>,
+    ) -> Result<(), E> {
         match self.scan {
-            Some(mask) => self.runs_by_scan(range, mask),
-            None => self.runs_by_entries(range),
+            Some(told) => self.visit_by_scan(range, wanted, told, visit),
+            None => self.visit_by_entries(range, wanted, visit),
         }
     }
 
-    fn runs_by_scan(&self, range: AddrRange, mask: PageState) -> io::Result<Vec<PageRun>> {
-        let mut found = Vec::new();
+    fn visit_by_scan<E: From<io::Error>>(
+        &self,
+        range: AddrRange,
+        wanted: PageState,
+        told: PageState,
+        visit: &mut dyn FnMut(PageRun) -> Result<(), E>,
+    ) -> Result<(), E> {
         let mut regions = [PageRegion::default(); REGIONS];
         let mut rest = range;
         while !rest.is_empty() {
-            let (count, walked) = scan(&self.file, rest, mask, &mut regions)?;
+            let (count, walked) = scan(&self.file, rest, wanted & told, told, &mut regions)?;
             for region in &regions[..count] {
-                push_run(&mut found, region.start, region.end, region.categories);
+                let range =
+                    AddrRange { start: RemoteAddr(region.start), end: RemoteAddr(region.end) };
+                visit(PageRun { range, state: PageState::from_bits_truncate(region.categories) })?;
             }
             if walked <= rest.start.0 {
-                return Err(io::Error::from(io::ErrorKind::InvalidData));
+                return Err(io::Error::from(io::ErrorKind::InvalidData).into());
             }
             rest.start = RemoteAddr(walked.min(rest.end.0));
         }
-        Ok(found)
+        Ok(())
     }
 
-    fn runs_by_entries(&self, range: AddrRange) -> io::Result<Vec<PageRun>> {
-        let mut found = Vec::new();
+    fn visit_by_entries<E: From<io::Error>>(
+        &self,
+        range: AddrRange,
+        wanted: PageState,
+        visit: &mut dyn FnMut(PageRun) -> Result<(), E>,
+    ) -> Result<(), E> {
         let mut address = range.start.0;
         let mut buffer = vec![0_u8; to_usize(ENTRIES * 8)];
         while address < range.end.0 {
             let pages = ENTRIES.min((range.end.0 - address) / PAGE_SIZE);
             let bytes = &mut buffer[..to_usize(pages * 8)];
             self.file.read_exact_at(bytes, address / PAGE_SIZE * 8)?;
-            for (index, raw) in bytes.as_chunks::<8>().0.iter().enumerate() {
-                let start = address + to_u64(index) * PAGE_SIZE;
-                let state = entry_state(u64::from_le_bytes(*raw));
-                push_run(&mut found, start, start + PAGE_SIZE, state.bits());
+            let entries = bytes.as_chunks::<8>().0;
+            let states: Vec<PageState> =
+                entries.iter().map(|raw| entry_state(u64::from_le_bytes(*raw))).collect();
+            for alike in states.chunk_by(|left, right| left == right) {
+                let start = RemoteAddr(address);
+                address += to_u64(alike.len()) * PAGE_SIZE;
+                if alike[0].intersects(wanted) {
+                    let range = AddrRange { start, end: RemoteAddr(address) };
+                    visit(PageRun { range, state: alike[0] })?;
+                }
             }
-            address += pages * PAGE_SIZE;
         }
-        Ok(found)
+        Ok(())
     }
 }
 
@@ -252,26 +274,13 @@ fn entry_state(entry: u64) -> PageState {
     state
 }
 
-/// Adds a run, joined to the last one when it continues that in the same state.
-fn push_run(found: &mut Vec<PageRun>, start: u64, end: u64, categories: u64) {
-    let state = PageState::from_bits_truncate(categories);
-    let Some(range) = AddrRange::new(start, end) else { return };
-    if state.is_empty() {
-        return;
-    }
-    match found.last_mut() {
-        Some(last) if last.range.end == range.start && last.state == state => {
-            last.range.end = range.end;
-        }
-        _ => found.push(PageRun { range, state }),
-    }
-}
-
-/// One PAGEMAP_SCAN: how many regions were filled, and how far the walk came.
+/// One PAGEMAP_SCAN for pages in any of the states `wanted`, each reported with what is in `told` of
+/// its state: how many regions were filled, and how far the walk came.
 fn scan(
     file: &File,
     range: AddrRange,
-    mask: PageState,
+    wanted: PageState,
+    told: PageState,
     regions: &mut [PageRegion],
 ) -> io::Result<(usize, u64)> {
     let mut arguments = ScanArguments {
@@ -280,9 +289,8 @@ fn scan(
         end: range.end.0,
         vector: to_u64(regions.as_mut_ptr().expose_provenance()),
         vector_length: to_u64(regions.len()),
-        category_any_of_mask: (mask & (PageState::PRESENT | PageState::SWAPPED | PageState::GUARD))
-            .bits(),
-        return_mask: mask.bits(),
+        category_any_of_mask: wanted.bits(),
+        return_mask: told.bits(),
         ..ScanArguments::default()
     };
     // SAFETY: the ioctl reads and writes one `pm_scan_arg` and writes at most `vector_length`
@@ -307,20 +315,29 @@ mod tests {
         let start = to_u64(memory.as_ptr().addr());
         let range = AddrRange::new(start, start + to_u64(length)).expect("forward range");
         let map = PageMap::open(Pid::this()).expect("own page map");
-        let pages = |runs: Vec<PageRun>| -> Vec<u64> {
-            let inside = runs.iter().filter(|run| run.state.contains(PageState::PRESENT));
-            inside
-                .flat_map(|run| {
-                    (run.range.start.0..run.range.end.0)
-                        .step_by(4096)
-                        .map(|page| (page - start) / 4096)
-                })
-                .collect()
-        };
+        let mut by_entries = Vec::new();
+        map.visit_by_entries(range, PageState::PRESENT, &mut |run| {
+            by_entries.extend(pages_of(run, start));
+            Ok::<(), io::Error>(())
+        })
+        .expect("entries");
         // Huge pages may make more of it present than was touched.
-        let by_entries = pages(map.runs_by_entries(range).expect("entries"));
         assert!([3, 4, 40].iter().all(|page| by_entries.contains(page)), "{by_entries:?}");
-        assert_eq!(pages(map.runs(range).expect("runs")), by_entries);
+        let mut visited = Vec::new();
+        map.visit(range, PageState::PRESENT, &mut |run| {
+            visited.extend(pages_of(run, start));
+            Ok::<(), io::Error>(())
+        })
+        .expect("runs");
+        assert_eq!(visited, by_entries);
+    }
+
+    fn pages_of(run: PageRun, start: u64) -> Vec<u64> {
+        assert!(run.state.contains(PageState::PRESENT));
+        (run.range.start.0..run.range.end.0)
+            .step_by(4096)
+            .map(|page| (page - start) / 4096)
+            .collect()
     }
 
     #[test]

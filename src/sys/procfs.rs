@@ -4,8 +4,8 @@
 //! any bytes; a number that does not parse is an error, never zero. Files that the `procfs` crate
 //! reads without assuming UTF-8 names are left to it.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::Pid;
@@ -190,8 +190,14 @@ pub fn name(tid: Pid) -> Result<Vec<u8>, ProcError> {
 /// # Errors
 /// When /proc/PID/smaps cannot be read or understood.
 pub fn mappings(pid: Pid) -> Result<Vec<Mapping>, ProcError> {
-    let bytes = read(pid, "smaps")?;
-    parse_smaps(&bytes).map_err(|what| ProcError::Parse { path: path_of(pid, "smaps"), what })
+    let path = path_of(pid, "smaps");
+    // Some hundred bytes for each of what may be many thousands of mappings: not read as a whole.
+    let parsed = File::open(&path).and_then(|file| parse_smaps(BufReader::new(file)));
+    match parsed {
+        Ok(Ok(mappings)) => Ok(mappings),
+        Ok(Err(what)) => Err(ProcError::Parse { path, what }),
+        Err(source) => Err(ProcError::Read { path, source }),
+    }
 }
 
 /// The mappings of a process, ascending, without flags and page sizes: that spares the kernel a walk
@@ -376,35 +382,62 @@ fn parse_status_line(
     Ok(Some(key))
 }
 
-/// Parses /proc/PID/smaps; the error names the field that is wrong.
+/// Parses /proc/PID/smaps. Gives the mappings, or the field that cannot be understood: in a mapping's
+/// line, or its VmFlags line that is missing.
 ///
 /// # Errors
-/// When a mapping's line cannot be understood, or its VmFlags line is missing.
-pub fn parse_smaps(bytes: &[u8]) -> Result<Vec<Mapping>, &'static str> {
-    let mut mappings: Vec<Mapping> = Vec::new();
-    let mut complete = true;
-    for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+/// When reading fails.
+pub fn parse_smaps(mut smaps: impl BufRead) -> io::Result<Result<Vec<Mapping>, &'static str>> {
+    let mut parser = SmapsParser { mappings: Vec::new(), complete: true };
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        if smaps.read_until(b'\n', &mut line)? == 0 {
+            return Ok(parser.finish());
+        }
+        if line.last() == Some(&b'\n') {
+            line.pop();
+        }
+        if let Err(field) = parser.take(&line) {
+            return Ok(Err(field));
+        }
+    }
+}
+
+/// The mappings of /proc/PID/smaps, line by line.
+struct SmapsParser {
+    mappings: Vec<Mapping>,
+    /// Whether the last mapping's flags have been seen.
+    complete: bool,
+}
+
+impl SmapsParser {
+    fn take(&mut self, line: &[u8]) -> Result<(), &'static str> {
         // A line of a mapping's details starts with a capitalised key, its head with an address.
-        if line[0].is_ascii_uppercase() {
-            let mapping = mappings.last_mut().ok_or("mapping")?;
+        if line.first().is_some_and(u8::is_ascii_uppercase) {
+            let mapping = self.mappings.last_mut().ok_or("mapping")?;
             if let Some(codes) = line.strip_prefix(b"VmFlags:") {
                 mapping.codes = parse_codes(codes).ok_or("VmFlags")?;
-                complete = true;
+                self.complete = true;
             } else if let Some(size) = line.strip_prefix(b"KernelPageSize:") {
                 let size = size.trim_ascii().strip_suffix(b" kB").ok_or("KernelPageSize")?;
                 mapping.page_size = number::<u64>(size).ok_or("KernelPageSize")? * 1024;
             } else if let Some(key) = line.strip_prefix(b"ProtectionKey:") {
                 mapping.protection_key = number(key).ok_or("ProtectionKey")?;
             }
-        } else {
-            if !complete {
-                return Err("VmFlags");
-            }
-            mappings.push(parse_mapping(line).ok_or("mapping")?);
-            complete = false;
+            return Ok(());
         }
+        if !self.complete {
+            return Err("VmFlags");
+        }
+        self.mappings.push(parse_mapping(line).ok_or("mapping")?);
+        self.complete = false;
+        Ok(())
     }
-    if complete { Ok(mappings) } else { Err("VmFlags") }
+
+    fn finish(self) -> Result<Vec<Mapping>, &'static str> {
+        if self.complete { Ok(self.mappings) } else { Err("VmFlags") }
+    }
 }
 
 /// The first line of a mapping: `start-end perms offset major:minor inode   path`.
@@ -597,7 +630,7 @@ mod tests {
             7f0000000000-7f0000200000 rw-p 00000000 00:00 0 \n\
             KernelPageSize:     2048 kB\nProtectionKey:         3\nVmFlags: rd wr ht ??\n\
             7ffff000-80000000 rw-p 00000000 00:00 0                          [stack]\nVmFlags: rd gd\n";
-        let found = parse_smaps(text).expect("good smaps");
+        let found = parse_smaps(text.as_slice()).expect("bytes").expect("good smaps");
         assert_eq!(found.len(), 3);
         assert_eq!(found[0].path, b"/tmp/a b\nc (deleted)");
         assert_eq!(found[0].device, nix::sys::stat::makedev(0xfd, 2));
@@ -612,7 +645,7 @@ mod tests {
     #[test]
     fn smaps_that_are_cut_off() {
         let check = |text: &[u8], expected: &str| {
-            assert_eq!(parse_smaps(text).expect_err("bad smaps"), expected);
+            assert_eq!(parse_smaps(text).expect("bytes").expect_err("bad smaps"), expected);
         };
         check(b"1000-2000 rw-p 0 00:00 0\nSize: 4 kB\n", "VmFlags");
         check(b"2000-1000 rw-p 0 00:00 0\nVmFlags: rd\n", "mapping");
