@@ -12,6 +12,7 @@ use crate::dump::refusal::{Obstacle, Obstacles};
 use crate::image::error::ReadFault;
 use crate::image::{ReadError, WriteError};
 use crate::job::checkpoint::CheckpointError;
+use crate::job::claim::ClaimError;
 use crate::job::directory::{DirectoryError, FindError, GenerationError};
 use crate::job::report::{Explanation, Kind};
 use crate::job::supervisor::SuperviseError;
@@ -179,8 +180,11 @@ impl From<&DirectoryError> for Failure {
             DirectoryError::AnotherJob { .. } => Self::user(message).hint(
                 "give another directory with --dir, or move this one away if its job is over",
             ),
-            DirectoryError::Claimed { .. } => Self::user(message)
-                .hint("rckpt list shows what runs on this machine; it may run on another one, too"),
+            DirectoryError::Claim(ClaimError::Held { .. }) => Self::user(message).hint(
+                "end that one first (kill -TERM takes a last checkpoint), or give another directory \
+                 with --dir; where it is known to be gone although this file system keeps no locks, \
+                 remove DIR/lock",
+            ),
             DirectoryError::Trust { .. } => Self::user(message)
                 .hint("give a directory of your own with --dir, or act as its owner"),
             DirectoryError::DecodeIdentity { path, .. } => {
@@ -197,7 +201,8 @@ impl From<&DirectoryError> for Failure {
             {
                 Self::user(message)
             }
-            DirectoryError::Create { .. }
+            DirectoryError::Claim(ClaimError::Lock { .. })
+            | DirectoryError::Create { .. }
             | DirectoryError::Open { .. }
             | DirectoryError::ReadIdentity { .. }
             | DirectoryError::WriteIdentity { .. }

@@ -4,6 +4,7 @@
 //! DIR/job.json      which job this is (format 1: id, command, created)
 //! DIR/gen-000001/   a complete generation; what is in it is the image room's
 //! DIR/latest        symbolic link to the newest complete one
+//! DIR/lock          who is in charge of the directory
 //! DIR/displaced/    what restores cut off or moved away, a numbered directory for each
 //! DIR/.tmp-*        a generation being written: locked by its writer, removed when it died
 //! DIR/.old-*        a generation being removed
@@ -31,6 +32,8 @@ use crate::image::ReadError;
 use crate::image::format::{GenerationId, IMAGE_FILE};
 use crate::image::reader::{Reader, Trust};
 use crate::model::id::Bytes;
+
+use super::claim::{Claim, ClaimError, LOCK_FILE};
 
 const JOB_FILE: &str = "job.json";
 const JOB_FILE_FORMAT: u32 = 1;
@@ -138,12 +141,9 @@ pub enum DirectoryError {
         /// The job it belongs to.
         theirs: Box<Identity>,
     },
-    /// Another rckpt is in charge of it.
-    #[error("{} is in use by another rckpt that runs this job", path.display())]
-    Claimed {
-        /// The directory.
-        path: PathBuf,
-    },
+    /// Another rckpt is in charge of it, or nobody can be.
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
     /// The file that says whose it is cannot be read.
     #[error("cannot read {}: {source}", path.display())]
     ReadIdentity {
@@ -373,18 +373,9 @@ impl JobDirectory {
     /// Takes charge of the directory until the claim is dropped or this process ends.
     ///
     /// # Errors
-    /// [`DirectoryError::Claimed`] when another process has. File systems that know no such locks
-    /// let everybody through.
+    /// [`ClaimError::Held`] when another process has.
     pub fn claim(&self) -> Result<Claim, DirectoryError> {
-        let file = File::open(&self.path)
-            .map_err(|source| DirectoryError::Open { path: self.path.clone(), source })?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Claim { _lock: Some(lock) }),
-            Err((_, Errno::EWOULDBLOCK)) => {
-                Err(DirectoryError::Claimed { path: self.path.clone() })
-            }
-            Err(_) => Ok(Claim { _lock: None }),
-        }
+        Ok(Claim::take(&self.path)?)
     }
 
     /// The complete generations, oldest first.
@@ -526,10 +517,13 @@ impl JobDirectory {
     /// When it cannot be removed.
     pub fn abandon(self) -> Result<(), DirectoryError> {
         let failed = |source| DirectoryError::Remove { path: self.path.clone(), source };
-        if self.entries()?.iter().any(|entry| entry.file_name() != JOB_FILE) {
+        let ours = [JOB_FILE, LOCK_FILE];
+        if self.entries()?.iter().any(|entry| ours.iter().all(|name| entry.file_name() != *name)) {
             return Ok(());
         }
-        fs::remove_file(self.path.join(JOB_FILE)).map_err(failed)?;
+        for name in ours {
+            gone(fs::remove_file(self.path.join(name))).map_err(failed)?;
+        }
         fs::remove_dir(&self.path).map_err(failed)
     }
 
@@ -597,12 +591,6 @@ impl JobDirectory {
         write().map_err(failed)?;
         sync_directory(&self.path)
     }
-}
-
-/// A directory taken charge of. Dropping it gives it free.
-#[derive(Debug)]
-pub struct Claim {
-    _lock: Option<Flock<File>>,
 }
 
 /// A generation being written. Dropping it without [`Pending::commit`] removes it.
@@ -932,16 +920,6 @@ mod tests {
             JobDirectory::open(scratch.path(), Trust::Own).unwrap().identity(),
             Some(&identity("sample"))
         );
-    }
-
-    #[test]
-    fn a_claim_is_exclusive() {
-        let scratch = tempfile::tempdir().unwrap();
-        let directory = directory(scratch.path());
-        let claim = directory.claim().unwrap();
-        assert!(matches!(directory.claim(), Err(DirectoryError::Claimed { .. })));
-        drop(claim);
-        directory.claim().unwrap();
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! prints: what people are told goes through [`report::Observer`].
 
 pub mod checkpoint;
+pub mod claim;
 pub mod control;
 pub mod directory;
 pub mod identity;

@@ -22,6 +22,7 @@ use crate::restore::plan::{self, Plan, PlanError};
 use crate::restore::{self, RestoreError, Restored};
 use crate::sys::launch::{self, Inheritance, LaunchError};
 
+use super::claim::ClaimError;
 use super::directory::{self, DirectoryError, FindError, Found, GenerationError, Identity};
 use super::report::{Event, Observer};
 use super::root::Root;
@@ -215,7 +216,7 @@ impl Prepared {
                     claim = Some(charge);
                     home = Some(directory.path().to_owned());
                 }
-                Err(DirectoryError::Claimed { .. }) => {}
+                Err(DirectoryError::Claim(ClaimError::Held { .. })) => {}
                 Err(error) => return Err(error.into()),
             }
         }

@@ -27,10 +27,11 @@ use crate::model::id::Bytes;
 use crate::sys::relatives;
 
 use super::checkpoint::{self, Running};
+use super::claim::Claim;
 use super::control::discovery::Name;
 use super::control::protocol::{self, Order, Refusal, Reply, Request, Status, Then};
 use super::control::server::{Client, Listener, MOST_CLIENTS, Received, ServeError};
-use super::directory::{Claim, Identity};
+use super::directory::Identity;
 use super::identity;
 use super::report::{Event, Observer, Taken};
 use super::root::{Ended, Root, WatchError};
