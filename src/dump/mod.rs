@@ -23,6 +23,7 @@ pub use self::error::{CommitError, DumpError};
 
 use crate::image::writer::{WriteOptions, Writer};
 use crate::model::id::Bytes;
+use crate::model::job::Job;
 use crate::tracer::error::FreezeError;
 use crate::tracer::tree::Tree;
 
@@ -117,11 +118,11 @@ pub fn dump(
         After::Continue => {
             release(tree.thaw(), "let go")?;
             let pause = begun.elapsed();
-            files::outputs::add_digests(&mut collected.job.outputs)?;
+            add_digests(&mut collected.job)?;
             (writer.finish(&collected.job)?, pause)
         }
         After::Kill | After::Stop => {
-            files::outputs::add_digests(&mut collected.job.outputs)?;
+            add_digests(&mut collected.job)?;
             let summary = writer.finish(&collected.job)?;
             if request.is_given_up() {
                 return Err(DumpError::GivenUp);
@@ -156,6 +157,12 @@ pub fn examine(request: &Request, directory: &Path) -> Result<Vec<String>, DumpE
     let collected = collect::collect(request, directory, &mut tree);
     release(tree.thaw(), "let go")?;
     Ok(collected?.warnings)
+}
+
+/// Adds what tells later whether files were changed in place.
+fn add_digests(job: &mut Job) -> Result<(), DumpError> {
+    files::ends::add_digests(job);
+    Ok(files::outputs::add_digests(&mut job.outputs)?)
 }
 
 fn release(outcome: Result<(), FreezeError>, action: &'static str) -> Result<(), DumpError> {

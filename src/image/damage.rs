@@ -250,7 +250,7 @@ address spaces 1: 013c82e8ee888c96
 descriptor tables 1: d84451f089ac663a
 directories 1: 3c499a6e7a7216da
 open files 1: 08bd5dfce2e3d06d
-inodes 1: 1b8069faf7ca3258
+inodes 1: bf0b94eecaf3076e
 pipes 1: 77ac232272860133
 outputs 1: 9c9295a1f1b238b1
 page index 1: b7f1e867515c1be4

@@ -204,6 +204,7 @@ fn inodes() -> Vec<Inode> {
         build_id: None,
         content: None,
         written: false,
+        ends: None,
     };
     vec![
         Inode { build_id: Some(Bytes(vec![5; 20])), ..linked("/bin/sample", 0o100_755) },

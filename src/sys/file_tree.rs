@@ -12,7 +12,10 @@ use std::path::{Component, Path, PathBuf};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::descriptor;
-use crate::model::number::to_u64;
+use crate::model::number::{to_u64, to_usize};
+
+/// Bytes of each end of a file that [`digest_ends`] looks at.
+const END: u64 = 64 * 1024;
 
 /// The regular files that `pattern` names, sorted: the file itself, all below it when it is a
 /// directory, or those that match it. Nothing at or below a path in `excluded` counts. Symbolic links
@@ -44,6 +47,23 @@ pub fn digest_prefix(file: &File, size: u64) -> io::Result<[u8; 16]> {
         }
         hasher.update(&buffer[..count]);
         offset += to_u64(count);
+    }
+    Ok(hasher.digest128().to_be_bytes())
+}
+
+/// The 128-bit xxh3 digest of the ends of what a file holds in its first `size` bytes, big-endian:
+/// [`END`] bytes at the start and at the end of them, or all where those meet. Fails when the file is
+/// shorter.
+pub fn digest_ends(file: &File, size: u64) -> io::Result<[u8; 16]> {
+    let first = size.min(END);
+    let last = (size - first).min(END);
+    let mut hasher = Xxh3::new();
+    for (offset, length) in [(0, first), (size - last, last)] {
+        let mut buffer = vec![0; to_usize(length)];
+        if descriptor::read_at(file, offset, &mut buffer)? < buffer.len() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        hasher.update(&buffer);
     }
     Ok(hasher.digest128().to_be_bytes())
 }
@@ -199,10 +219,35 @@ fn bracket(pattern: &[u8], byte: u8) -> Option<(usize, bool)> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt;
+
     use super::*;
 
     fn check(pattern: &str, name: &str, expected: bool) {
         assert_eq!(matches(pattern.as_bytes(), name.as_bytes()), expected, "{pattern} {name}");
+    }
+
+    #[test]
+    fn ends_of_files_tell_growth_from_changes() {
+        let file = tempfile::tempfile().unwrap();
+        let end = to_usize(END);
+        let content: Vec<u8> = (0..=u8::MAX).cycle().take(end * 3).collect();
+        file.write_all_at(&content, 0).unwrap();
+        for size in [0, 1, END, END + 1, 2 * END, 3 * END] {
+            let before = digest_ends(&file, size).unwrap();
+            file.write_all_at(b"more", END * 3).unwrap();
+            assert_eq!(digest_ends(&file, size).unwrap(), before, "{size}");
+            for at in [0, size.saturating_sub(1)] {
+                file.write_all_at(&[!content[to_usize(at)]], at).unwrap();
+                assert_eq!(
+                    digest_ends(&file, size).unwrap() == before,
+                    size == 0,
+                    "{at} of {size}"
+                );
+                file.write_all_at(&content[to_usize(at)..=to_usize(at)], at).unwrap();
+            }
+        }
+        assert!(digest_ends(&file, END * 3 + 5).is_err());
     }
 
     #[test]

@@ -254,6 +254,14 @@ fn changed_files() {
     set_time(5);
     refused(&input, "not what it was");
     set_time(0);
+    let rewrite = |text: &str| {
+        let file = fs::File::options().write(true).open(&output).expect("open a file");
+        std::os::unix::fs::FileExt::write_all_at(&file, text.as_bytes(), 0).expect("write");
+    };
+    rewrite("One\n");
+    refused(&output, "changed in place");
+    rewrite("One\ntwo\n");
+    refused(&output, "changed in place");
     fs::write(&output, "").expect("empty a file");
     refused(&output, "0 now");
     fs::remove_file(&output).expect("remove a file");
@@ -262,6 +270,34 @@ fn changed_files() {
     refused(&output, "directory");
     fs::remove_file(&input).expect("remove a file");
     refused(&input, "vanished");
+}
+
+/// A file is what it was at the checkpoint once it has been rolled back, however often.
+#[test]
+fn the_same_checkpoint_twice() {
+    let place = Workplace::new(User::Plain);
+    let script = "exec 6> output; echo one >&6; touch ready; \
+                  while [ ! -e go ]; do sleep 0.01; done; echo two >&6";
+    let child = place.start(place.command("sh").args(["-c", script]));
+    assert!(poll(PATIENCE, || place.has("ready").then_some(())).is_some());
+    place.tell(&["dump", &child.to_string(), "--dir", "job"]);
+    place.write("go", "");
+    assert_eq!(process::exit_status(child, PATIENCE), Some(0));
+    for lost_early in [true, true, false] {
+        if lost_early {
+            fs::remove_file(place.path("go")).expect("it is there");
+            let child = place.start(place.rckpt(&["restore", "job", "--pidfile", "pid"]));
+            let runs = || (place.has("pid") || process::has_ended(child)).then_some(());
+            assert!(poll(PATIENCE, runs).is_some() && place.has("pid"), "{}", place.text("stderr"));
+            process::kill_descendants();
+            assert_eq!(place.text("output"), "one\n");
+            place.write("go", "");
+            fs::remove_file(place.path("pid")).expect("it is there");
+        } else {
+            place.tell(&["restore", "job"]);
+        }
+    }
+    assert_eq!(place.text("output"), "one\ntwo\n");
 }
 
 /// Namespaces are what a plain user needs to have the same process numbers again.

@@ -1,11 +1,11 @@
 #!/usr/bin/perl
-# Hashes, regular expressions, sorting, and a file written through a pipe to another program.
+# Hashes, regular expressions, sorting, and a file written through a pipe by other programs.
 use strict;
 use warnings;
 
 my ($seed, %count) = (42);
 open(my $output, '>', 'output.words') or die "output.words: $!";
-open(my $sorted, '|-', 'sort > output.sorted') or die "sort: $!";
+open(my $sorted, '|-', 'sort | sha256sum > output.sorted') or die "sort: $!";
 for my $step (1 .. 600) {
     my $text = '';
     for (1 .. 400) {

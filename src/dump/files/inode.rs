@@ -469,6 +469,7 @@ fn new_inode(kind: InodeKind, path: Bytes) -> Inode {
         build_id: None,
         content: None,
         written: false,
+        ends: None,
     }
 }
 

@@ -8,6 +8,7 @@
 mod classify;
 mod content;
 mod context;
+pub mod ends;
 mod event;
 pub mod identity;
 mod inode;

@@ -63,6 +63,8 @@ pub struct Cut {
     pub number: u64,
     /// Bytes that stay.
     pub size: u64,
+    /// The time of its last change that it gets back with them.
+    pub mtime: TimeSpec,
 }
 
 /// What a standard stream is connected to.
@@ -170,7 +172,8 @@ impl Judge<'_> {
             // A file that cannot be read has no build id, and is told by its time.
             found.build_id = File::open(path).ok().and_then(|file| build_id::build_id(&file));
         }
-        judge::judge(inode, usage, found.as_ref(), self.choices.policy)
+        let policy = self.choices.policy;
+        judge::judge(inode, usage, found.as_ref(), policy, || same_ends(inode, path))
     }
 
     fn note(&mut self, id: InodeId, inode: &Inode, action: Action, path: Bytes) {
@@ -178,7 +181,7 @@ impl Judge<'_> {
             self.decisions.contents.insert(id, action);
         }
         match action {
-            Action::CutBack => self.cut(path.as_path(), inode.size),
+            Action::CutBack => self.cut(path.as_path(), inode.size, inode.mtime),
             Action::Reset => self.decisions.resets.push(path.as_path().to_owned()),
             Action::Use | Action::Create => {}
         }
@@ -229,7 +232,8 @@ impl Judge<'_> {
             // A terminal or /dev/null is what a caller has who did not think of it. A job in the
             // middle of a file needs the rest of that file.
             let usage = Usage { opened: true, content: true, ..Usage::default() };
-            match judge::judge(inode, usage, found, self.choices.policy) {
+            let policy = self.choices.policy;
+            match judge::judge(inode, usage, found, policy, || same_ends(inode, path.as_path())) {
                 Ok(_) => {
                     let connection = Connection::Reopened { inode: id, position };
                     self.decisions.streams.insert(stream, connection);
@@ -259,7 +263,18 @@ impl Judge<'_> {
                 self.problems.push(Problem { path, kind });
                 return;
             }
-            self.cut(path.as_path(), inode.size);
+            match judge::still_begins_as_recorded(inode, found, || same_ends(inode, path.as_path()))
+            {
+                Ok(true) => self.cut(path.as_path(), inode.size, inode.mtime),
+                Ok(false) => {
+                    self.problems.push(Problem { path, kind: ProblemKind::ChangedInPlace });
+                    return;
+                }
+                Err(kind) => {
+                    self.problems.push(Problem { path, kind });
+                    return;
+                }
+            }
         }
         if self.own_stream(stream).is_some_and(|own| is_same(own, Some(found))) {
             self.decisions.streams.insert(stream, Connection::OwnAt { position });
@@ -272,7 +287,7 @@ impl Judge<'_> {
             let path = self.place_of(&output.path);
             known.insert(path.as_path().to_owned());
             match self.judge_output(output, path.as_path()) {
-                Ok(Action::CutBack) => self.cut(path.as_path(), output.size),
+                Ok(Action::CutBack) => self.cut(path.as_path(), output.size, output.mtime),
                 Ok(_) => {}
                 Err(kind) => self.problems.push(Problem { path, kind }),
             }
@@ -357,13 +372,13 @@ impl Judge<'_> {
         }
     }
 
-    fn cut(&mut self, path: &Path, size: u64) {
+    fn cut(&mut self, path: &Path, size: u64, mtime: TimeSpec) {
         if self.decisions.cuts.iter().any(|cut| cut.path == path) {
             return;
         }
         match fs::metadata(path) {
             Ok(found) => {
-                let cut = Cut { path: path.to_owned(), number: found.ino(), size };
+                let cut = Cut { path: path.to_owned(), number: found.ino(), size, mtime };
                 self.decisions.cuts.push(cut);
             }
             Err(error) => {
@@ -398,6 +413,15 @@ fn look_at(path: &Path, follow: bool) -> Result<Option<Found>, ProblemKind> {
         }
         Err(error) => Err(unreadable(error)),
     }
+}
+
+/// Whether the ends of what a file held at the checkpoint are what they were, as far as that is known.
+fn same_ends(recorded: &Inode, path: &Path) -> Result<bool, ProblemKind> {
+    let Some(ends) = &recorded.ends else { return Ok(true) };
+    File::open(path)
+        .and_then(|file| file_tree::digest_ends(&file, recorded.size))
+        .map(|digest| digest == *ends.0)
+        .map_err(unreadable)
 }
 
 fn found(metadata: &Metadata) -> Found {

@@ -181,6 +181,7 @@ mod tests {
             build_id: None,
             content: None,
             written: false,
+            ends: None,
         }
     }
 

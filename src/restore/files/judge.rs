@@ -157,12 +157,14 @@ impl fmt::Display for FileType {
     }
 }
 
-/// Judges a file that has a path, by what it is needed for.
+/// Judges a file that has a path, by what it is needed for. `same_ends` tells, when asked, whether the
+/// ends of what it held at the checkpoint are what they were.
 pub fn judge(
     recorded: &Inode,
     usage: Usage,
     found: Option<&Found>,
     policy: Policy,
+    same_ends: impl FnOnce() -> Result<bool, ProblemKind>,
 ) -> Result<Action, ProblemKind> {
     let Some(found) = found else {
         return if recorded.content.is_some() && policy != Policy::Fail {
@@ -193,7 +195,7 @@ pub fn judge(
         }
     }
     if usage.writes {
-        return judge_written(recorded, found, policy);
+        return judge_written(recorded, found, policy, same_ends);
     }
     if usage.content && !usage.mapped && !same && policy != Policy::Keep {
         return Err(ProblemKind::ChangedInput);
@@ -215,25 +217,53 @@ fn judge_kept(recorded: &Inode, found: &Found, policy: Policy) -> Result<Action,
     }
 }
 
-/// A file that the job has open for writing. A newer time is no sign of harm: the job itself wrote
-/// on after the checkpoint.
-fn judge_written(recorded: &Inode, found: &Found, policy: Policy) -> Result<Action, ProblemKind> {
+/// A file that the job has open for writing. The job itself wrote on after the checkpoint, so it may
+/// have grown; but what it held then must still be there. A newer time on a file that did not grow says
+/// that it is not, as a rollback sets the time back. Where the content is in the image, it is brought
+/// back from there.
+fn judge_written(
+    recorded: &Inode,
+    found: &Found,
+    policy: Policy,
+    same_ends: impl FnOnce() -> Result<bool, ProblemKind>,
+) -> Result<Action, ProblemKind> {
     let same = found.size == recorded.size && found.mtime == recorded.mtime;
-    // A copy on another machine has another number, but then it has not changed otherwise.
-    let replaced = found.number != recorded.number && !same;
-    match policy {
-        Policy::Keep => Ok(Action::Use),
-        _ if replaced => Err(ProblemKind::Replaced),
-        _ if found.size < recorded.size => {
-            Err(ProblemKind::Shrunk { recorded: recorded.size, found: found.size })
-        }
-        Policy::Rollback if found.size > recorded.size => Ok(Action::CutBack),
-        Policy::Fail if found.size > recorded.size => {
-            Err(ProblemKind::Grown { grown: found.size - recorded.size })
-        }
-        Policy::Fail if !same => Err(ProblemKind::Written),
-        Policy::Rollback | Policy::Fail => Ok(Action::Use),
+    if same || policy == Policy::Keep {
+        return Ok(Action::Use);
     }
+    // A copy on another machine has another number, but then it has not changed otherwise.
+    if found.number != recorded.number {
+        return Err(ProblemKind::Replaced);
+    }
+    let problem = if found.size < recorded.size {
+        ProblemKind::Shrunk { recorded: recorded.size, found: found.size }
+    } else if policy == Policy::Fail {
+        match found.size - recorded.size {
+            0 => ProblemKind::Written,
+            grown => ProblemKind::Grown { grown },
+        }
+    } else if still_begins_as_recorded(recorded, found, same_ends)? {
+        return Ok(if found.size > recorded.size { Action::CutBack } else { Action::Use });
+    } else {
+        ProblemKind::ChangedInPlace
+    };
+    if recorded.content.is_some() && policy == Policy::Rollback {
+        Ok(Action::Reset)
+    } else {
+        Err(problem)
+    }
+}
+
+/// Whether a file that is not smaller, but newer, begins with what it held at the checkpoint.
+pub fn still_begins_as_recorded(
+    recorded: &Inode,
+    found: &Found,
+    same_ends: impl FnOnce() -> Result<bool, ProblemKind>,
+) -> Result<bool, ProblemKind> {
+    if recorded.size == 0 {
+        return Ok(true);
+    }
+    Ok(found.size > recorded.size && same_ends()?)
 }
 
 /// Judges a named output. `same_start` tells, when asked, whether the file still begins with what it
@@ -303,6 +333,7 @@ mod tests {
             build_id: None,
             content: None,
             written: false,
+            ends: None,
         }
     }
 
@@ -318,7 +349,7 @@ mod tests {
     #[test]
     fn files_for_reading_must_be_the_same() {
         let check = |found: Option<&Found>, policy, expected| {
-            assert_eq!(judge(&recorded(), READ, found, policy), expected);
+            assert_eq!(judge(&recorded(), READ, found, policy, || Ok(false)), expected);
         };
         let touched = Found { mtime: later(), ..found() };
         let copied = Found { number: 8, ..found() };
@@ -337,7 +368,7 @@ mod tests {
     #[test]
     fn files_for_writing_are_cut_back() {
         let check = |found: Option<&Found>, policy, expected| {
-            assert_eq!(judge(&recorded(), WRITTEN, found, policy), expected);
+            assert_eq!(judge(&recorded(), WRITTEN, found, policy, || Ok(true)), expected);
         };
         let grown = Found { size: 150, mtime: later(), ..found() };
         let rewritten = Found { mtime: later(), ..found() };
@@ -347,7 +378,8 @@ mod tests {
         check(Some(&grown), Policy::Rollback, Ok(Action::CutBack));
         check(Some(&grown), Policy::Keep, Ok(Action::Use));
         check(Some(&grown), Policy::Fail, Err(ProblemKind::Grown { grown: 50 }));
-        check(Some(&rewritten), Policy::Rollback, Ok(Action::Use));
+        check(Some(&rewritten), Policy::Rollback, Err(ProblemKind::ChangedInPlace));
+        check(Some(&rewritten), Policy::Keep, Ok(Action::Use));
         check(Some(&rewritten), Policy::Fail, Err(ProblemKind::Written));
         let problem = ProblemKind::Shrunk { recorded: 100, found: 50 };
         check(Some(&shrunk), Policy::Rollback, Err(problem));
@@ -362,7 +394,7 @@ mod tests {
         library.build_id = Some(Bytes::from(&b"id"[..]));
         let check = |found: &Found, expected| {
             for policy in [Policy::Rollback, Policy::Keep, Policy::Fail] {
-                assert_eq!(judge(&library, MAPPED, Some(found), policy), expected);
+                assert_eq!(judge(&library, MAPPED, Some(found), policy, || Ok(false)), expected);
             }
         };
         let installed_again = Found { mtime: later(), ..found() };
@@ -377,7 +409,7 @@ mod tests {
         memory.kind = InodeKind::MemoryFile;
         memory.content = Some(ObjectId(3));
         let check = |found: Option<&Found>, policy, expected| {
-            assert_eq!(judge(&memory, WRITTEN, found, policy), expected);
+            assert_eq!(judge(&memory, WRITTEN, found, policy, || Ok(true)), expected);
         };
         let written = Found { mtime: later(), ..found() };
         check(Some(&written), Policy::Rollback, Ok(Action::Reset));
@@ -393,7 +425,7 @@ mod tests {
         let mut temporary = recorded();
         temporary.content = Some(ObjectId(3));
         let check = |found: Option<&Found>, policy, expected| {
-            assert_eq!(judge(&temporary, WRITTEN, found, policy), expected);
+            assert_eq!(judge(&temporary, WRITTEN, found, policy, || Ok(true)), expected);
         };
         check(None, Policy::Rollback, Ok(Action::Create));
         check(None, Policy::Fail, Err(ProblemKind::Vanished));
@@ -403,6 +435,25 @@ mod tests {
             Ok(Action::CutBack),
         );
         check(Some(&found()), Policy::Rollback, Ok(Action::Use));
+        let rewritten = Found { mtime: later(), ..found() };
+        check(Some(&rewritten), Policy::Rollback, Ok(Action::Reset));
+        check(Some(&rewritten), Policy::Fail, Err(ProblemKind::Written));
+        check(Some(&Found { size: 50, ..rewritten }), Policy::Rollback, Ok(Action::Reset));
+    }
+
+    #[test]
+    fn growth_is_cut_off_only_behind_what_was_there() {
+        let check = |size, same_ends, expected| {
+            let recorded = Inode { size, ..recorded() };
+            let grown = Found { size: 150, mtime: later(), ..found() };
+            let verdict =
+                judge(&recorded, WRITTEN, Some(&grown), Policy::Rollback, || Ok(same_ends));
+            assert_eq!(verdict, expected, "{size} {same_ends}");
+        };
+        check(100, true, Ok(Action::CutBack));
+        check(100, false, Err(ProblemKind::ChangedInPlace));
+        check(0, false, Ok(Action::CutBack));
+        check(150, true, Err(ProblemKind::ChangedInPlace));
     }
 
     #[test]

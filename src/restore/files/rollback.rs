@@ -7,10 +7,14 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::sys::stat::futimens;
+use nix::sys::time::TimeSpec as KernelTime;
 use thiserror::Error;
 
 use super::decide::{Cut, Decisions};
 use crate::model::number::to_u64;
+use crate::model::time::TimeSpec;
 
 /// Why files could not be brought back to the checkpoint. Those already dealt with are as they were
 /// then; what they held is in the directory for it.
@@ -45,6 +49,7 @@ pub fn carry_out(decisions: &Decisions) -> Result<(), RollbackError> {
     store.sync()?;
     for (cut, file) in cuts {
         file.set_len(cut.size)
+            .and_then(|()| set_time(&file, cut.mtime))
             .and_then(|()| file.sync_all())
             .map_err(|source| cut_failed(cut, source))?;
     }
@@ -127,6 +132,16 @@ fn keep_tail(store: &mut Store<'_>, cut: &Cut) -> Result<File, RollbackError> {
     Ok(file)
 }
 
+/// Gives a file the time of its last change back, by which another restore from the same checkpoint
+/// sees that it is what it was. Only its owner may; without, that restore finds it changed and asks.
+fn set_time(file: &File, mtime: TimeSpec) -> io::Result<()> {
+    let time = KernelTime::new(mtime.seconds, mtime.nanoseconds);
+    match futimens(file, &KernelTime::UTIME_OMIT, &time) {
+        Ok(()) | Err(Errno::EPERM) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
 /// Copies a whole file.
 fn keep_whole(store: &mut Store<'_>, path: &Path) -> Result<(), RollbackError> {
     let kept = store.place(path, "")?;
@@ -203,12 +218,15 @@ mod tests {
         fs::write(&log, "before, after").unwrap();
         let number = fs::metadata(&log).unwrap().ino();
         let base = directory.path().join("displaced");
-        let cut = Cut { path: log.clone(), number, size: 6 };
+        let mtime = TimeSpec { seconds: 1_000_000_000, nanoseconds: 5 };
+        let cut = Cut { path: log.clone(), number, size: 6, mtime };
         let decisions =
             Decisions { displaced: base.clone(), cuts: vec![cut], ..Decisions::default() };
         let roll_back = || carry_out(&decisions);
         roll_back().unwrap();
         assert_eq!(fs::read(&log).unwrap(), b"before");
+        let facts = fs::metadata(&log).unwrap();
+        assert_eq!((facts.mtime(), facts.mtime_nsec()), (mtime.seconds, mtime.nanoseconds));
         let kept = |number: &str| {
             let path = base.join(number).join(log.strip_prefix("/").unwrap());
             fs::read_to_string(path.with_file_name("log.from-6")).unwrap()
