@@ -2,7 +2,7 @@
 //! what the reporting commands say of them.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -191,6 +191,40 @@ fn streams_are_the_restorers() {
     assert_eq!(answer.output, "after\nduplicate\n");
     assert!(answer.words.contains("error\n"), "{answer:#?}");
     assert_eq!(place.text("stdout"), "before\n");
+}
+
+/// Whoever called rckpt has opened a file where its user may not look: what was written to it is cut
+/// back through the stream itself.
+#[test]
+fn streams_out_of_reach() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let place = Workplace::new(User::Plain);
+    fs::create_dir(place.path("closed")).expect("make a directory of root's");
+    fs::set_permissions(place.path("closed"), fs::Permissions::from_mode(0o700)).expect("close it");
+    let script = "echo one; touch ready; while [ ! -e go ]; do sleep 0.01; done; echo two";
+    let mut run = place.rckpt(&["run", "--dir", "job", "--", "sh", "-c", script]);
+    let child = place.start(run.stdout(place.callers_file("closed/log")));
+    assert!(poll(PATIENCE, || place.has("ready").then_some(())).is_some());
+    place.tell(&["dump", &process::children(child)[0].to_string()]);
+    place.write("go", "");
+    assert_eq!(process::exit_status(child, PATIENCE), Some(0));
+    for _ in 0..2 {
+        assert_eq!(place.text("closed/log"), "one\ntwo\n");
+        let mut restore = place.rckpt(&["restore", "job"]);
+        let child = place.start(restore.stdout(place.callers_file("closed/log")));
+        assert_eq!(process::exit_status(child, PATIENCE), Some(0), "{}", place.text("stderr"));
+    }
+    assert_eq!(place.text("closed/log"), "one\ntwo\n");
+    // A file that nobody but root may read could not be kept, and so is not cut.
+    let closed = fs::Permissions::from_mode(0o600);
+    fs::set_permissions(place.path("closed/log"), closed).expect("close it");
+    let mut restore = place.rckpt(&["restore", "job"]);
+    let child = place.start(restore.stdout(place.callers_file("closed/log")));
+    assert_eq!(process::exit_status(child, PATIENCE), Some(125));
+    assert!(place.text("stderr").contains("--files keep"), "{}", place.text("stderr"));
+    assert_eq!(place.text("closed/log"), "one\ntwo\n");
 }
 
 /// A pipe of the caller's takes the place of another one.

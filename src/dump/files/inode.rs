@@ -158,20 +158,26 @@ impl InodeTable {
                 Located::Unlinked(path) => (InodeKind::Unlinked, path),
             },
         };
-        let mut inode = new_inode(kind, path);
-        inode.device = found.stat.device;
-        inode.number = found.stat.number;
-        inode.mode = found.stat.mode;
-        inode.rdev = found.stat.rdev;
-        inode.size = found.stat.size;
-        inode.mtime = found.stat.mtime;
-        inode.links = found.stat.links;
+        let inode = described(kind, path, &found.stat);
         let id = self.insert(inode, file_system, found.user)?;
         self.draft(id).files.push(source);
         self.by_stat.insert(found.stat.identity(), id);
         // Where both numberings agree, which is nearly everywhere, this finds it in maps, too.
         self.by_map.insert(found.stat.identity(), id);
         Ok(id)
+    }
+
+    /// The number of a file that a standard stream leads to and no path of this user's. Nothing but
+    /// streams may refer to it: anything else would have to be opened again.
+    pub fn intern_stream(
+        &mut self,
+        stat: FileStat,
+        path: Bytes,
+        holder: (Pid, i32),
+    ) -> Result<InodeId, CollectFilesError> {
+        let inode = described(InodeKind::Linked, path, &stat);
+        let user = (holder.0, Place::Descriptor(holder.1));
+        self.insert(inode, FileSystem::Ordinary, user)
     }
 
     /// The number of a file that somebody has mapped.
@@ -444,6 +450,20 @@ fn kernel_memory_kind(path: &[u8]) -> Result<(InodeKind, Bytes), RefusalKind> {
         }
         _ => (InodeKind::AnonymousShared, Bytes::default()),
     })
+}
+
+/// A file that `stat` describes.
+fn described(kind: InodeKind, path: Bytes, stat: &FileStat) -> Inode {
+    Inode {
+        device: stat.device,
+        number: stat.number,
+        mode: stat.mode,
+        rdev: stat.rdev,
+        size: stat.size,
+        mtime: stat.mtime,
+        links: stat.links,
+        ..new_inode(kind, path)
+    }
 }
 
 /// A regular file of which only mappings are known.

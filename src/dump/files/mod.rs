@@ -128,7 +128,8 @@ pub enum Warning {
     /// A standard stream to a regular file whose path this user cannot follow.
     #[error(
         "process {pid}, descriptor {number}: {path} is a standard stream that cannot be reached by \
-         its path; a restore goes on writing to its own, and cuts nothing back"
+         its path; a restore cuts back what is written to it from now on only if its own stream is \
+         that file again"
     )]
     StreamNotReachable {
         /// A process that has it.

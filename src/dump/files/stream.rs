@@ -126,7 +126,10 @@ pub(super) fn target(
             Err(Failure::Refused(RefusalKind::NotReachable)) => {
                 let (pid, number) = found.holder;
                 let path = Bytes::from(&found.link[..]);
+                let inode =
+                    collector.inodes.intern_stream(found.stat, path.clone(), found.holder)?;
                 collector.warnings.push(Warning::StreamNotReachable { pid, number, path });
+                return Ok(StreamTarget::Regular { inode, position: found.position() });
             }
             Err(failure) => return Err(failure),
         }

@@ -59,6 +59,8 @@ pub struct Decisions {
 pub struct Cut {
     /// Its path.
     pub path: PathBuf,
+    /// The caller's own stream that leads to it, when one does.
+    pub through: Option<Stream>,
     /// Its inode number, as it was when this was decided.
     pub number: u64,
     /// Bytes that stay.
@@ -200,7 +202,7 @@ impl Judge<'_> {
             };
             let Some(inode) = self.job.inodes.get(to_usize(u64::from(id.0))) else { continue };
             let path = self.place_of(&inode.path);
-            let found = match look_at(path.as_path(), true) {
+            let found = match self.look_at_stream(inode, path.as_path()) {
                 Ok(found) => found,
                 Err(kind) => {
                     self.problems.push(Problem { path, kind });
@@ -257,28 +259,60 @@ impl Judge<'_> {
             // Another file, or one that the caller's shell has emptied for us: it begins anew.
             return;
         }
-        if found.size > inode.size {
-            if self.choices.policy == Policy::Fail {
-                let kind = ProblemKind::Grown { grown: found.size - inode.size };
-                self.problems.push(Problem { path, kind });
-                return;
-            }
-            match judge::still_begins_as_recorded(inode, found, || same_ends(inode, path.as_path()))
-            {
-                Ok(true) => self.cut(path.as_path(), inode.size, inode.mtime),
-                Ok(false) => {
-                    self.problems.push(Problem { path, kind: ProblemKind::ChangedInPlace });
-                    return;
-                }
-                Err(kind) => {
-                    self.problems.push(Problem { path, kind });
-                    return;
-                }
-            }
+        if found.size > inode.size
+            && let Err(kind) = self.cut_stream(inode, found, path.as_path())
+        {
+            self.problems.push(Problem { path, kind });
+            return;
         }
         if self.own_stream(stream).is_some_and(|own| is_same(own, Some(found))) {
             self.decisions.streams.insert(stream, Connection::OwnAt { position });
         }
+    }
+
+    /// Cuts back what was written to a stream, through the caller's own where that is the file: its
+    /// path may lead through directories that only others may enter.
+    fn cut_stream(&mut self, inode: &Inode, found: &Found, path: &Path) -> Result<(), ProblemKind> {
+        if self.choices.policy == Policy::Fail {
+            return Err(ProblemKind::Grown { grown: found.size - inode.size });
+        }
+        let through = self.own_with(inode).filter(|stream| *stream != Stream::Input);
+        let link = through.map(link_of);
+        let readable = link.as_deref().unwrap_or(path);
+        if !judge::still_begins_as_recorded(inode, found, || same_ends(inode, readable))? {
+            return Err(ProblemKind::ChangedInPlace);
+        }
+        match File::open(readable) {
+            Ok(_) => self.add_cut(Cut {
+                path: path.to_owned(),
+                through,
+                number: found.number,
+                size: inode.size,
+                mtime: inode.mtime,
+            }),
+            Err(error) => return Err(ProblemKind::EndUnreadable { reason: error.to_string() }),
+        }
+        Ok(())
+    }
+
+    /// What a stream's file is now, found by the caller's own stream when that is the very file, or
+    /// else by its path. A file that only others may look at might as well not be there.
+    fn look_at_stream(&self, inode: &Inode, path: &Path) -> Result<Option<Found>, ProblemKind> {
+        if let Some(stream) = self.own_with(inode) {
+            return Ok(self.own_stream(stream).map(found));
+        }
+        match fs::metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(None),
+            _ => look_at(path, true),
+        }
+    }
+
+    /// The first of the caller's own streams that is the very file that was recorded.
+    fn own_with(&self, inode: &Inode) -> Option<Stream> {
+        [Stream::Output, Stream::Error, Stream::Input].into_iter().find(|stream| {
+            self.own_stream(*stream)
+                .is_some_and(|own| own.dev() == inode.device && own.ino() == inode.number)
+        })
     }
 
     fn outputs(&mut self) {
@@ -373,18 +407,21 @@ impl Judge<'_> {
     }
 
     fn cut(&mut self, path: &Path, size: u64, mtime: TimeSpec) {
-        if self.decisions.cuts.iter().any(|cut| cut.path == path) {
-            return;
-        }
         match fs::metadata(path) {
             Ok(found) => {
-                let cut = Cut { path: path.to_owned(), number: found.ino(), size, mtime };
-                self.decisions.cuts.push(cut);
+                let (path, number) = (path.to_owned(), found.ino());
+                self.add_cut(Cut { path, through: None, number, size, mtime });
             }
             Err(error) => {
                 let problem = Problem { path: Bytes::from(path), kind: unreadable(error) };
                 self.problems.push(problem);
             }
+        }
+    }
+
+    fn add_cut(&mut self, cut: Cut) {
+        if !self.decisions.cuts.iter().any(|other| other.path == cut.path) {
+            self.decisions.cuts.push(cut);
         }
     }
 
@@ -413,6 +450,16 @@ fn look_at(path: &Path, follow: bool) -> Result<Option<Found>, ProblemKind> {
         }
         Err(error) => Err(unreadable(error)),
     }
+}
+
+/// The link in /proc to one of our own streams.
+pub(super) fn link_of(stream: Stream) -> PathBuf {
+    let number = match stream {
+        Stream::Input => 0,
+        Stream::Output => 1,
+        Stream::Error => 2,
+    };
+    PathBuf::from(format!("/proc/self/fd/{number}"))
 }
 
 /// Whether the ends of what a file held at the checkpoint are what they were, as far as that is known.

@@ -105,6 +105,15 @@ pub enum ProblemKind {
     /// A new file, and the user wants no rollback.
     #[error("it is new since the checkpoint")]
     New,
+    /// What is to be cut off cannot be kept.
+    #[error(
+        "what was written to it since the checkpoint is to be cut off, and cannot be read to be kept: \
+         {reason}"
+    )]
+    EndUnreadable {
+        /// Why.
+        reason: String,
+    },
     /// It cannot be looked at.
     #[error("it cannot be looked at: {reason}")]
     Unreadable {
@@ -129,6 +138,9 @@ impl ProblemKind {
             }
             Self::Grown { .. } | Self::Written | Self::New => {
                 "use --files rollback to cut it back (nothing is lost), or --files keep"
+            }
+            Self::EndUnreadable { .. } => {
+                "make it readable, or use --files keep to go on behind what it holds now"
             }
             Self::ChangedMapped => {
                 "put the same build of it back, or give the place of one with --map OLD=NEW"

@@ -4,6 +4,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
@@ -12,7 +13,8 @@ use nix::sys::stat::futimens;
 use nix::sys::time::TimeSpec as KernelTime;
 use thiserror::Error;
 
-use super::decide::{Cut, Decisions};
+use super::decide::{Cut, Decisions, link_of};
+use crate::model::file::Stream;
 use crate::model::number::to_u64;
 use crate::model::time::TimeSpec;
 
@@ -113,23 +115,40 @@ impl Store<'_> {
 
 /// Copies what lies behind the recorded size, and returns the file to be cut.
 fn keep_tail(store: &mut Store<'_>, cut: &Cut) -> Result<File, RollbackError> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK)
-        .open(&cut.path)
-        .map_err(|source| cut_failed(cut, source))?;
+    let (file, readable) = open_to_cut(cut).map_err(|source| cut_failed(cut, source))?;
     let metadata = file.metadata().map_err(|source| cut_failed(cut, source))?;
     if metadata.ino() != cut.number || metadata.size() < cut.size {
         return Err(RollbackError::ChangeMeanwhile { path: cut.path.clone() });
     }
     let kept = store.place(&cut.path, &format!(".from-{}", cut.size))?;
-    copy(&file, cut.size, &kept).map_err(|source| RollbackError::KeepContent {
+    copy(&readable, cut.size, &kept).map_err(|source| RollbackError::KeepContent {
         path: cut.path.clone(),
         kept,
         source,
     })?;
     Ok(file)
+}
+
+/// Opens a file to be cut: for writing, and for reading. Whoever called us may have opened a stream
+/// that we may not open for writing; then it is cut as it was given to us.
+fn open_to_cut(cut: &Cut) -> io::Result<(File, File)> {
+    let open = |path: &Path, write: bool| {
+        OpenOptions::new()
+            .read(true)
+            .write(write)
+            .custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK)
+            .open(path)
+    };
+    let Some(stream) = cut.through else {
+        let file = open(&cut.path, true)?;
+        return Ok((file.try_clone()?, file));
+    };
+    let own = match stream {
+        Stream::Input => io::stdin().as_fd().try_clone_to_owned(),
+        Stream::Output => io::stdout().as_fd().try_clone_to_owned(),
+        Stream::Error => io::stderr().as_fd().try_clone_to_owned(),
+    }?;
+    Ok((own.into(), open(&link_of(stream), false)?))
 }
 
 /// Gives a file the time of its last change back, by which another restore from the same checkpoint
@@ -219,7 +238,7 @@ mod tests {
         let number = fs::metadata(&log).unwrap().ino();
         let base = directory.path().join("displaced");
         let mtime = TimeSpec { seconds: 1_000_000_000, nanoseconds: 5 };
-        let cut = Cut { path: log.clone(), number, size: 6, mtime };
+        let cut = Cut { path: log.clone(), through: None, number, size: 6, mtime };
         let decisions =
             Decisions { displaced: base.clone(), cuts: vec![cut], ..Decisions::default() };
         let roll_back = || carry_out(&decisions);
