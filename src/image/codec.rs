@@ -6,7 +6,9 @@ use lz4_flex::block::{
     CompressTable, compress_into_with_table, decompress_into, get_maximum_output_size,
 };
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128_with_seed};
+
+use crate::model::number::{PAGE_SIZE, to_usize};
 
 /// How bytes are stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -22,6 +24,31 @@ pub enum Codec {
 #[must_use]
 pub fn checksum(bytes: &[u8]) -> u64 {
     xxh3_64(bytes)
+}
+
+/// What is known of a page's content without having it: XXH3, 128 bits, with a seed that nobody knows
+/// beforehand, so that pages which were made to collide do not. Pages of equal hashes under one seed
+/// are taken for equal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PageHash(pub [u8; PAGE_HASH_LENGTH]);
+
+/// Bytes of a [`PageHash`].
+pub const PAGE_HASH_LENGTH: usize = 16;
+
+impl PageHash {
+    /// The hash of a page.
+    #[must_use]
+    pub fn of(page: &[u8], seed: u64) -> Self {
+        Self(xxh3_128_with_seed(page, seed).to_le_bytes())
+    }
+}
+
+/// Puts the hashes of `pages` behind each other into `table`, which is emptied first.
+pub fn hash_pages(pages: &[u8], seed: u64, table: &mut Vec<u8>) {
+    table.clear();
+    for page in pages.chunks(to_usize(PAGE_SIZE)) {
+        table.extend_from_slice(&PageHash::of(page, seed).0);
+    }
 }
 
 /// Compresses one piece after another, reusing its tables.

@@ -22,6 +22,8 @@ pub enum Part {
     Section(SectionKind),
     /// A chunk of page data, by its number in the index.
     Chunk(usize),
+    /// The hashes of the pages of a chunk, by its number in the index.
+    Hashes(usize),
     /// The zero bytes between a chunk, by its number in the index, and the next.
     Padding(usize),
 }
@@ -33,6 +35,7 @@ impl fmt::Display for Part {
             Self::SectionTable => f.write_str("the table of sections"),
             Self::Section(kind) => write!(f, "section \"{kind}\""),
             Self::Chunk(number) => write!(f, "page data chunk {number}"),
+            Self::Hashes(number) => write!(f, "the table of hashes of page data chunk {number}"),
             Self::Padding(number) => write!(f, "the padding after page data chunk {number}"),
         }
     }
@@ -331,6 +334,14 @@ pub enum WriteError {
         /// The kernel's word.
         source: io::Error,
     },
+    /// A name of an earlier generation's file, which is not needed, cannot be removed.
+    #[error("cannot remove {}: {source}", path.display())]
+    RemoveFile {
+        /// The file.
+        path: PathBuf,
+        /// The kernel's word.
+        source: io::Error,
+    },
     /// A thread cannot be started.
     #[error("cannot start a thread that compresses or writes page data: {source}")]
     StartThread {
@@ -348,6 +359,26 @@ pub enum WriteError {
         pages: u64,
         /// What the caller's function said.
         source: io::Error,
+    },
+    /// The earlier generation that this one builds on cannot be read: one that stands by itself can
+    /// be written instead.
+    #[error("the checkpoint that this one builds on: {source}")]
+    ReadParent {
+        /// What is wrong with it.
+        source: ReadError,
+    },
+    /// Pages are to be kept, and there is no earlier generation that has them.
+    #[error(
+        "object {object} is to keep {pages} pages from page {first_page:#x} on, and there is no \
+         earlier checkpoint to keep them from"
+    )]
+    FindParent {
+        /// The object.
+        object: ObjectId,
+        /// First page.
+        first_page: u64,
+        /// How many.
+        pages: u64,
     },
     /// More pages than an object can have.
     #[error("object {object} cannot have {pages} pages from page {first_page:#x} on")]
@@ -387,6 +418,12 @@ pub enum WriteError {
 }
 
 impl WriteError {
+    /// Whether a generation that builds on no other one could be written nevertheless.
+    #[must_use]
+    pub const fn is_parents_fault(&self) -> bool {
+        matches!(self, Self::ReadParent { .. })
+    }
+
     /// Whether the disk or the user's quota is full.
     #[must_use]
     pub fn is_out_of_space(&self) -> bool {
@@ -397,8 +434,11 @@ impl WriteError {
             | Self::SyncFile { source, .. } => {
                 matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
             }
-            Self::StartThread { .. }
+            Self::RemoveFile { .. }
+            | Self::StartThread { .. }
             | Self::ReadPages { .. }
+            | Self::ReadParent { .. }
+            | Self::FindParent { .. }
             | Self::BoundPages { .. }
             | Self::ContinueWriting
             | Self::EncodeSection { .. }

@@ -69,6 +69,13 @@ impl GenerationId {
     }
 }
 
+impl GenerationId {
+    /// Half of its randomness, where it is used as a seed.
+    pub(super) fn seed(self) -> u64 {
+        u64_at(&self.0, 0)
+    }
+}
+
 impl fmt::Display for GenerationId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))

@@ -1,16 +1,15 @@
 //! The index of the page data: which pages lie where in which file.
 //!
-//! It is made for more than one version of the writer uses: a generation may draw on page files of
-//! earlier generations (kept beside its own under [`parent_pages_file`]), the same stored page may
-//! stand for pages of several objects, and only a part of a chunk may still be in use. A reader has
-//! to take [`Run::slot`] seriously, and nothing else changes for it.
+//! A generation may draw on page files of earlier generations (kept beside its own under
+//! [`parent_pages_file`]), the same stored page may stand for pages of several objects, and only a
+//! part of a chunk may still be in use.
 
 use serde::{Deserialize, Serialize};
 
-use super::codec::Codec;
+use super::codec::{Codec, PAGE_HASH_LENGTH};
 use super::format::GenerationId;
 use crate::model::id::ObjectId;
-use crate::model::number::{PAGE_SIZE, to_usize};
+use crate::model::number::{PAGE_SIZE, to_u64, to_usize};
 
 /// Pages in a chunk that a writer fills: 1 MiB.
 pub const CHUNK_PAGES: u32 = 256;
@@ -41,6 +40,21 @@ impl Run {
         &chunk[start..start + length]
     }
 
+    /// Appends `run`, joining it to the last one when it continues that.
+    pub(super) fn append(runs: &mut Vec<Self>, run: Self) {
+        match runs.last_mut() {
+            Some(last) if last.is_continued_by(&run) => last.pages += run.pages,
+            _ => runs.push(run),
+        }
+    }
+
+    /// Whether `next`, of the same chunk, is its continuation in the object and in the chunk.
+    pub(super) fn is_continued_by(&self, next: &Self) -> bool {
+        self.object == next.object
+            && self.end_page() == next.first_page
+            && self.slot + self.pages == next.slot
+    }
+
     /// The first page after the run.
     #[must_use]
     pub fn end_page(&self) -> u64 {
@@ -64,7 +78,7 @@ pub struct Chunk {
     pub pages: u32,
     /// Checksum of the stored bytes.
     pub stored_checksum: u64,
-    /// Checksum of the pages.
+    /// Checksum of the table of the pages' hashes, which follows the stored bytes.
     pub checksum: u64,
     /// What the pages are.
     pub runs: Vec<Run>,
@@ -77,10 +91,31 @@ impl Chunk {
         to_usize(u64::from(self.pages) * PAGE_SIZE)
     }
 
-    /// The first byte after it in its file.
+    /// Where its table of hashes begins: behind its stored bytes.
+    #[must_use]
+    pub fn hashes_offset(&self) -> u64 {
+        self.offset.saturating_add(u64::from(self.stored_length))
+    }
+
+    /// Bytes of its table of hashes.
+    #[must_use]
+    pub fn hashes_length(&self) -> usize {
+        to_usize(u64::from(self.pages)) * PAGE_HASH_LENGTH
+    }
+
+    /// How many of its stored bytes, and of its table of hashes, stand for the pages in `runs`.
+    #[must_use]
+    pub fn used_bytes(&self, runs: &[Run]) -> u64 {
+        let all = self.end().saturating_sub(self.offset);
+        let used: u64 = runs.iter().map(|run| u64::from(run.pages)).sum();
+        // Pages that stand for several count once or more, never for more than the whole.
+        all.saturating_mul(used.min(u64::from(self.pages))) / u64::from(self.pages.max(1))
+    }
+
+    /// The first byte after it and its table of hashes.
     #[must_use]
     pub fn end(&self) -> u64 {
-        self.offset.saturating_add(u64::from(self.stored_length))
+        self.hashes_offset().saturating_add(to_u64(self.hashes_length()))
     }
 }
 
@@ -96,6 +131,8 @@ pub struct PagesFile {
 /// Section [`super::section::SectionKind::PAGE_INDEX`], version 1.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PageIndex {
+    /// Seed of all hashes of pages, in all the files.
+    pub hash_seed: u64,
     /// Files that chunks lie in: this generation's own first, then those of earlier ones.
     pub files: Vec<PagesFile>,
     /// The chunks; those in this generation's own file in the order they have there, without gaps

@@ -8,12 +8,17 @@
 //! kept: images can be read, checked and fuzzed on any machine. What it hands out has been checked
 //! once, here: bounds, checksums and cross references, so that later code may rely on them.
 
+#[cfg(test)]
+mod chain;
 pub mod codec;
 #[cfg(test)]
 pub(crate) mod damage;
+mod duplicates;
 pub mod error;
 pub mod format;
 pub mod index;
+mod parent;
+mod pipeline;
 pub mod reader;
 #[cfg(test)]
 pub(crate) mod sample;

@@ -11,12 +11,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use nix::fcntl::{OFlag, open, openat};
+use nix::fcntl::{AtFlags, OFlag, open, openat};
 use nix::sys::stat::Mode;
-use nix::unistd::geteuid;
+use nix::unistd::{geteuid, linkat};
 use serde::de::DeserializeOwned;
 
-use super::codec::{Codec, checksum, largest_unpacked, unpack};
+use super::codec::{
+    Codec, PAGE_HASH_LENGTH, PageHash, checksum, hash_pages, largest_unpacked, unpack,
+};
 use super::error::{Part, ReadError};
 use super::format::{
     GenerationId, IMAGE_FILE, IMAGE_HEADER_LENGTH, ImageHeader, PAGES_FILE, PAGES_HEADER_LENGTH,
@@ -42,7 +44,7 @@ pub enum Trust {
 pub enum Depth {
     /// The checksum of every stored byte.
     Stored,
-    /// Also decompresses everything, and checks what comes out.
+    /// Also decompresses everything, and compares each page's hash.
     Decoded,
 }
 
@@ -51,8 +53,10 @@ pub enum Depth {
 #[derive(Debug)]
 pub struct Reader {
     directory: PathBuf,
+    directory_file: File,
     id: GenerationId,
     job: Job,
+    hash_seed: u64,
     chunks: Vec<Chunk>,
     /// Zero bytes that must follow each chunk, up to the next one.
     padding: Vec<u32>,
@@ -63,8 +67,21 @@ pub struct Reader {
 
 #[derive(Debug)]
 struct OpenPages {
+    id: GenerationId,
     path: PathBuf,
     file: File,
+    length: u64,
+}
+
+/// How much of a file of page data a generation uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileUse {
+    /// The generation that wrote it.
+    pub id: GenerationId,
+    /// Its length in bytes.
+    pub length: u64,
+    /// How many of them belong to pages that this generation uses.
+    pub used: u64,
 }
 
 impl Reader {
@@ -98,17 +115,16 @@ impl Reader {
         let mut files = Vec::with_capacity(index.files.len());
         let mut stored_bytes = length;
         for (number, pages) in index.files.iter().enumerate() {
-            let name = match number {
-                0 => PAGES_FILE.to_owned(),
-                _ => parent_pages_file(pages.id),
-            };
+            let name = pages_file_name(number, pages.id);
             files.push(open_pages(&directory_file, directory, &name, pages, trust)?);
             stored_bytes = stored_bytes.saturating_add(pages.length);
         }
         Ok(Self {
             directory: directory.to_owned(),
+            directory_file,
             id,
             job,
+            hash_seed: index.hash_seed,
             chunks: index.chunks,
             padding,
             files,
@@ -123,7 +139,7 @@ impl Reader {
         &self.directory
     }
 
-    /// The generation's number.
+    /// The generation's own number, drawn by its writer.
     #[must_use]
     pub const fn id(&self) -> GenerationId {
         self.id
@@ -147,10 +163,49 @@ impl Reader {
         &self.sections
     }
 
-    /// Bytes of all files that the generation consists of.
+    /// Bytes of all files that the generation consists of, those of earlier ones among them.
     #[must_use]
     pub const fn stored_bytes(&self) -> u64 {
         self.stored_bytes
+    }
+
+    /// Bytes that the generation itself added: what is not in files of earlier ones.
+    #[must_use]
+    pub fn own_bytes(&self) -> u64 {
+        let earlier: u64 = self.files.iter().skip(1).map(|file| file.length).sum();
+        self.stored_bytes.saturating_sub(earlier)
+    }
+
+    /// The files of page data: the generation's own first, then those of earlier ones.
+    #[must_use]
+    pub fn files(&self) -> Vec<FileUse> {
+        let unused = |file: &OpenPages| FileUse { id: file.id, length: file.length, used: 0 };
+        let mut files: Vec<FileUse> = self.files.iter().map(unused).collect();
+        for chunk in &self.chunks {
+            files[to_usize(u64::from(chunk.file))].used += chunk.used_bytes(&chunk.runs);
+        }
+        files
+    }
+
+    /// Seed of all hashes of pages.
+    pub(super) const fn hash_seed(&self) -> u64 {
+        self.hash_seed
+    }
+
+    /// What a child needs to name a file of page data as its own source.
+    pub(super) fn pages_files(&self) -> impl Iterator<Item = PagesFile> {
+        self.files.iter().map(|file| PagesFile { id: file.id, length: file.length })
+    }
+
+    /// Gives the file of page data `number` another name in `directory`, under which a child finds
+    /// it. Whether that was possible: not every file system has such links, and somebody may be
+    /// removing this generation.
+    pub(super) fn link_file(&self, number: usize, directory: &File) -> bool {
+        let Some(pages) = self.files.get(number) else { return false };
+        let name = pages_file_name(number, pages.id);
+        let child = parent_pages_file(pages.id);
+        linkat(&self.directory_file, name.as_str(), directory, child.as_str(), AtFlags::empty())
+            .is_ok()
     }
 
     /// Reads a chunk, one of [`Reader::chunks`], checks it and gives its pages, which
@@ -184,10 +239,20 @@ impl Reader {
                 }
             }
         }
-        if checksum(plain) != chunk.checksum {
-            return Err(self.damaged(chunk));
-        }
         Ok(plain)
+    }
+
+    /// Reads the hashes of a chunk's pages into `hashes`.
+    ///
+    /// # Errors
+    /// When they cannot be read or are not exactly as written.
+    pub fn hashes(&self, chunk: &Chunk, hashes: &mut Vec<PageHash>) -> Result<(), ReadError> {
+        let mut table = Vec::new();
+        self.read_hashes(chunk, &mut table)?;
+        let (words, _) = table.as_chunks::<PAGE_HASH_LENGTH>();
+        hashes.clear();
+        hashes.extend(words.iter().copied().map(PageHash));
+        Ok(())
     }
 
     /// Checks all page data, on as many threads as the machine has processors. `progress` is told
@@ -203,9 +268,9 @@ impl Reader {
         let workers = thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let work = || -> Result<(), ReadError> {
-            let mut buffer = Vec::new();
+            let (mut buffer, mut table) = (Vec::new(), Vec::new());
             while let Some(chunk) = self.chunks.get(next.fetch_add(1, Ordering::Relaxed)) {
-                self.verify_chunk(chunk, depth, &mut buffer).inspect_err(|_| {
+                self.verify_chunk(chunk, depth, &mut buffer, &mut table).inspect_err(|_| {
                     // The other threads need not go on.
                     next.store(self.chunks.len(), Ordering::Relaxed);
                 })?;
@@ -228,38 +293,68 @@ impl Reader {
         chunk: &Chunk,
         depth: Depth,
         buffer: &mut Vec<u8>,
+        table: &mut Vec<u8>,
     ) -> Result<(), ReadError> {
         match depth {
-            Depth::Decoded => self.decode(chunk, buffer).map(|_| ()),
+            Depth::Decoded => {
+                let plain = self.decode(chunk, buffer)?;
+                hash_pages(plain, self.hash_seed, table);
+                if checksum(table) != chunk.checksum {
+                    return Err(self.damaged(chunk));
+                }
+            }
             Depth::Stored => {
                 buffer.resize(to_usize(u64::from(chunk.stored_length)), 0);
-                self.read_stored(chunk, buffer)
+                self.read_stored(chunk, buffer)?;
             }
         }
+        self.read_hashes(chunk, table)?;
+        self.check_padding(chunk)
     }
 
-    /// Reads and checks a chunk's stored bytes, and the padding behind them.
+    /// Reads and checks a chunk's stored bytes.
     fn read_stored(&self, chunk: &Chunk, stored: &mut [u8]) -> Result<(), ReadError> {
-        let OpenPages { path, file } = self.file_of(chunk);
-        let number = self.number_of(chunk);
-        let failed =
-            |part: Part| move |source| ReadError::ReadFile { path: path.clone(), part, source };
-        file.read_exact_at(stored, chunk.offset).map_err(failed(Part::Chunk(number)))?;
+        self.read_part(chunk, Part::Chunk(self.number_of(chunk)), stored, chunk.offset)?;
         if checksum(stored) != chunk.stored_checksum {
             return Err(self.damaged(chunk));
         }
-        let padding = self.padding.get(number).map_or(0, |bytes| to_usize(u64::from(*bytes)));
-        if padding > 0 {
-            let part = Part::Padding(number);
-            let mut bytes = [0xff; to_usize(PAGE_SIZE)];
-            let bytes = &mut bytes[..padding];
-            file.read_exact_at(bytes, chunk.end()).map_err(failed(part))?;
-            if bytes.iter().any(|byte| *byte != 0) {
-                let problem = "it is not zero";
-                return Err(ReadError::BoundPart { path: path.clone(), part, problem });
-            }
+        Ok(())
+    }
+
+    /// Reads and checks a chunk's table of hashes.
+    fn read_hashes(&self, chunk: &Chunk, table: &mut Vec<u8>) -> Result<(), ReadError> {
+        let part = Part::Hashes(self.number_of(chunk));
+        table.resize(chunk.hashes_length(), 0);
+        self.read_part(chunk, part, table, chunk.hashes_offset())?;
+        if checksum(table) != chunk.checksum {
+            return Err(ReadError::MatchChecksum { path: self.path_of(chunk), part });
         }
         Ok(())
+    }
+
+    /// Checks that what lies between a chunk and the next one is zero.
+    fn check_padding(&self, chunk: &Chunk) -> Result<(), ReadError> {
+        let number = self.number_of(chunk);
+        let padding = self.padding.get(number).map_or(0, |bytes| to_usize(u64::from(*bytes)));
+        let part = Part::Padding(number);
+        let mut bytes = [0xff; to_usize(PAGE_SIZE)];
+        let bytes = &mut bytes[..padding];
+        self.read_part(chunk, part, bytes, chunk.end())?;
+        if bytes.iter().all(|byte| *byte == 0) {
+            return Ok(());
+        }
+        Err(ReadError::BoundPart { path: self.path_of(chunk), part, problem: "it is not zero" })
+    }
+
+    fn read_part(
+        &self,
+        chunk: &Chunk,
+        part: Part,
+        bytes: &mut [u8],
+        offset: u64,
+    ) -> Result<(), ReadError> {
+        let OpenPages { path, file, .. } = self.file_of(chunk);
+        read_at(file, path, part, bytes, offset)
     }
 
     fn file_of(&self, chunk: &Chunk) -> &OpenPages {
@@ -468,9 +563,7 @@ fn check_layout(path: &Path, id: GenerationId, index: &PageIndex) -> Result<Vec<
             return Err(damaged("its declared length is impossible"));
         }
         let first = to_u64(PAGES_HEADER_LENGTH);
-        let inside = chunk.offset >= first
-            && chunk.offset.checked_add(stored).is_some_and(|end| end <= file.length);
-        if !inside {
+        if chunk.offset < first || chunk.end() > file.length {
             return Err(damaged("it reaches beyond its file"));
         }
         let same_file = before.filter(|(_, earlier)| earlier.file == chunk.file);
@@ -506,6 +599,14 @@ fn check_layout(path: &Path, id: GenerationId, index: &PageIndex) -> Result<Vec<
     Ok(padding)
 }
 
+/// The name that the file of page data `number`, written by generation `id`, has in a generation.
+fn pages_file_name(number: usize, id: GenerationId) -> String {
+    match number {
+        0 => PAGES_FILE.to_owned(),
+        _ => parent_pages_file(id),
+    }
+}
+
 fn open_pages(
     directory: &File,
     path: &Path,
@@ -526,7 +627,7 @@ fn open_pages(
     if length != expected.length {
         return Err(ReadError::MatchLength { path, declared: expected.length, found: length });
     }
-    Ok(OpenPages { path, file })
+    Ok(OpenPages { id: header.id, path, file, length })
 }
 
 fn open_directory(path: &Path) -> Result<File, ReadError> {

@@ -712,7 +712,7 @@ mod tests {
             runs,
         };
         let file = PagesFile { id: GenerationId([0; 16]), length: 69632 };
-        PageIndex { files: vec![file], chunks: vec![chunk] }
+        PageIndex { hash_seed: 0, files: vec![file], chunks: vec![chunk] }
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! Writing a generation: page data through a pipeline of bounded memory, then the records.
+//! Writing a generation: page data, then the records.
 //!
-//! The caller's thread fills buffers (it may be the only one allowed to read a tracee), worker
-//! threads compress and hash them, one thread writes them in order. A fixed number of buffers goes
-//! round and round, so that memory stays bounded and a slow disk holds the caller back.
+//! Page data goes through the pipeline; what need not be stored is found here on the way to it:
+//! pages of zeros, pages that are the same in the generation before, and pages that another process
+//! of the job has, too. With [`Writer::keep`] the caller says itself what has not changed.
 //!
 //! The writer fills a directory that it is given; making, naming and publishing that is
 //! [`crate::job::directory`]'s. It owns no policy about what to store.
@@ -14,37 +14,36 @@ use std::num::NonZero;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::thread::{self, JoinHandle};
+use std::thread;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::Mode;
 
-use super::codec::{Codec, Packer, checksum};
+use super::codec::{Codec, Packer, PageHash, checksum};
+use super::duplicates::{Duplicates, Place};
 use super::error::{Part, WriteError};
 use super::format::{
-    GenerationId, IMAGE_FILE, ImageHeader, PAGES_FILE, PAGES_HEADER_LENGTH, PagesHeader,
-    SectionEntry, first_section_offset,
+    GenerationId, IMAGE_FILE, ImageHeader, PAGES_FILE, PagesHeader, SectionEntry,
+    first_section_offset,
 };
-use super::index::{CHUNK_LENGTH, CHUNK_PAGES, Chunk, PageIndex, PagesFile, Run};
+use super::index::{PageIndex, PagesFile, Run};
+use super::parent::{Inheritance, Parent, Settled};
+use super::pipeline::{Filling, Pipeline, WORKER_LIMIT, forget};
+use super::reader::Reader;
 use super::section::{JobHeader, SECTION_LENGTH_LIMIT, SECTIONS, SectionKind, encode};
 use super::validate::{check_index, check_job};
 use crate::model::id::ObjectId;
 use crate::model::job::Job;
-use crate::model::number::{PAGE_SIZE, page_align_up, to_u64, to_usize};
+use crate::model::number::{PAGE_SIZE, to_u64, to_usize};
 
-/// Most worker threads: each holds about 4 MiB, and a handful outruns any disk.
-pub const WORKER_LIMIT: usize = 16;
-
-const PAGE: usize = to_usize(PAGE_SIZE);
-static ZERO_PAGE: [u8; PAGE] = [0; PAGE];
+static ZERO_PAGE: [u8; to_usize(PAGE_SIZE)] = [0; to_usize(PAGE_SIZE)];
 
 /// How to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WriteOptions {
     /// What to try on page data and records.
     pub codec: Codec,
-    /// Threads that compress, 1..=[`WORKER_LIMIT`]; other numbers are brought into that range.
+    /// Threads that compress, 1..=8; other numbers are brought into that range.
     pub workers: usize,
 }
 
@@ -68,13 +67,19 @@ pub enum ZeroPages {
 /// What was written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
-    /// Bytes of both files.
+    /// Bytes of the files that were written.
     pub stored_bytes: u64,
     /// Bytes of the stored pages before compression.
     pub raw_bytes: u64,
     /// Pages left out because they hold zeros.
     pub zero_pages: u64,
-    /// Chunks of page data.
+    /// Pages left out because the earlier generation has them.
+    pub kept_pages: u64,
+    /// Pages left out because they are stored for another object.
+    pub duplicate_pages: u64,
+    /// Pages of earlier generations that were stored anew, so that a file could be let go.
+    pub folded_pages: u64,
+    /// Chunks of page data that were written.
     pub chunks: u64,
 }
 
@@ -85,10 +90,16 @@ pub struct Writer {
     directory_file: File,
     id: GenerationId,
     codec: Codec,
+    hash_seed: u64,
+    parent: Option<Parent>,
+    /// Objects here whose pages are compared with those of an object of the parent.
+    compared: BTreeMap<ObjectId, ObjectId>,
+    duplicates: Duplicates,
+    /// Pages that are stored for others: the number of the chunk, and the run.
+    shared: Vec<(usize, Run)>,
     pipeline: Option<Pipeline>,
     filling: Option<Filling>,
-    raw_pages: u64,
-    zero_pages: u64,
+    summary: Summary,
 }
 
 impl Writer {
@@ -97,27 +108,92 @@ impl Writer {
     /// # Errors
     /// When the directory, the file of page data or a thread cannot be had.
     pub fn create(directory: &Path, options: WriteOptions) -> Result<Self, WriteError> {
+        Self::create_on(directory, options, None)
+    }
+
+    /// Starts writing a generation that builds on an earlier one of the same file system. Where
+    /// [`Writer::parent`] tells afterwards that there is none, the generation stands by itself:
+    /// the file system knows no hard links, or the earlier generation is being removed.
+    ///
+    /// # Errors
+    /// As for [`Writer::create`].
+    pub fn create_on(
+        directory: &Path,
+        options: WriteOptions,
+        parent: Option<Reader>,
+    ) -> Result<Self, WriteError> {
         let directory_file = open_directory(directory)?;
         let id = GenerationId::random();
+        let parent = match parent {
+            Some(reader) => Parent::adopt(reader, &directory_file, directory)?,
+            None => None,
+        };
         let pages = create_file(&directory_file, directory, PAGES_FILE)?;
         let pages_path = directory.join(PAGES_FILE);
         pages.write_all_at(&PagesHeader { id }.encode(), 0).map_err(|source| {
             WriteError::WriteFile { path: pages_path.clone(), part: Part::Header, source }
         })?;
         let pipeline = Pipeline::start(pages, pages_path, options)?;
+        // Hashes can be compared only under one seed, so a whole line of generations has one.
+        let hash_seed = match &parent {
+            Some(parent) => parent.reader().hash_seed(),
+            None => GenerationId::random().seed(),
+        };
         Ok(Self {
             directory: directory.to_owned(),
             directory_file,
             id,
             codec: options.codec,
+            hash_seed,
+            parent,
+            compared: BTreeMap::new(),
+            duplicates: Duplicates::new(),
+            shared: Vec::new(),
             pipeline: Some(pipeline),
             filling: None,
-            raw_pages: 0,
-            zero_pages: 0,
+            summary: Summary::default(),
         })
     }
 
-    /// Stores `pages` pages of `object` from `first_page` on.
+    /// The id that the generation will have.
+    #[must_use]
+    pub const fn id(&self) -> GenerationId {
+        self.id
+    }
+
+    /// The generation that this one builds on, if it does: pages may be kept from that.
+    #[must_use]
+    pub fn parent(&self) -> Option<&Reader> {
+        self.parent.as_ref().map(Parent::reader)
+    }
+
+    /// From now on, pages of `object` given to [`Writer::store`] are left out when the parent has the
+    /// same for its object `of`. Equal content is all that counts, so any `of` is right; a good one
+    /// is the same process's. Without a parent this does nothing.
+    pub fn compare(&mut self, object: ObjectId, of: ObjectId) {
+        self.compared.insert(object, of);
+    }
+
+    /// `pages` pages of `object` from `first_page` on are what the parent has there for its object
+    /// `of`: absent ones, too. The caller knows that none was written since; it need not read them.
+    ///
+    /// # Errors
+    /// When there is no parent, or there are no such pages.
+    pub fn keep(
+        &mut self,
+        object: ObjectId,
+        of: ObjectId,
+        first_page: u64,
+        pages: u64,
+    ) -> Result<(), WriteError> {
+        let beyond = end_of(object, first_page, pages)?;
+        let parent =
+            self.parent.as_mut().ok_or(WriteError::FindParent { object, first_page, pages })?;
+        parent.keep(object, of, first_page, beyond);
+        Ok(())
+    }
+
+    /// Stores `pages` pages of `object` from `first_page` on, but for those that need not be.
     ///
     /// `read(page, buffer)` is called on this thread, several times, to fill `buffer` (whole pages,
     /// at most 1 MiB) from page `page` on. `zeros` says whether pages of zeros may be left out.
@@ -132,28 +208,24 @@ impl Writer {
         zeros: ZeroPages,
         read: &mut dyn FnMut(u64, &mut [u8]) -> io::Result<()>,
     ) -> Result<(), WriteError> {
-        let beyond = first_page
-            .checked_add(pages)
-            .filter(|end| end.checked_mul(PAGE_SIZE).is_some())
-            .ok_or(WriteError::BoundPages { object, first_page, pages })?;
+        let beyond = end_of(object, first_page, pages)?;
         let mut page = first_page;
         while page < beyond {
             let mut filling = match self.filling.take() {
                 Some(filling) => filling,
-                None => Filling { slot: self.free_slot()?, pages: 0 },
+                None => self.begin()?,
             };
-            let count = u64::from(CHUNK_PAGES - filling.pages).min(beyond - page);
-            let start = to_usize(u64::from(filling.pages) * PAGE_SIZE);
-            let buffer = &mut filling.slot.plain[start..start + to_usize(count * PAGE_SIZE)];
-            read(page, buffer).map_err(|source| WriteError::ReadPages {
+            let room = filling.room();
+            let count = u32::try_from(beyond - page).map_or(room, |left| left.min(room));
+            read(page, filling.space(count)).map_err(|source| WriteError::ReadPages {
                 object,
                 first_page: page,
-                pages: count,
+                pages: u64::from(count),
                 source,
             })?;
-            self.zero_pages += filling.keep(object, page, count, zeros);
-            page += count;
-            if filling.pages == CHUNK_PAGES {
+            self.sift(&mut filling, object, page, count, zeros)?;
+            page += u64::from(count);
+            if filling.room() == 0 {
                 self.submit(filling)?;
             } else {
                 self.filling = Some(filling);
@@ -168,41 +240,114 @@ impl Writer {
     /// When that fails, or when the records contradict each other, so that no reader would take
     /// them: better now than when they are needed.
     pub fn finish(mut self, job: &Job) -> Result<Summary, WriteError> {
-        if let Some(filling) = self.filling.take().filter(|filling| filling.pages > 0) {
+        let inherited = self.take_over()?;
+        if let Some(filling) = self.filling.take().filter(|filling| filling.pages() > 0) {
             self.submit(filling)?;
         }
         let pipeline = self.pipeline.take().ok_or(WriteError::ContinueWriting)?;
-        let written = pipeline.finish()?;
+        let mut written = pipeline.finish()?;
+        for (number, run) in std::mem::take(&mut self.shared) {
+            Run::append(&mut written.chunks[number].runs, run);
+        }
+        let own = PagesFile { id: self.id, length: written.length };
+        let own_chunks = to_u64(written.chunks.len());
         let index = PageIndex {
-            files: vec![PagesFile { id: self.id, length: written.length }],
-            chunks: written.chunks,
+            hash_seed: self.hash_seed,
+            files: [vec![own], inherited.files].concat(),
+            chunks: [written.chunks, inherited.chunks].concat(),
         };
         check_job(job)
             .and_then(|()| check_index(job, &index))
             .map_err(|source| WriteError::CheckRecords { source })?;
         let image_length = self.write_image(job, &index)?;
 
-        let pages_path = self.directory.join(PAGES_FILE);
-        sync(&written.file, pages_path)?;
+        sync(&written.file, self.directory.join(PAGES_FILE))?;
+        forget(&written.file, 0, written.length);
         sync(&self.directory_file, self.directory.clone())?;
         Ok(Summary {
             stored_bytes: image_length + written.length,
-            raw_bytes: self.raw_pages * PAGE_SIZE,
-            zero_pages: self.zero_pages,
-            chunks: to_u64(index.chunks.len()),
+            chunks: own_chunks,
+            ..self.summary
         })
     }
 
-    fn free_slot(&mut self) -> Result<Box<Slot>, WriteError> {
+    /// Takes out of `count` pages that were read behind those of `filling` what has to be stored.
+    fn sift(
+        &mut self,
+        filling: &mut Filling,
+        object: ObjectId,
+        first_page: u64,
+        count: u32,
+        zeros: ZeroPages,
+    ) -> Result<(), WriteError> {
+        let first = filling.pages();
+        let compared = self.compared.get(&object).copied();
+        for (place, number) in (first..first + count).zip(first_page..) {
+            let page = filling.page(place);
+            if zeros == ZeroPages::Drop && *page == ZERO_PAGE {
+                self.summary.zero_pages += 1;
+                continue;
+            }
+            let hash = PageHash::of(page, self.hash_seed);
+            if let (Some(parent), Some(of)) = (self.parent.as_mut(), compared) {
+                let found = parent.find(of, number, hash);
+                if let Some(origin) = found.map_err(|source| WriteError::ReadParent { source })? {
+                    parent.keep_page(object, number, origin);
+                    continue;
+                }
+            }
+            let mut run = Run { object, first_page: number, pages: 1, slot: filling.pages() };
+            if let Some(other) = self.duplicates.find(object, hash) {
+                run.slot = other.slot;
+                self.shared.push((other.chunk, run));
+                self.summary.duplicate_pages += 1;
+                continue;
+            }
+            let stored = Place { chunk: filling.number(), slot: run.slot };
+            self.duplicates.note(object, hash, stored);
+            filling.take(place, hash, run);
+        }
+        Ok(())
+    }
+
+    /// Settles what is taken over from the parent, and stores anew what is folded.
+    fn take_over(&mut self) -> Result<Inheritance, WriteError> {
+        let Some(parent) = self.parent.take() else {
+            return Ok(Inheritance { files: Vec::new(), chunks: Vec::new() });
+        };
+        self.summary.kept_pages = parent.kept_pages();
+        let Settled { reader, inherited, folded } =
+            parent.settle(&self.directory_file, &self.directory)?;
+        let mut buffer = Vec::new();
+        for chunk in &folded {
+            let pages = reader
+                .decode(chunk, &mut buffer)
+                .map_err(|source| WriteError::ReadParent { source })?;
+            for run in &chunk.runs {
+                let bytes = run.bytes_in(pages);
+                let copy = &mut |page: u64, space: &mut [u8]| {
+                    let start = to_usize((page - run.first_page) * PAGE_SIZE);
+                    space.copy_from_slice(&bytes[start..start + space.len()]);
+                    Ok(())
+                };
+                let pages = u64::from(run.pages);
+                self.store(run.object, run.first_page, pages, ZeroPages::Keep, copy)?;
+                self.summary.folded_pages += pages;
+            }
+        }
+        Ok(inherited)
+    }
+
+    fn begin(&mut self) -> Result<Filling, WriteError> {
         let pipeline = self.pipeline.as_mut().ok_or(WriteError::ContinueWriting)?;
-        match pipeline.free_slot() {
-            Some(slot) => Ok(slot),
+        match pipeline.begin() {
+            Some(filling) => Ok(filling),
             None => Err(self.failure()),
         }
     }
 
     fn submit(&mut self, filling: Filling) -> Result<(), WriteError> {
-        self.raw_pages += u64::from(filling.pages);
+        self.summary.raw_bytes += u64::from(filling.pages()) * PAGE_SIZE;
         let pipeline = self.pipeline.as_mut().ok_or(WriteError::ContinueWriting)?;
         if pipeline.submit(filling) { Ok(()) } else { Err(self.failure()) }
     }
@@ -291,6 +436,14 @@ pub(super) fn encode_section(
     }
 }
 
+/// The first page after `pages` pages of `object` from `first_page` on.
+fn end_of(object: ObjectId, first_page: u64, pages: u64) -> Result<u64, WriteError> {
+    first_page
+        .checked_add(pages)
+        .filter(|end| end.checked_mul(PAGE_SIZE).is_some())
+        .ok_or(WriteError::BoundPages { object, first_page, pages })
+}
+
 fn open_directory(path: &Path) -> Result<File, WriteError> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     open(path, flags, Mode::empty())
@@ -316,229 +469,18 @@ fn sync(file: &File, path: PathBuf) -> Result<(), WriteError> {
     file.sync_all().map_err(|source| WriteError::SyncFile { path, source })
 }
 
-/// A pair of buffers that goes round: filled by the caller, compressed by a worker, written, and
-/// filled again.
-struct Slot {
-    plain: Vec<u8>,
-    packed: Vec<u8>,
-    runs: Vec<Run>,
-}
-
-impl Slot {
-    fn new() -> Box<Self> {
-        Box::new(Self { plain: vec![0; CHUNK_LENGTH], packed: Vec::new(), runs: Vec::new() })
-    }
-}
-
-/// A slot being filled.
-struct Filling {
-    slot: Box<Slot>,
-    pages: u32,
-}
-
-impl Filling {
-    /// Takes in `count` pages that were read behind those already here, closing the gaps that pages
-    /// of zeros leave. Gives the number of those.
-    fn keep(&mut self, object: ObjectId, first_page: u64, count: u64, zeros: ZeroPages) -> u64 {
-        let Slot { plain, runs, .. } = &mut *self.slot;
-        let first_slot = u64::from(self.pages);
-        let mut dropped = 0;
-        for number in 0..count {
-            let from = to_usize((first_slot + number) * PAGE_SIZE);
-            if zeros == ZeroPages::Drop && plain[from..from + PAGE] == ZERO_PAGE {
-                dropped += 1;
-                continue;
-            }
-            let to = to_usize(u64::from(self.pages) * PAGE_SIZE);
-            if to != from {
-                plain.copy_within(from..from + PAGE, to);
-            }
-            let page = first_page + number;
-            match runs.last_mut() {
-                Some(run) if run.object == object && run.end_page() == page => run.pages += 1,
-                _ => runs.push(Run { object, first_page: page, pages: 1, slot: self.pages }),
-            }
-            self.pages += 1;
-        }
-        dropped
-    }
-}
-
-/// A chunk on its way: numbered by the caller, so that the file has the caller's order.
-struct Numbered<T> {
-    number: usize,
-    slot: Box<Slot>,
-    work: T,
-}
-
-/// What is to be packed: so many pages.
-struct Filled {
-    pages: u32,
-}
-
-/// What is to be written.
-struct Packed {
-    pages: u32,
-    /// Bytes in the slot's packed buffer; `None`: store the plain ones.
-    packed_length: Option<usize>,
-    checksum: u64,
-    stored_checksum: u64,
-}
-
-struct Written {
-    file: File,
-    length: u64,
-    chunks: Vec<Chunk>,
-}
-
-/// The threads and the channels between them. When one end of a channel is gone its other end
-/// fails, so an error in the writing thread reaches the caller by itself, and nobody waits forever.
-struct Pipeline {
-    filled: Sender<Numbered<Filled>>,
-    free: Receiver<Box<Slot>>,
-    slots_left: usize,
-    next_number: usize,
-    workers: Vec<JoinHandle<()>>,
-    writing: JoinHandle<Result<Written, WriteError>>,
-}
-
-impl Pipeline {
-    fn start(file: File, path: PathBuf, options: WriteOptions) -> Result<Self, WriteError> {
-        let workers = options.workers.clamp(1, WORKER_LIMIT);
-        // One in each worker's hands and one waiting for it; one being filled, one being written.
-        let slots = 2 * workers + 2;
-        let (filled, to_pack) = bounded(slots);
-        let (packed, to_write) = bounded(slots);
-        let (emptied, free) = bounded(slots);
-        let writing = spawn("rckpt-write", move || write_chunks(file, path, to_write, emptied))?;
-        let workers = (0..workers)
-            .map(|_| {
-                let (to_pack, packed) = (to_pack.clone(), packed.clone());
-                spawn("rckpt-pack", move || pack_chunks(options.codec, &to_pack, &packed))
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { filled, free, slots_left: slots, next_number: 0, workers, writing })
-    }
-
-    /// An empty slot, waiting for one if all are under way; `None` when writing has failed.
-    fn free_slot(&mut self) -> Option<Box<Slot>> {
-        if let Ok(slot) = self.free.try_recv() {
-            return Some(slot);
-        }
-        if self.slots_left > 0 {
-            self.slots_left -= 1;
-            return Some(Slot::new());
-        }
-        self.free.recv().ok()
-    }
-
-    /// Hands over a slot; false when writing has failed.
-    fn submit(&mut self, filling: Filling) -> bool {
-        let Filling { slot, pages } = filling;
-        let number = self.next_number;
-        self.next_number += 1;
-        self.filled.send(Numbered { number, slot, work: Filled { pages } }).is_ok()
-    }
-
-    /// Waits for everything handed over to be written.
-    fn finish(self) -> Result<Written, WriteError> {
-        drop(self.filled);
-        drop(self.free);
-        for worker in self.workers {
-            join(worker);
-        }
-        join(self.writing)
-    }
-}
-
-fn spawn<T: Send + 'static>(
-    name: &str,
-    body: impl FnOnce() -> T + Send + 'static,
-) -> Result<JoinHandle<T>, WriteError> {
-    thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(body)
-        .map_err(|source| WriteError::StartThread { source })
-}
-
-/// The thread's result. Its panic is a bug in this file, and goes on in the caller.
-fn join<T>(thread: JoinHandle<T>) -> T {
-    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-}
-
-fn pack_chunks(
-    codec: Codec,
-    to_pack: &Receiver<Numbered<Filled>>,
-    packed: &Sender<Numbered<Packed>>,
-) {
-    let mut packer = Packer::new(codec);
-    for Numbered { number, mut slot, work } in to_pack {
-        let plain = &slot.plain[..to_usize(u64::from(work.pages) * PAGE_SIZE)];
-        let sum = checksum(plain);
-        let packed_length = packer.pack(plain, &mut slot.packed);
-        let stored_checksum = packed_length.map_or(sum, |length| checksum(&slot.packed[..length]));
-        let work = Packed { pages: work.pages, packed_length, checksum: sum, stored_checksum };
-        if packed.send(Numbered { number, slot, work }).is_err() {
-            // The writing thread has failed, and says why itself.
-            return;
-        }
-    }
-}
-
-fn write_chunks(
-    file: File,
-    path: PathBuf,
-    to_write: Receiver<Numbered<Packed>>,
-    emptied: Sender<Box<Slot>>,
-) -> Result<Written, WriteError> {
-    let mut early = BTreeMap::new();
-    let mut chunks: Vec<Chunk> = Vec::new();
-    let mut end = to_u64(PAGES_HEADER_LENGTH);
-    for arrived in to_write {
-        early.insert(arrived.number, arrived);
-        while let Some(Numbered { number, mut slot, work }) = early.remove(&chunks.len()) {
-            let pages = work.pages;
-            // Plain chunks start on a page. The hole before them reads as zeros.
-            let (codec, offset, stored) = match work.packed_length {
-                Some(length) => (Codec::Lz4, end, &slot.packed[..length]),
-                None => {
-                    let length = to_usize(u64::from(pages) * PAGE_SIZE);
-                    (Codec::None, page_align_up(end), &slot.plain[..length])
-                }
-            };
-            file.write_all_at(stored, offset).map_err(|source| WriteError::WriteFile {
-                path: path.clone(),
-                part: Part::Chunk(number),
-                source,
-            })?;
-            end = offset + to_u64(stored.len());
-            chunks.push(Chunk {
-                file: 0,
-                offset,
-                stored_length: u32::try_from(stored.len()).expect("a chunk has at most 1 MiB"),
-                codec,
-                pages,
-                stored_checksum: work.stored_checksum,
-                checksum: work.checksum,
-                runs: std::mem::take(&mut slot.runs),
-            });
-            if emptied.send(slot).is_err() {
-                // The caller fills no more; what is under way is still written.
-            }
-        }
-    }
-    Ok(Written { file, length: end, chunks })
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
-    use super::{CHUNK_PAGES, PAGE, WriteOptions, Writer, ZeroPages};
+    use super::{WriteOptions, Writer, ZeroPages};
     use crate::image::codec::Codec;
+    use crate::image::index::CHUNK_PAGES;
     use crate::image::reader::{Depth, Reader};
     use crate::image::sample;
     use crate::model::id::ObjectId;
+
+    const PAGE: usize = 4096;
 
     /// Stores pages whose content tells which they are, and finds every one again.
     fn round_trip(codec: Codec, fill: fn(u64, &mut [u8])) {
@@ -665,23 +607,5 @@ mod tests {
         writer.store(ObjectId(0), start, pages, ZeroPages::Drop, &mut read).unwrap();
         drop(writer);
         assert!(Reader::open(directory.path()).is_err());
-    }
-
-    #[test]
-    fn a_full_disk_is_told_as_such() {
-        // Every write to this device fails with ENOSPC; the pipeline has to hand that on.
-        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-        let options = WriteOptions { codec: Codec::None, workers: 2 };
-        let mut pipeline = super::Pipeline::start(full, "pages.rckpt".into(), options).unwrap();
-        let mut taken = 0;
-        while let Some(slot) = pipeline.free_slot() {
-            assert!(taken < 100, "nobody noticed that the disk is full");
-            taken += 1;
-            if !pipeline.submit(super::Filling { slot, pages: 1 }) {
-                break;
-            }
-        }
-        let error = pipeline.finish().map(|_| ()).unwrap_err();
-        assert!(error.is_out_of_space(), "{error}");
     }
 }
