@@ -4,6 +4,7 @@
 
 mod render;
 mod report;
+mod socket;
 
 use std::path::PathBuf;
 

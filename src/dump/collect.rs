@@ -124,6 +124,7 @@ pub(super) fn collect(
         open_files: files.open_files,
         inodes: files.inodes,
         pipes: files.pipes,
+        sockets: files.sockets,
         outputs,
         objects: first_object + contents,
     };

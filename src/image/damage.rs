@@ -245,13 +245,14 @@ const SAMPLE_CHECKSUMS: &str = "\
 job 1: 3ce6a2f02e98765d
 processes 1: f280a26aff8e0fb3
 address spaces 1: 013c82e8ee888c96
-descriptor tables 1: d84451f089ac663a
+descriptor tables 1: ed35c1857d8859e3
 directories 1: 3c499a6e7a7216da
-open files 1: 08bd5dfce2e3d06d
+open files 1: 6aa6e7db0c2fca57
 inodes 1: bf0b94eecaf3076e
 pipes 1: 77ac232272860133
 outputs 1: 9c9295a1f1b238b1
 page index 1: 2d824b93fc5fc73f
+sockets 1: a31e2c0a9a2beeda
 ";
 
 #[test]

@@ -24,6 +24,7 @@ pub mod reader;
 pub(crate) mod sample;
 pub mod section;
 pub mod validate;
+mod validate_sockets;
 pub mod writer;
 
 pub use codec::Codec;

@@ -424,6 +424,7 @@ fn open_image(directory: &File, path: &Path, trust: Trust) -> Result<Image, Read
         open_files: contents.decode(SectionKind::OPEN_FILES)?,
         inodes: contents.decode(SectionKind::INODES)?,
         pipes: contents.decode(SectionKind::PIPES)?,
+        sockets: contents.decode(SectionKind::SOCKETS)?,
         outputs: contents.decode(SectionKind::OUTPUTS)?,
     };
     let index = contents.decode(SectionKind::PAGE_INDEX)?;

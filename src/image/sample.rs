@@ -6,13 +6,19 @@ use crate::model::file::{
     Fd, FdTable, FileLock, FileLockKind, FileOwner, FsContext, Inode, InodeKind, OpenFile,
     OpenFileKind, Output, Outputs, Pipe, PipeEnd, Stream, StreamTarget,
 };
-use crate::model::id::{Bytes, FdTableId, FsId, InodeId, MmId, ObjectId, OpenFileId, Pid, PipeId};
+use crate::model::id::{
+    Bytes, FdTableId, FsId, InodeId, MmId, ObjectId, OpenFileId, Pid, PipeId, SocketId,
+};
 use crate::model::job::{Job, Machine, VdsoImage};
 use crate::model::memory::{AddressSpace, Backing, GuardRange, MmAreas, Prot, Vma, VmaFlags};
 use crate::model::process::{
     Credentials, PosixTimer, Process, ProcessState, ResourceLimit, TimerNotification,
 };
 use crate::model::signal::{PendingSignal, SIGINFO_SIZE, SignalAction, SignalSet};
+use crate::model::socket::{
+    InetSocket, Socket, SocketCredentials, SocketDetail, SocketOption, UnixBinding, UnixConnection,
+    UnixMessage, UnixSocket,
+};
 use crate::model::thread::{Registers, Rseq, Scheduling, Thread};
 use crate::model::time::{Clocks, TimeSpec, TimerSpec};
 
@@ -50,6 +56,7 @@ pub(crate) fn job() -> Job {
         open_files: open_files(),
         inodes: inodes(),
         pipes: vec![Pipe { capacity: 65536, queued: vec![bytes("waiting")] }],
+        sockets: sockets(),
         outputs: Outputs {
             named: vec![bytes("/home/user/*.log")],
             files: vec![Output {
@@ -260,13 +267,68 @@ fn open_files() -> Vec<OpenFile> {
             target: StreamTarget::Other(bytes("pipe:[1]")),
         }),
         open(OpenFileKind::Proc { path: bytes("/proc/100/status"), position: 0 }),
+        open(OpenFileKind::Socket { socket: SocketId(0) }),
+        open(OpenFileKind::Socket { socket: SocketId(1) }),
+        open(OpenFileKind::Socket { socket: SocketId(2) }),
+        open(OpenFileKind::Socket { socket: SocketId(3) }),
+        open(OpenFileKind::Socket { socket: SocketId(4) }),
+    ]
+}
+
+fn sockets() -> Vec<Socket> {
+    let socket = |kind, detail| Socket {
+        domain: 1,
+        kind,
+        protocol: 0,
+        options: vec![SocketOption { level: 1, name: 7, value: Bytes(vec![0, 0x40, 3, 0]) }],
+        error: 0,
+        detail,
+    };
+    let credentials = SocketCredentials { pid: Pid(100), uid: 1000, gid: 1000 };
+    let message = UnixMessage {
+        data: bytes("queued"),
+        sender: bytes("/home/user/socket"),
+        files: vec![OpenFileId(3), OpenFileId(13)],
+        credentials: Some(credentials),
+    };
+    let listening = UnixSocket {
+        name: bytes("/home/user/socket"),
+        binding: UnixBinding::File {
+            path: bytes("/home/user/socket"),
+            mode: 0o755,
+            uid: 1000,
+            gid: 1000,
+        },
+        connection: UnixConnection::Listening { backlog: 5, pending: vec![SocketId(1)] },
+        peer_credentials: Some(credentials),
+        ..UnixSocket::default()
+    };
+    let pending =
+        UnixSocket { connection: UnixConnection::Pending(SocketId(0)), ..UnixSocket::default() };
+    let pair = |peer| UnixSocket {
+        connection: UnixConnection::Peer(SocketId(peer)),
+        shutdown: 1,
+        ..UnixSocket::default()
+    };
+    let inet = Socket {
+        domain: 2,
+        protocol: 6,
+        error: 104,
+        ..socket(1, SocketDetail::Inet(InetSocket { name: Bytes(vec![2, 0]) }))
+    };
+    vec![
+        socket(1, SocketDetail::Unix(listening)),
+        socket(1, SocketDetail::Unix(pending)),
+        socket(2, SocketDetail::Unix(UnixSocket { queued: vec![message], ..pair(3) })),
+        socket(2, SocketDetail::Unix(pair(2))),
+        inet,
     ]
 }
 
 fn fd_table() -> FdTable {
     let entries = (0_u32..)
         .zip(0_i32..)
-        .take(13)
+        .take(18)
         .map(|(file, number)| Fd { number, file: OpenFileId(file), close_on_exec: false })
         .collect();
     FdTable { entries }

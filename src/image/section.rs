@@ -37,6 +37,8 @@ impl SectionKind {
     pub const OUTPUTS: Self = Self(9);
     /// [`super::index::PageIndex`].
     pub const PAGE_INDEX: Self = Self(10);
+    /// [`Job::sockets`].
+    pub const SOCKETS: Self = Self(11);
 
     /// Its name, for kinds that this program knows.
     #[must_use]
@@ -52,6 +54,7 @@ impl SectionKind {
             Self::PIPES => "pipes",
             Self::OUTPUTS => "outputs",
             Self::PAGE_INDEX => "page index",
+            Self::SOCKETS => "sockets",
             _ => return None,
         })
     }
@@ -76,7 +79,7 @@ impl fmt::Debug for SectionKind {
 pub const SECTION_LENGTH_LIMIT: u64 = 1 << 30;
 
 /// Sections that every image of this version has, in the order they are written.
-pub const SECTIONS: [(SectionKind, u32); 10] = [
+pub const SECTIONS: [(SectionKind, u32); 11] = [
     (SectionKind::JOB, 1),
     (SectionKind::PROCESSES, 1),
     (SectionKind::ADDRESS_SPACES, 1),
@@ -87,6 +90,7 @@ pub const SECTIONS: [(SectionKind, u32); 10] = [
     (SectionKind::PIPES, 1),
     (SectionKind::OUTPUTS, 1),
     (SectionKind::PAGE_INDEX, 1),
+    (SectionKind::SOCKETS, 1),
 ];
 
 /// What of a [`Job`] is not a table of its own: section [`SectionKind::JOB`], version 1.

@@ -10,6 +10,7 @@ use std::fmt;
 use thiserror::Error;
 
 use super::index::{PageIndex, Run};
+use super::validate_sockets;
 use crate::model::address::AddrRange;
 use crate::model::file::{
     FileLock, Inode, InodeKind, OpenFile, OpenFileKind, Output, StreamTarget,
@@ -59,6 +60,7 @@ pub enum Record {
     Directories(usize),
     OpenFile(usize),
     Inode(usize),
+    Socket(usize),
     Output(usize),
     Chunk(usize),
     Pages { object: ObjectId, first_page: u64, pages: u32 },
@@ -79,6 +81,7 @@ impl fmt::Display for Record {
             Self::Directories(number) => write!(f, "directories {number}"),
             Self::OpenFile(number) => write!(f, "open file {number}"),
             Self::Inode(number) => write!(f, "inode {number}"),
+            Self::Socket(number) => write!(f, "socket {number}"),
             Self::Output(number) => write!(f, "output {number}"),
             Self::Chunk(number) => write!(f, "page data chunk {number}"),
             Self::Pages { object, first_page, pages } => {
@@ -113,7 +116,7 @@ pub enum Violation {
     },
 }
 
-type Checked = Result<(), Violation>;
+pub(super) type Checked = Result<(), Violation>;
 
 /// Checks the records of a job.
 ///
@@ -135,6 +138,7 @@ pub fn check_job(job: &Job) -> Checked {
     for (number, inode) in job.inodes.iter().enumerate() {
         check_inode(job, Record::Inode(number), inode)?;
     }
+    validate_sockets::check(job)?;
     for path in &job.outputs.named {
         check_path(Record::Job, path)?;
     }
@@ -387,7 +391,8 @@ fn check_open_file(job: &Job, record: Record, file: &OpenFile) -> Checked {
             refer_inode(job, record, *inode)?;
             refer(record, "pipe", pipe.0, job.pipes.len())
         }
-        OpenFileKind::ControllingTerminal => Ok(()),
+        // What sockets refer to is checked with them.
+        OpenFileKind::ControllingTerminal | OpenFileKind::Socket { .. } => Ok(()),
         OpenFileKind::EventFd { count, .. } => {
             demand(*count < u64::MAX, record, "its counter is beyond its maximum")
         }
@@ -495,14 +500,14 @@ fn refer_inode(job: &Job, record: Record, inode: InodeId) -> Checked {
     refer(record, "inode", inode.0, job.inodes.len())
 }
 
-fn refer(record: Record, target: &'static str, index: u32, count: usize) -> Checked {
+pub(super) fn refer(record: Record, target: &'static str, index: u32, count: usize) -> Checked {
     if u64::from(index) < to_u64(count) {
         return Ok(());
     }
     Err(Violation::Dangling { record, target, index, count })
 }
 
-fn demand(holds: bool, record: Record, problem: &'static str) -> Checked {
+pub(super) fn demand(holds: bool, record: Record, problem: &'static str) -> Checked {
     if holds { Ok(()) } else { malformed(record, problem) }
 }
 
@@ -605,8 +610,8 @@ mod tests {
                     Backing::File { inode, offset: 0, shared: false };
             },
         );
-        refused("descriptor 3 of table 0 refers to open file 13, of which there are 13", |job| {
-            job.fd_tables[0].entries[3].file = OpenFileId(13);
+        refused("descriptor 3 of table 0 refers to open file 18, of which there are 18", |job| {
+            job.fd_tables[0].entries[3].file = OpenFileId(18);
         });
         refused("directories 0 refers to inode 6, of which there are 5", |job| {
             job.fs[0].cwd = InodeId(6);

@@ -432,6 +432,7 @@ pub(super) fn encode_section(
         SectionKind::PIPES => encode(&job.pipes),
         SectionKind::OUTPUTS => encode(&job.outputs),
         SectionKind::PAGE_INDEX => encode(index),
+        SectionKind::SOCKETS => encode(&job.sockets),
         other => unreachable!("section {other} is not written"),
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::id::{Bytes, InodeId, ObjectId, OpenFileId, Pid, PipeId};
+use super::id::{Bytes, InodeId, ObjectId, OpenFileId, Pid, PipeId, SocketId};
 use super::time::{TimeSpec, TimerSpec};
 
 /// Name of the memfd that stands in for shared anonymous memory after a restore: only the kernel
@@ -185,6 +185,11 @@ pub enum OpenFileKind {
         path: Bytes,
         /// Position in bytes.
         position: u64,
+    },
+    /// A socket.
+    Socket {
+        /// The socket, which no other description refers to.
+        socket: SocketId,
     },
 }
 

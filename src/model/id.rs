@@ -61,6 +61,10 @@ record_id!(
     PipeId
 );
 record_id!(
+    /// A socket: index into [`crate::model::job::Job::sockets`].
+    SocketId
+);
+record_id!(
     /// A body of page data in the image: an address space, or the content of an inode.
     ObjectId
 );

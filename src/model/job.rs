@@ -6,6 +6,7 @@ use super::file::{FdTable, FsContext, Inode, OpenFile, Outputs, Pipe};
 use super::id::{Bytes, Pid};
 use super::memory::AddressSpace;
 use super::process::Process;
+use super::socket::Socket;
 use super::time::Clocks;
 
 /// The machine that the checkpoint was taken on, as far as a restore depends on it.
@@ -64,6 +65,8 @@ pub struct Job {
     pub inodes: Vec<Inode>,
     /// Pipes.
     pub pipes: Vec<Pipe>,
+    /// Sockets.
+    pub sockets: Vec<Socket>,
     /// Named outputs.
     pub outputs: Outputs,
     /// Number of page objects in use; every `ObjectId` is below it.

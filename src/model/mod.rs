@@ -14,5 +14,6 @@ pub mod memory;
 pub mod number;
 pub mod process;
 pub mod signal;
+pub mod socket;
 pub mod thread;
 pub mod time;

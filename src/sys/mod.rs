@@ -18,5 +18,6 @@ pub mod procfs;
 pub mod ptrace;
 pub mod relatives;
 pub mod signal;
+pub mod socket;
 pub mod task;
 pub mod terminal;

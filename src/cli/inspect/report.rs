@@ -369,6 +369,7 @@ fn what(job: &Job, file: &OpenFile) -> String {
             }
         }
         OpenFileKind::Proc { path, position } => format!("{path} at {position}"),
+        OpenFileKind::Socket { socket } => super::socket::describe(job, *socket),
     }
 }
 

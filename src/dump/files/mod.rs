@@ -19,6 +19,7 @@ mod pipe;
 mod refusal;
 mod regular;
 mod scan;
+mod socket;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -41,6 +42,7 @@ use self::scan::Description;
 use crate::model::address::AddrRange;
 use crate::model::file::{Fd, FdTable, FsContext, Inode, OpenFile, OpenFileKind, Pipe};
 use crate::model::id::{self, Bytes, FdTableId, FsId, InodeId, OpenFileId};
+use crate::model::socket::Socket;
 use crate::sys::descriptor::{self, Shared};
 use crate::sys::fdinfo::ParseFdInfoError;
 use crate::sys::procfs::ProcError;
@@ -102,6 +104,8 @@ pub struct Collected {
     pub inodes: Vec<Inode>,
     /// Pipes.
     pub pipes: Vec<Pipe>,
+    /// Sockets.
+    pub sockets: Vec<Socket>,
     /// Contents that go into the image, each with an object of its own, numbered on from the number
     /// given to [`Collector::finish`].
     pub contents: Vec<Content>,
@@ -208,6 +212,7 @@ pub struct Collector {
     fs: Vec<FsContext>,
     open_files: Vec<OpenFile>,
     pipes: Vec<Pipe>,
+    sockets: Vec<Socket>,
     inodes: InodeTable,
     refusals: Vec<Refusal>,
     warnings: Vec<Warning>,
@@ -233,6 +238,7 @@ impl Collector {
             fs: Vec::with_capacity(contexts.firsts.len()),
             open_files: Vec::new(),
             pipes: Vec::new(),
+            sockets: Vec::new(),
             inodes: InodeTable::new()?,
             refusals: Vec::new(),
             warnings: Vec::new(),
@@ -290,6 +296,7 @@ impl Collector {
             open_files: self.open_files,
             inodes,
             pipes: self.pipes,
+            sockets: self.sockets,
             contents,
             refusals: self.refusals,
             warnings: self.warnings,
@@ -350,11 +357,19 @@ impl Collector {
             .map(|found| classify(&found.link, found.stat.mode, found.stat.rdev, found.flags()))
             .collect();
         let mut pipes = pipe::PipeTable::survey(scope, &descriptions, &classes)?;
-        let streams = stream::Streams::find(scope, &descriptions, &classes, &pipes)?;
-        for (found, class) in descriptions.iter().zip(classes) {
-            let streams = streams.of(found, &class)?;
+        let mut sockets = socket::SocketTable::survey(scope, &descriptions, &classes)?;
+        let all = stream::Streams::find(scope, &descriptions, &classes, &pipes, &sockets)?;
+        let mut streams_of = Vec::with_capacity(descriptions.len());
+        for (found, class) in descriptions.iter().zip(&classes) {
+            let streams = all.of(found, class)?;
+            if *class == Class::Socket && streams.is_empty() {
+                sockets.number(found)?;
+            }
+            streams_of.push(streams);
+        }
+        for ((found, class), streams) in descriptions.iter().zip(classes).zip(streams_of) {
             if streams.is_empty() {
-                match self.open_file(found, class, tables, &mut pipes) {
+                match self.open_file(found, class, tables, (&mut pipes, &mut sockets)) {
                     Ok(file) => self.enter(file, &found.entries)?,
                     Err(Failure::Failed(error)) => return Err(error),
                     Err(Failure::Refused(kind)) => self.refuse_description(found, kind),
@@ -369,6 +384,7 @@ impl Collector {
                 }
             }
         }
+        self.sockets = sockets.finish();
         for table in &mut self.fd_tables {
             table.entries.sort_unstable_by_key(|entry| entry.number);
         }
@@ -400,7 +416,7 @@ impl Collector {
         found: &Description,
         class: Class,
         tables: &[Pid],
-        pipes: &mut pipe::PipeTable<'_>,
+        (pipes, sockets): (&mut pipe::PipeTable<'_>, &mut socket::SocketTable),
     ) -> Result<OpenFile, Failure> {
         let kind = match class {
             Class::Regular | Class::Directory if kernel_file::is_one(found) => {
@@ -419,7 +435,7 @@ impl Collector {
             Class::EventFd => event::collect(self, found)?,
             Class::TimerFd => timer::collect(found)?,
             Class::Terminal => return Err(RefusalKind::ForeignTerminal.into()),
-            Class::Socket => return Err(RefusalKind::Socket.into()),
+            Class::Socket => sockets.collect(self, found)?,
             Class::Refused(kind) => return Err(kind.into()),
         };
         let opened_as_path = matches!(kind, OpenFileKind::Path { .. });

@@ -72,6 +72,12 @@ pub enum RefusalKind {
     /// A socket.
     #[error("sockets cannot be saved yet")]
     Socket,
+    /// An option of a socket that only the administrator can set, or a filter.
+    #[error("the socket has the option {what}, which cannot be saved")]
+    SocketOption {
+        /// Its name.
+        what: &'static str,
+    },
     /// `epoll_create`.
     #[error("epoll instances cannot be saved yet")]
     Epoll,
@@ -208,6 +214,7 @@ impl RefusalKind {
     pub const fn remedy(&self) -> &'static str {
         match self {
             Self::Socket
+            | Self::SocketOption { .. }
             | Self::Epoll
             | Self::Inotify
             | Self::SignalFd

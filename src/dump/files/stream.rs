@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 use super::classify::Class;
 use super::pipe::PipeTable;
 use super::scan::{Description, Entry, FileStat, descriptor_path};
+use super::socket::SocketTable;
 use super::{
     CollectFilesError, Collector, Failure, RefusalKind, Scope, Warning, call_failed, duplicate,
 };
@@ -43,6 +44,7 @@ impl Streams {
         descriptions: &[Description],
         classes: &[Class],
         pipes: &PipeTable<'_>,
+        sockets: &SocketTable,
     ) -> Result<Self, CollectFilesError> {
         let mut known = Vec::new();
         for (stream, number) in STREAMS.into_iter().zip(0..) {
@@ -52,7 +54,8 @@ impl Streams {
             let Ok(metadata) = std::fs::metadata(&path) else { continue };
             let stat = FileStat::from(&metadata);
             let at = (pid, number);
-            if scope.supervisor.is_none() && !leads_outside(at, stat, descriptions, classes, pipes)
+            if scope.supervisor.is_none()
+                && !leads_outside(at, stat, descriptions, classes, (pipes, sockets))
             {
                 continue;
             }
@@ -153,7 +156,7 @@ fn leads_outside(
     stat: FileStat,
     descriptions: &[Description],
     classes: &[Class],
-    pipes: &PipeTable<'_>,
+    (pipes, sockets): (&PipeTable<'_>, &SocketTable),
 ) -> bool {
     let same = |found: &Description| {
         found.stat.identity() == stat.identity()
@@ -162,8 +165,9 @@ fn leads_outside(
     descriptions.iter().zip(classes).any(|(found, class)| {
         same(found)
             && match class {
-                Class::Terminal | Class::ControllingTerminal | Class::Socket => true,
+                Class::Terminal | Class::ControllingTerminal => true,
                 Class::Pipe => pipes.leads_outside(found),
+                Class::Socket => sockets.leads_outside(found),
                 _ => false,
             }
     })

@@ -12,6 +12,7 @@ mod open;
 mod pipe;
 mod rollback;
 mod settle;
+mod socket;
 mod usage;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ use thiserror::Error;
 pub use self::decide::{Choices, Connection, Cut, Decisions, Problem, Problems, decide};
 pub use self::judge::{Action, Policy, ProblemKind};
 pub use self::rollback::RollbackError;
+pub use self::socket::SocketError;
 
 use super::opened::Opened;
 use super::plan::Plan;
@@ -83,6 +85,8 @@ pub enum OpenError {
     MakeTimer { source: io::Error },
     #[error("connecting {stream:?}, a standard stream, to the caller's own: {source}")]
     ConnectStream { stream: Stream, source: io::Error },
+    #[error(transparent)]
+    Socket(#[from] SocketError),
     #[error(transparent)]
     Settle(#[from] SettleError),
 }

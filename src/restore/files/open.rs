@@ -15,6 +15,7 @@ use nix::sys::stat::Mode;
 use super::decide::{Connection, Decisions};
 use super::hidden;
 use super::pipe::Pipes;
+use super::socket::Sockets;
 use super::{OpenError, OpenedJob, Origin, settle, usage};
 use crate::model::file::{FileLockKind, InodeKind, OpenFile, OpenFileKind, Stream, StreamTarget};
 use crate::model::id::{Bytes, InodeId, OpenFileId};
@@ -46,6 +47,7 @@ pub(super) fn open_all(
         unsettled: Vec::new(),
         terminals: Vec::new(),
         pipes: Pipes::default(),
+        sockets: Sockets::make(job)?,
     };
     opener.make_files()?;
     for (number, file) in (0..).zip(&job.open_files) {
@@ -66,7 +68,8 @@ pub(super) fn open_all(
     }
     opener.open_mapped()?;
     opener.open_directories();
-    let Opener { opened, origins, unsettled, terminals, .. } = opener;
+    let Opener { opened, origins, unsettled, terminals, sockets, .. } = opener;
+    sockets.finish(job, &opened.files)?;
     Ok(OpenedJob { opened, origins, unsettled, terminals })
 }
 
@@ -82,6 +85,7 @@ struct Opener<'a> {
     /// Terminals that get their modes back.
     terminals: Vec<(OwnedFd, Vec<u8>)>,
     pipes: Pipes,
+    sockets: Sockets,
 }
 
 impl Opener<'_> {
@@ -162,6 +166,7 @@ impl Opener<'_> {
                 })
                 .map_err(|errno| OpenError::MakeTimer { source: errno.into() }),
             OpenFileKind::Stream { stream, target } => self.open_stream(*stream, target, flags),
+            OpenFileKind::Socket { socket } => Ok(self.sockets.open(*socket)?),
             OpenFileKind::Proc { path, position } => {
                 if is_of_process(path) {
                     let late = LateFile { path: path.clone(), flags, position: *position };

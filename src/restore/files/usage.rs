@@ -60,7 +60,8 @@ pub fn of_all(job: &Job) -> Vec<Usage> {
             | OpenFileKind::ControllingTerminal
             | OpenFileKind::EventFd { .. }
             | OpenFileKind::TimerFd { .. }
-            | OpenFileKind::Proc { .. } => {}
+            | OpenFileKind::Proc { .. }
+            | OpenFileKind::Socket { .. } => {}
         }
     }
     for space in &job.address_spaces {
