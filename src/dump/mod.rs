@@ -8,6 +8,7 @@ mod clocks;
 mod collect;
 pub mod error;
 pub mod files;
+mod inherit;
 mod memory;
 mod process;
 pub mod refusal;
@@ -21,6 +22,7 @@ use nix::unistd::{Pid, getppid};
 
 pub use self::error::{CommitError, DumpError};
 
+use crate::image::Reader;
 use crate::image::writer::{WriteOptions, Writer};
 use crate::model::id::Bytes;
 use crate::model::job::Job;
@@ -91,7 +93,8 @@ pub struct Report {
     pub warnings: Vec<String>,
 }
 
-/// Saves a job into `directory`, which must exist and be empty. `commit` publishes what has been
+/// Saves a job into `directory`, which must exist and be empty. What has not changed since `parent`, an
+/// earlier generation of the same job, is taken over from there. `commit` publishes what has been
 /// written; it is called only when the job is not to run on, after the writing and before that, so
 /// that a job is never ended for a checkpoint that is not there.
 ///
@@ -103,12 +106,14 @@ pub struct Report {
 pub fn dump(
     request: &Request,
     directory: &Path,
+    parent: Option<Reader>,
     commit: &mut dyn FnMut() -> Result<(), CommitError>,
 ) -> Result<Report, DumpError> {
-    let mut writer = Writer::create(directory, request.write)?;
+    let mut writer = Writer::create_on(directory, request.write, parent)?;
     let begun = Instant::now();
     let mut tree = Tree::freeze(request.root, request.adopter, PATIENCE)?;
     let mut collected = collect::collect(request, directory, &mut tree)?;
+    inherit::compare_all(&collected.job, &mut writer);
     let stored = collect::store(request, &collected, &mut tree, &mut writer);
     if request.is_given_up() {
         return Err(DumpError::GivenUp);

@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use thiserror::Error;
 
 use crate::dump::{self, After, DumpError};
+use crate::image::reader::{Reader, Trust};
 use crate::image::{Codec, WriteOptions};
 use crate::model::number::to_u64;
 
@@ -121,26 +122,23 @@ pub fn examine(task: &Task) -> Result<Vec<String>, CheckpointError> {
 pub fn take(task: &Task) -> Result<Taken, CheckpointError> {
     let begun = Instant::now();
     let directory = JobDirectory::create(&task.directory, &task.job)?;
-    let mut pending = Some(directory.begin_generation()?);
-    let path = pending.as_ref().map(|pending| pending.path().to_owned()).unwrap_or_default();
-    let request = task.request();
-    let mut generation: Option<Generation> = None;
-    let mut commit = || -> Result<(), DirectoryError> {
-        if let Some(pending) = pending.take() {
-            generation = Some(pending.commit()?);
+    let mut notes = Vec::new();
+    let parent = parent(&directory, &mut notes)?;
+    let (report, path) = match write(task, &directory, parent) {
+        Err(CheckpointError::Dump(DumpError::Write(error))) if error.is_parents_fault() => {
+            notes.push(format!("this checkpoint is a full one: {error}"));
+            write(task, &directory, None)?
         }
-        Ok(())
+        outcome => outcome?,
     };
-    let report = dump::dump(&request, &path, &mut || Ok(commit()?))?;
-    // A dump that lets the job run on leaves this to us.
-    commit()?;
     let mut warnings = report.warnings;
+    warnings.extend(notes);
     if let Some(Err(error)) = task.keep.map(|keep| directory.retain(keep)) {
         // The checkpoint is complete, and the job may have been ended on its account.
         warnings.push(format!("old checkpoints stay: {error}"));
     }
     Ok(Taken {
-        path: generation.map(|generation| generation.path).unwrap_or_default().into(),
+        path: path.into(),
         pause: report.pause,
         elapsed: begun.elapsed(),
         bytes: report.bytes,
@@ -150,6 +148,42 @@ pub fn take(task: &Task) -> Result<Taken, CheckpointError> {
         warnings,
         at: seconds_since_1970(SystemTime::now()),
     })
+}
+
+/// The generation that a new one builds on: the latest, if there is one that can be read.
+fn parent(
+    directory: &JobDirectory,
+    notes: &mut Vec<String>,
+) -> Result<Option<Reader>, DirectoryError> {
+    let Some(latest) = directory.latest()? else { return Ok(None) };
+    match directory.read(&latest, Trust::Own) {
+        Ok(reader) => Ok(Some(reader)),
+        Err(error) => {
+            notes.push(format!("this checkpoint is a full one: {error}"));
+            Ok(None)
+        }
+    }
+}
+
+/// Writes a generation on top of `parent`. Gives its path, too.
+fn write(
+    task: &Task,
+    directory: &JobDirectory,
+    parent: Option<Reader>,
+) -> Result<(dump::Report, PathBuf), CheckpointError> {
+    let mut pending = Some(directory.begin_generation()?);
+    let path = pending.as_ref().map(|pending| pending.path().to_owned()).unwrap_or_default();
+    let mut generation: Option<Generation> = None;
+    let mut commit = || -> Result<(), DirectoryError> {
+        if let Some(pending) = pending.take() {
+            generation = Some(pending.commit()?);
+        }
+        Ok(())
+    };
+    let report = dump::dump(&task.request(), &path, parent, &mut || Ok(commit()?))?;
+    // A dump that lets the job run on leaves this to us.
+    commit()?;
+    Ok((report, generation.map(|generation| generation.path).unwrap_or_default()))
 }
 
 /// A checkpoint that is being taken by a thread of its own.
