@@ -14,6 +14,7 @@ use crate::image::{ReadError, WriteError};
 use crate::job::checkpoint::CheckpointError;
 use crate::job::claim::ClaimError;
 use crate::job::directory::{DirectoryError, FindError, GenerationError};
+use crate::job::record::RecordError;
 use crate::job::report::{Explanation, Kind};
 use crate::job::supervisor::SuperviseError;
 use crate::tracer::error::FreezeError;
@@ -185,9 +186,9 @@ impl From<&DirectoryError> for Failure {
                  with --dir; where it is known to be gone although this file system keeps no locks, \
                  remove DIR/lock",
             ),
-            DirectoryError::Trust { .. } => Self::user(message)
+            DirectoryError::Record(RecordError::Trust { .. }) => Self::user(message)
                 .hint("give a directory of your own with --dir, or act as its owner"),
-            DirectoryError::DecodeIdentity { path, .. } => {
+            DirectoryError::Record(RecordError::Decode { path, .. }) => {
                 Self::environment(message).hint(format!(
                     "if the checkpoints beside it are yours, remove {} and name one of them",
                     path.display()
@@ -204,8 +205,7 @@ impl From<&DirectoryError> for Failure {
             DirectoryError::Claim(ClaimError::Lock { .. })
             | DirectoryError::Create { .. }
             | DirectoryError::Open { .. }
-            | DirectoryError::ReadIdentity { .. }
-            | DirectoryError::WriteIdentity { .. }
+            | DirectoryError::Record(_)
             | DirectoryError::List { .. }
             | DirectoryError::Begin { .. }
             | DirectoryError::Sync { .. }

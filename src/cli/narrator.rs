@@ -1,9 +1,12 @@
 //! Tells a person on standard error what happens to a supervised job.
 
 use std::path::Path;
+use std::time::Duration;
 
 use crate::job::checkpoint::CheckpointError;
-use crate::job::report::{Event, Explanation, Observer};
+use crate::job::report::{Event, Explanation, Observer, Totals};
+use crate::job::root::Ended;
+use crate::job::supervisor::Ending;
 
 use super::failure::Failure;
 use super::{options, output};
@@ -46,6 +49,24 @@ impl Observer for Narrator {
             }
             Event::Ending => output::say("told to end: taking a last checkpoint"),
             Event::Passed => output::say("no last checkpoint: the job is told to end"),
+            Event::PassedOver { generation, reason } => output::say(format_args!(
+                "{} is damaged, and passed over for the one before it: {reason}",
+                generation.display()
+            )),
+            Event::StartedOver => output::say(
+                "there is no checkpoint to go on from: the job starts over, and what it had written \
+                 is taken back",
+            ),
+            Event::HadFinished { finish, directory } => output::say(format_args!(
+                "the job had finished at {} with status {}, and is not run again; --fresh would start \
+                 it over and keep {} aside",
+                options::instant(finish.at),
+                finish.status,
+                directory.display()
+            )),
+            // The journal has it; people know what they sent.
+            Event::Signal(_) => {}
+            Event::Over { ending, ran, totals } => say_last_words(ending, ran, totals),
             Event::Trouble(words) => output::say(words),
         }
     }
@@ -53,6 +74,27 @@ impl Observer for Narrator {
     fn explain(&self, error: &CheckpointError) -> Explanation {
         Failure::from(error).explanation()
     }
+}
+
+/// One line at the end, if there is anything to tell.
+fn say_last_words(ending: &Ending, ran: Duration, totals: Totals) {
+    if totals.taken + totals.failed == 0 {
+        return;
+    }
+    let end = match ending {
+        Ending::Ended(Ended::Exited(status)) => format!("the job exited with status {status}"),
+        Ending::Ended(Ended::Killed(signal)) => format!("the job was ended by signal {signal}"),
+        Ending::Suspended(taken) => format!("the job is stopped, to go on from {}", taken.path),
+    };
+    let seconds = i64::try_from(ran.as_secs()).unwrap_or(i64::MAX);
+    output::say(format_args!(
+        "{end} after {}; {} checkpoints ({}), {} failed, paused {:.3} s in all",
+        options::span(seconds),
+        totals.taken,
+        options::size(totals.bytes),
+        totals.failed,
+        totals.paused.as_secs_f64()
+    ));
 }
 
 /// A path as it can be pasted into a shell.

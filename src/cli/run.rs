@@ -5,11 +5,15 @@ use std::path::PathBuf;
 
 use nix::errno::Errno;
 
-use crate::job::run::{self, RunError};
+use crate::job::resume::GoOnError;
+use crate::job::root::Ended;
+use crate::job::run::{self, Earlier, Outcome, RunError};
+use crate::job::start::StartError;
+use crate::job::supervisor::Ending;
 use crate::sys::launch::LaunchError;
 
 use super::failure::{self, Failure};
-use super::narrator::Narrator;
+use super::narrator::{Narrator, shell_word};
 use super::supervision::{Supervision, status_of};
 
 /// Start a job, take checkpoints of it, and give its exit status
@@ -18,6 +22,13 @@ pub struct Arguments {
     /// Where checkpoints go (default: $RCKPT_DIR, else rckpt-NAME-PID in the current directory)
     #[arg(long)]
     dir: Option<PathBuf>,
+    /// Go on from the newest checkpoint in DIR; start CMD if there is none; repeat the exit status of a
+    /// job that had finished
+    #[arg(long)]
+    resume: bool,
+    /// Start over, and keep DIR aside as DIR.old-N
+    #[arg(long, conflicts_with = "resume")]
+    fresh: bool,
     #[command(flatten)]
     supervision: Supervision,
     /// The job's command line
@@ -27,9 +38,18 @@ pub struct Arguments {
 
 /// Runs the job.
 pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
-    let Arguments { dir, supervision, command } = arguments;
-    let options = run::Options { command, directory: dir, settings: supervision.settings()? };
-    Ok(status_of(&run::run(options, &mut Narrator)?))
+    let Arguments { dir, resume, fresh, supervision, command } = arguments;
+    let earlier = match (resume, fresh) {
+        (false, false) => Earlier::Unknown,
+        (true, _) => Earlier::Resume,
+        (false, true) => Earlier::Forget,
+    };
+    let settings = supervision.settings()?;
+    let options = run::Options { command, directory: dir, settings, earlier };
+    Ok(match run::run(options, &mut Narrator)? {
+        Outcome::Supervised(ending) => status_of(&ending),
+        Outcome::HadFinished(status) => status_of(&Ending::Ended(Ended::Exited(status))),
+    })
 }
 
 impl From<RunError> for Failure {
@@ -45,7 +65,30 @@ impl From<RunError> for Failure {
             RunError::Launch(LaunchError::HoldsNul(_)) => Self::user(message),
             RunError::Launch(LaunchError::SeveralThreads(_)) => Self::internal(message),
             RunError::Launch(_) => Self::environment(message),
+            RunError::NameDirectory => Self::user(message),
+            RunError::GoOn(error) => error.into(),
+            RunError::Start(StartError::Files(_)) => Self::user(message).hint(
+                "the job was lost before its first checkpoint and has to start over: put these files \
+                 back as they were, or give --fresh to start with them as they are",
+            ),
+            RunError::Start(_) => Self::environment(message),
             RunError::Supervise(error) => error.into(),
+        }
+    }
+}
+
+impl From<GoOnError> for Failure {
+    fn from(error: GoOnError) -> Self {
+        let message = failure::chain(&error);
+        match error {
+            GoOnError::AnotherCommand { path, .. } => Self::user(message).hint(format!(
+                "rckpt restore {0} goes on with that one; --fresh starts yours and keeps {0} aside; \
+                 or give another --dir",
+                shell_word(&path)
+            )),
+            GoOnError::Directory(error) => error.into(),
+            GoOnError::Resume(error) => error.into(),
+            GoOnError::Record(_) | GoOnError::MoveAside { .. } => Self::environment(message),
         }
     }
 }

@@ -16,15 +16,14 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, Read, Write};
+use std::io;
 use std::num::NonZeroUsize;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
-use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -34,16 +33,14 @@ use crate::image::reader::{Reader, Trust};
 use crate::model::id::Bytes;
 
 use super::claim::{Claim, ClaimError, LOCK_FILE};
+use super::record::{self, RENAMING, RecordError};
 
 const JOB_FILE: &str = "job.json";
 const JOB_FILE_FORMAT: u32 = 1;
-const JOB_FILE_LIMIT: u64 = 1 << 20;
 const LATEST: &str = "latest";
 const GENERATION: &str = "gen-";
 const WRITING: &str = ".tmp-";
 const REMOVING: &str = ".old-";
-/// Files on their way to a final name: each exists for an instant.
-const RENAMING: &str = ".new-";
 const RENAMING_TIME: Duration = Duration::from_secs(60);
 
 /// Which job a directory belongs to.
@@ -118,21 +115,9 @@ pub enum DirectoryError {
         /// The kernel's word.
         source: io::Error,
     },
-    /// It, or a file in it, belongs to another user or may be written by others.
-    #[error(
-        "{} belongs to user {owner} (mode {mode:04o}), and this is user {user}: checkpoints are \
-         kept and restored by one user alone", path.display()
-    )]
-    Trust {
-        /// The directory or file.
-        path: PathBuf,
-        /// Its owner.
-        owner: u32,
-        /// Its permission bits.
-        mode: u32,
-        /// Who we are.
-        user: u32,
-    },
+    /// A record in it cannot be read or written, or the directory is another user's.
+    #[error(transparent)]
+    Record(#[from] RecordError),
     /// It is another job's.
     #[error("{} holds the checkpoints of another job: {}", path.display(), theirs.command_line())]
     AnotherJob {
@@ -144,22 +129,6 @@ pub enum DirectoryError {
     /// Another rckpt is in charge of it, or nobody can be.
     #[error(transparent)]
     Claim(#[from] ClaimError),
-    /// The file that says whose it is cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
-    ReadIdentity {
-        /// The file.
-        path: PathBuf,
-        /// The kernel's word.
-        source: io::Error,
-    },
-    /// The file that says whose it is holds something else.
-    #[error("{} does not say which job this directory belongs to: {source}", path.display())]
-    DecodeIdentity {
-        /// The file.
-        path: PathBuf,
-        /// The parser's word.
-        source: serde_json::Error,
-    },
     /// The file that says whose it is was written by a newer program.
     #[error("{} has format {found}, and this rckpt knows {JOB_FILE_FORMAT}", path.display())]
     SupportIdentity {
@@ -167,14 +136,6 @@ pub enum DirectoryError {
         path: PathBuf,
         /// Its format.
         found: u32,
-    },
-    /// The file that says whose it is cannot be written.
-    #[error("cannot write {}: {source}", path.display())]
-    WriteIdentity {
-        /// The file.
-        path: PathBuf,
-        /// The kernel's word.
-        source: io::Error,
     },
     /// Its entries cannot be listed.
     #[error("cannot list {}: {source}", path.display())]
@@ -352,7 +313,7 @@ impl JobDirectory {
         if trust == Trust::Own {
             // Others may be allowed to add entries here (a umask of 002 is common): each entry that
             // matters is looked at by itself.
-            check_owner(&path, &metadata)?;
+            record::check_owner(&path, &metadata)?;
         }
         let identity = read_identity(&path.join(JOB_FILE), trust)?;
         Ok(Self { path, identity })
@@ -569,27 +530,13 @@ impl JobDirectory {
     }
 
     fn write_identity(&self, identity: &Identity) -> Result<(), DirectoryError> {
-        let path = self.path.join(JOB_FILE);
-        let failed = |source| DirectoryError::WriteIdentity { path: path.clone(), source };
         let contents = JobFile {
             format: JOB_FILE_FORMAT,
             id: identity.id.to_string(),
             command: identity.command.iter().map(Bytes::to_string).collect(),
             created: identity.created,
         };
-        let mut text =
-            serde_json::to_vec_pretty(&contents).map_err(|error| failed(error.into()))?;
-        text.push(b'\n');
-        let temporary = self.path.join(format!("{RENAMING}{}", GenerationId::random()));
-        let write = || {
-            let mut file =
-                OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-            file.write_all(&text)?;
-            file.sync_all()?;
-            fs::rename(&temporary, &path)
-        };
-        write().map_err(failed)?;
-        sync_directory(&self.path)
+        Ok(record::write(&self.path.join(JOB_FILE), &contents)?)
     }
 }
 
@@ -748,20 +695,7 @@ fn choose(directory: &JobDirectory, at: &str) -> Result<Generation, FindError> {
 }
 
 fn read_identity(path: &Path, trust: Trust) -> Result<Option<Identity>, DirectoryError> {
-    let failed = |source| DirectoryError::ReadIdentity { path: path.to_owned(), source };
-    let file = match open_private(path, OFlag::O_NONBLOCK) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed(error)),
-    };
-    let metadata = file.metadata().map_err(failed)?;
-    if trust == Trust::Own {
-        check_owner(path, &metadata)?;
-    }
-    let mut text = Vec::new();
-    file.take(JOB_FILE_LIMIT).read_to_end(&mut text).map_err(failed)?;
-    let contents: JobFile = serde_json::from_slice(&text)
-        .map_err(|source| DirectoryError::DecodeIdentity { path: path.to_owned(), source })?;
+    let Some(contents) = record::read::<JobFile>(path, trust)? else { return Ok(None) };
     if contents.format != JOB_FILE_FORMAT {
         let found = contents.format;
         return Err(DirectoryError::SupportIdentity { path: path.to_owned(), found });
@@ -772,16 +706,6 @@ fn read_identity(path: &Path, trust: Trust) -> Result<Option<Identity>, Director
         command: contents.command.into_iter().map(bytes).collect(),
         created: contents.created,
     }))
-}
-
-/// Refuses what another user owns, or, where it is a file, may write to.
-fn check_owner(path: &Path, metadata: &fs::Metadata) -> Result<(), DirectoryError> {
-    let (owner, user, mode) = (metadata.uid(), geteuid().as_raw(), metadata.mode() & 0o7777);
-    let writable = !metadata.is_dir() && mode & 0o022 != 0;
-    if (owner == user || owner == 0) && !writable {
-        return Ok(());
-    }
-    Err(DirectoryError::Trust { path: path.to_owned(), owner, mode, user })
 }
 
 /// Opens for reading what must not be a symbolic link.
@@ -825,7 +749,8 @@ mod tests {
     use std::path::Path;
 
     use super::{
-        DirectoryError, FindError, GenerationError, Identity, JobDirectory, Pending, find,
+        DirectoryError, FindError, GenerationError, Identity, JobDirectory, Pending, RecordError,
+        find,
     };
     use crate::image::reader::Trust;
     use crate::image::{WriteOptions, Writer, sample};
@@ -1042,7 +967,7 @@ mod tests {
         fs::set_permissions(&job, fs::Permissions::from_mode(0o602)).unwrap();
         assert!(matches!(
             JobDirectory::open(scratch.path(), Trust::Own),
-            Err(DirectoryError::Trust { .. })
+            Err(DirectoryError::Record(RecordError::Trust { .. }))
         ));
     }
 }

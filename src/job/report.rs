@@ -4,12 +4,15 @@
 use std::path::Path;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::model::id::Bytes;
 
 use super::checkpoint::CheckpointError;
+use super::finish::Finish;
+use super::supervisor::Ending;
 
 /// A checkpoint that is complete.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,6 +87,28 @@ impl Explanation {
     }
 }
 
+/// What one supervisor has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Checkpoints that are complete.
+    pub taken: u64,
+    /// Those that failed.
+    pub failed: u64,
+    /// For how long the job was stopped by all of them.
+    pub paused: Duration,
+    /// Bytes that they wrote.
+    pub bytes: u64,
+}
+
+impl Totals {
+    /// Counts a checkpoint in.
+    pub fn add(&mut self, taken: &Taken) {
+        self.taken += 1;
+        self.paused += taken.pause;
+        self.bytes = self.bytes.saturating_add(taken.bytes);
+    }
+}
+
 /// What happens while a job is supervised.
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
@@ -112,6 +137,34 @@ pub enum Event<'a> {
     },
     /// The supervisor was told to end, and takes a last checkpoint.
     Ending,
+    /// A damaged checkpoint was passed over for an older one.
+    PassedOver {
+        /// The checkpoint.
+        generation: &'a Path,
+        /// What is wrong with it.
+        reason: &'a str,
+    },
+    /// There was no checkpoint to go on from, and the job is about to start anew; what it had written
+    /// is taken back.
+    StartedOver,
+    /// The job had finished before, and is not run again.
+    HadFinished {
+        /// How.
+        finish: &'a Finish,
+        /// Its directory.
+        directory: &'a Path,
+    },
+    /// The supervisor got a signal that was not the terminal's.
+    Signal(Signal),
+    /// The supervision is over.
+    Over {
+        /// How it ended.
+        ending: &'a Ending,
+        /// How long it lasted.
+        ran: Duration,
+        /// What was done meanwhile, once somebody has counted.
+        totals: Totals,
+    },
     /// The last checkpoint did not fit in the time allowed, or failed: the job was told to end.
     Passed,
     /// Something went wrong that does not touch the job.

@@ -9,21 +9,23 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use nix::errno::Errno;
 use nix::unistd::{self, ForkResult, Pid};
 use thiserror::Error;
 
 use crate::image::Reader;
+use crate::image::error::ReadFault;
 use crate::image::reader::Trust;
 use crate::model::id::Bytes;
 use crate::restore::environment::{self, ProbeError};
 use crate::restore::files::{self, Choices, Decisions, Policy, Problems};
+use crate::restore::fill::FillError;
 use crate::restore::plan::{self, Plan, PlanError};
 use crate::restore::{self, RestoreError, Restored};
 use crate::sys::launch::{self, Inheritance, LaunchError};
 
-use super::claim::ClaimError;
+use super::claim::{Claim, ClaimError};
 use super::directory::{self, DirectoryError, FindError, Found, GenerationError, Identity};
+use super::journal::Journal;
 use super::report::{Event, Observer};
 use super::root::Root;
 use super::run::default_directory;
@@ -33,7 +35,7 @@ use super::supervisor::{
 };
 
 /// Where, in a job's directory, what a rollback takes away is kept.
-const DISPLACED: &str = "displaced";
+pub const DISPLACED: &str = "displaced";
 
 /// What to restore, and how.
 #[derive(Clone, Debug)]
@@ -200,32 +202,67 @@ impl Prepared {
     /// # Errors
     /// When it could not be brought back, or cannot be supervised any more.
     pub fn run(self, observer: &mut dyn Observer) -> Result<Ending, ResumeError> {
-        let Self { found, reader, plan, decisions, pidfile, settings, waiting } = self;
-        let of_kernel = |operation| {
-            move |errno: Errno| ResumeError::Prepare { operation, source: errno.into() }
-        };
-        Inheritance::take(&signals::handled()).map_err(of_kernel("block signals"))?;
-        let identity = identity_of(&found, &reader);
-        // A second copy of a running job, or a checkpoint taken out of its directory, gets a
-        // directory of its own as soon as it has something to put there.
-        let mut home = None;
-        let mut claim = None;
-        if let Some(directory) = &found.directory {
-            match directory.claim() {
-                Ok(charge) => {
-                    claim = Some(charge);
-                    home = Some(directory.path().to_owned());
-                }
-                Err(DirectoryError::Claim(ClaimError::Held { .. })) => {}
-                Err(error) => return Err(error.into()),
-            }
+        let charge = self.take_charge()?;
+        self.bring_back()?.supervise(charge, &mut Journal::new(observer))
+    }
+
+    /// Takes charge of the job's directory if it is free. A second copy of a running job, or a
+    /// checkpoint taken out of its directory, gets a directory of its own as soon as it has something
+    /// to put there.
+    fn take_charge(&self) -> Result<Option<Claim>, ResumeError> {
+        let Some(directory) = &self.found.directory else { return Ok(None) };
+        match directory.claim() {
+            Ok(claim) => Ok(Some(claim)),
+            Err(DirectoryError::Claim(ClaimError::Held { .. })) => Ok(None),
+            Err(error) => Err(error.into()),
         }
+    }
+
+    /// Brings the job back.
+    ///
+    /// # Errors
+    /// When that fails; nothing of it runs then.
+    pub fn bring_back(self) -> Result<BroughtBack, ResumeError> {
+        let Self { found, reader, plan, decisions, pidfile, settings, waiting } = self;
+        Inheritance::take(&signals::handled()).map_err(|errno| ResumeError::Prepare {
+            operation: "block signals",
+            source: errno.into(),
+        })?;
+        let identity = identity_of(&found, &reader);
         let supervisor = Supervisor::new(&identity.id, settings)?;
         let restored = restore::start(&reader, &plan, &decisions)?;
+        // The image's records are not needed while the job runs.
+        Ok(BroughtBack { found, identity, supervisor, restored, pidfile, waiting })
+    }
+}
+
+/// A job that runs again, and that nobody listens for yet.
+#[derive(Debug)]
+pub struct BroughtBack {
+    found: Found,
+    identity: Identity,
+    supervisor: Supervisor,
+    restored: Restored,
+    pidfile: Option<PathBuf>,
+    waiting: Option<File>,
+}
+
+impl BroughtBack {
+    /// Supervises it to its end, or until it is stopped after a checkpoint. With a claim on the job's
+    /// directory its checkpoints go there.
+    ///
+    /// # Errors
+    /// When it cannot be supervised any more.
+    pub fn supervise(
+        self,
+        claim: Option<Claim>,
+        observer: &mut dyn Observer,
+    ) -> Result<Ending, ResumeError> {
+        let Self { found, identity, supervisor, restored, pidfile, waiting } = self;
         let root = restored.root;
-        let directory = match home {
-            Some(home) => home,
-            None => {
+        let directory = match &found.directory {
+            Some(home) if claim.is_some() => home.path().to_owned(),
+            _ => {
                 let program = identity.command.first().map(Bytes::as_os_str);
                 std::path::absolute(default_directory(program, root)).map_err(|source| {
                     ResumeError::Prepare { operation: "find the current directory", source }
@@ -245,10 +282,22 @@ impl Prepared {
             // Whoever was waiting may have been ended; the job does not depend on it.
             waiting.write_all(&root.as_raw().to_le_bytes()).unwrap_or_default();
         }
-        // The image's records are not needed while the job runs.
-        drop((reader, plan, found));
+        drop(found);
         let job = Supervised { identity, root: watch(restored), directory, claim };
         Ok(supervisor.supervise(job, observer)?)
+    }
+}
+
+impl ResumeError {
+    /// Whether the checkpoint itself is at fault, so that an older one may do.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        let error = match self {
+            Self::Read(GenerationError::Read(error))
+            | Self::Start(RestoreError::Fill(FillError::Read(error))) => error,
+            _ => return false,
+        };
+        matches!(error.fault(), ReadFault::Damaged | ReadFault::Absent)
     }
 }
 

@@ -13,9 +13,13 @@ use thiserror::Error;
 use crate::model::id::Bytes;
 use crate::sys::launch::{self, Inheritance, LaunchError};
 
+use super::claim::Claim;
 use super::directory::{DirectoryError, Identity, JobDirectory};
+use super::journal::Journal;
 use super::report::{Event, Observer};
+use super::resume::{self, GoOnError, Past};
 use super::root::Root;
+use super::start::{self, StartError};
 use super::supervisor::{
     Ending, Settings, SuperviseError, Supervised, Supervisor, seconds_since_1970,
 };
@@ -35,6 +39,29 @@ pub struct Options {
     pub directory: Option<PathBuf>,
     /// How to supervise.
     pub settings: Settings,
+    /// What to do about an earlier run.
+    pub earlier: Earlier,
+}
+
+/// What to do when the job has run before in the same directory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Earlier {
+    /// Nothing is known of that: a directory with checkpoints is another job's.
+    #[default]
+    Unknown,
+    /// Go on from where it was.
+    Resume,
+    /// Start over, and keep the old directory aside.
+    Forget,
+}
+
+/// How a call of [`run`] ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The job was supervised.
+    Supervised(Ending),
+    /// The job had finished before, with this exit status, and was not run again.
+    HadFinished(i32),
 }
 
 /// Why a job could not be run.
@@ -52,6 +79,15 @@ pub enum RunError {
     /// The job's directory cannot be used.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
+    /// To go on from an earlier run one must know where that left its checkpoints.
+    #[error("--resume and --fresh need the job's directory: give --dir DIR, or set RCKPT_DIR")]
+    NameDirectory,
+    /// It could not be gone on with.
+    #[error(transparent)]
+    GoOn(#[from] GoOnError),
+    /// What an earlier run had written could not be taken back.
+    #[error(transparent)]
+    Start(#[from] StartError),
     /// The command was not started.
     #[error(transparent)]
     Launch(#[from] LaunchError),
@@ -64,43 +100,108 @@ pub enum RunError {
 ///
 /// # Errors
 /// When it could not be started, or cannot be supervised any more.
-pub fn run(options: Options, observer: &mut dyn Observer) -> Result<Ending, RunError> {
-    let Options { command, directory, settings } = options;
-    let preparing = |operation| move |source: io::Error| RunError::Prepare { operation, source };
-    let of_kernel = |operation| move |errno: Errno| preparing(operation)(errno.into());
-    let inheritance = Inheritance::take(&signals::handled()).map_err(of_kernel("block signals"))?;
-    nix::sys::prctl::set_child_subreaper(true).map_err(of_kernel("adopt the job's orphans"))?;
-    let identity = Identity {
-        id: identity::new_id().map_err(preparing("read random numbers"))?,
-        command: command.iter().cloned().map(Bytes::from).collect(),
-        created: seconds_since_1970(SystemTime::now()),
-    };
-
-    // The process comes first: its number is part of the default name of the directory. It waits.
-    let prepared = launch::prepare(&command, &inheritance)?;
-    let path = match directory.or_else(directory_of_environment) {
-        Some(path) => path,
-        None => default_directory(command.first().map(OsString::as_os_str), prepared.pid()),
-    };
-    let path = std::path::absolute(path).map_err(preparing("find the current directory"))?;
-    let directory = JobDirectory::create(&path, &identity)?;
-    let claim = directory.claim()?;
-    let supervisor = Supervisor::new(&identity.id, settings)?;
-    observer.tell(Event::Started { directory: directory.path() });
-    let variables = [
-        (DIRECTORY_VARIABLE, directory.path().as_os_str()),
-        (JOB_VARIABLE, identity.id.as_os_str()),
-    ];
-    let root = match prepared.execute(&variables) {
-        Ok(root) => Root::Child(root),
-        Err(error) => {
-            directory.abandon()?;
-            return Err(error.into());
+pub fn run(options: Options, observer: &mut dyn Observer) -> Result<Outcome, RunError> {
+    let Options { command, directory, settings, earlier } = options;
+    let directory = directory.or_else(directory_of_environment);
+    let words: Vec<Bytes> = command.iter().cloned().map(Bytes::from).collect();
+    let past = match (earlier, &directory) {
+        (Earlier::Unknown, _) => Past::Nothing,
+        (_, None) => return Err(RunError::NameDirectory),
+        (Earlier::Forget, Some(path)) => {
+            resume::move_aside(path)?;
+            Past::Nothing
         }
+        (Earlier::Resume, Some(path)) => resume::go_on(path, &words, &settings, observer)?,
     };
-    let directory = directory.path().to_owned();
-    let job = Supervised { identity, root, directory, claim: Some(claim) };
-    Ok(supervisor.supervise(job, observer)?)
+    let started = match past {
+        Past::Finished(status) => return Ok(Outcome::HadFinished(status)),
+        Past::WentOn(ending) => return Ok(Outcome::Supervised(ending)),
+        Past::Started(identity, claim) => Some((identity, claim)),
+        Past::Nothing => None,
+    };
+    let start = Start { command: &command, words, directory, settings, earlier };
+    Ok(Outcome::Supervised(start.run(started, &mut Journal::new(observer))?))
+}
+
+/// A job that is to be started.
+struct Start<'a> {
+    command: &'a [OsString],
+    words: Vec<Bytes>,
+    directory: Option<PathBuf>,
+    settings: Settings,
+    earlier: Earlier,
+}
+
+impl Start<'_> {
+    /// Starts it, perhaps over, and supervises it.
+    fn run(
+        self,
+        started: Option<(Identity, Claim)>,
+        observer: &mut dyn Observer,
+    ) -> Result<Ending, RunError> {
+        let inheritance =
+            Inheritance::take(&signals::handled()).map_err(of_kernel("block signals"))?;
+        nix::sys::prctl::set_child_subreaper(true).map_err(of_kernel("adopt the job's orphans"))?;
+        let is_over = started.is_some();
+        let (identity, claim) = match started {
+            Some((identity, claim)) => (identity, Some(claim)),
+            None => (self.new_identity()?, None),
+        };
+
+        // The process comes first: its number is part of the default name of the directory. It waits.
+        let prepared = launch::prepare(self.command, &inheritance)?;
+        let path = self.directory.unwrap_or_else(|| {
+            default_directory(self.command.first().map(OsString::as_os_str), prepared.pid())
+        });
+        let path = std::path::absolute(path).map_err(preparing("find the current directory"))?;
+        let directory = JobDirectory::create(&path, &identity)?;
+        let claim = match claim {
+            Some(claim) => claim,
+            None => directory.claim()?,
+        };
+        let outputs = self.settings.outputs.clone();
+        let supervisor = Supervisor::new(&identity.id, self.settings)?;
+        if is_over {
+            start::take_back(directory.path())?;
+        }
+        observer.tell(Event::Started { directory: directory.path() });
+        if is_over {
+            observer.tell(Event::StartedOver);
+        }
+        if self.earlier != Earlier::Unknown {
+            start::record(directory.path(), &outputs)?;
+        }
+        let variables = [
+            (DIRECTORY_VARIABLE, directory.path().as_os_str()),
+            (JOB_VARIABLE, identity.id.as_os_str()),
+        ];
+        let root = match prepared.execute(&variables) {
+            Ok(root) => Root::Child(root),
+            Err(error) => {
+                directory.abandon()?;
+                return Err(error.into());
+            }
+        };
+        let directory = directory.path().to_owned();
+        let job = Supervised { identity, root, directory, claim: Some(claim) };
+        Ok(supervisor.supervise(job, observer)?)
+    }
+
+    fn new_identity(&self) -> Result<Identity, RunError> {
+        Ok(Identity {
+            id: identity::new_id().map_err(preparing("read random numbers"))?,
+            command: self.words.clone(),
+            created: seconds_since_1970(SystemTime::now()),
+        })
+    }
+}
+
+fn preparing(operation: &'static str) -> impl Fn(io::Error) -> RunError {
+    move |source| RunError::Prepare { operation, source }
+}
+
+fn of_kernel(operation: &'static str) -> impl Fn(Errno) -> RunError {
+    move |errno| RunError::Prepare { operation, source: errno.into() }
 }
 
 /// The directory that the user named in the environment. One that an outer job was told is that

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -32,8 +32,9 @@ use super::control::discovery::Name;
 use super::control::protocol::{self, Order, Refusal, Reply, Request, Status, Then};
 use super::control::server::{Client, Listener, MOST_CLIENTS, Received, ServeError};
 use super::directory::Identity;
+use super::finish::Finish;
 use super::identity;
-use super::report::{Event, Observer, Taken};
+use super::report::{Event, Observer, Taken, Totals};
 use super::root::{Ended, Root, WatchError};
 use super::signals::{self, Origin, Reaction};
 
@@ -204,10 +205,17 @@ impl Supervisor {
                 .set(expiration, TimerSetTimeFlags::empty())
                 .map_err(preparing("set the timer"))?;
         }
-        Loop {
+        let begun = Instant::now();
+        let charge = job.claim.is_some().then(|| job.directory.clone());
+        if let Some(directory) = &charge
+            && let Err(error) = Finish::forget(directory)
+        {
+            observer.tell(Event::Trouble(&error.to_string()));
+        }
+        let (ending, was_told_to_end) = Loop {
             own: self,
             job,
-            observer,
+            observer: &mut *observer,
             guests: BTreeMap::new(),
             next_number: 0,
             queue: VecDeque::new(),
@@ -217,18 +225,28 @@ impl Supervisor {
             told_to_end: false,
             ended: None,
         }
-        .turn()
+        .turn()?;
+        if let (Ending::Ended(Ended::Exited(status)), Some(directory), false) =
+            (&ending, &charge, was_told_to_end)
+            && let Err(error) = Finish::now(*status).write(directory)
+        {
+            observer.tell(Event::Trouble(&error.to_string()));
+        }
+        let ran = begun.elapsed();
+        observer.tell(Event::Over { ending: &ending, ran, totals: Totals::default() });
+        Ok(ending)
     }
 }
 
 impl Loop<'_> {
-    fn turn(mut self) -> Result<Ending, SuperviseError> {
+    /// Turns until the supervision is over. Gives its end, and whether the job had been told to end.
+    fn turn(mut self) -> Result<(Ending, bool), SuperviseError> {
         // The job may have ended before its first SIGCHLD could be read.
         self.look_for_the_end()?;
         loop {
             if let Some(ended) = self.ended {
                 self.refuse_all(Refusal::Ending);
-                return Ok(Ending::Ended(ended));
+                return Ok((Ending::Ended(ended), self.told_to_end));
             }
             self.begin_next()?;
             for source in self.sleep()? {
@@ -241,7 +259,7 @@ impl Loop<'_> {
                     Source::Client(number) => self.hear(number),
                     Source::Checkpoint => {
                         if let Some(taken) = self.checkpoint_finished()? {
-                            return Ok(Ending::Suspended(taken));
+                            return Ok((Ending::Suspended(taken), true));
                         }
                     }
                 }
@@ -308,6 +326,9 @@ impl Loop<'_> {
             } else {
                 Origin::Directed
             };
+            if signal != Signal::SIGCHLD && origin == Origin::Directed {
+                self.observer.tell(Event::Signal(signal));
+            }
             match signals::reaction(signal, origin, self.told_to_end) {
                 Reaction::Reap => self.look_for_the_end()?,
                 Reaction::Nothing => {}

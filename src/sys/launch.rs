@@ -13,6 +13,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use nix::errno::Errno;
@@ -55,6 +56,9 @@ extern "C" fn record_before_main() {
     BEFORE_MAIN.store(facts, Ordering::Relaxed);
 }
 
+/// What was recorded of this process.
+static INHERITANCE: OnceLock<Inheritance> = OnceLock::new();
+
 /// What this process got from its parent and hands on to the job unchanged.
 #[derive(Clone, Debug)]
 pub struct Inheritance {
@@ -64,14 +68,19 @@ pub struct Inheritance {
 
 impl Inheritance {
     /// Records it, then blocks `signals` in this process, to be read from a descriptor, and sees to
-    /// it that ended children stay until they are waited for.
+    /// it that ended children stay until they are waited for. Called again, it gives what was recorded
+    /// the first time.
     pub fn take(signals: &SigSet) -> Result<Self, Errno> {
+        if let Some(taken) = INHERITANCE.get() {
+            return Ok(taken.clone());
+        }
         let mut mask = SigSet::empty();
         nix::sys::signal::sigprocmask(SigmaskHow::SIG_BLOCK, Some(signals), Some(&mut mask))?;
         let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
         // SAFETY: the default disposition runs no code of ours.
         let old = unsafe { nix::sys::signal::sigaction(Signal::SIGCHLD, &default) }?;
-        Ok(Self { mask, child_ignored: matches!(old.handler(), SigHandler::SigIgn) })
+        let taken = Self { mask, child_ignored: matches!(old.handler(), SigHandler::SigIgn) };
+        Ok(INHERITANCE.get_or_init(|| taken).clone())
     }
 
     /// Makes the calling process as it would be without rckpt.

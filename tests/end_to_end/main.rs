@@ -10,6 +10,7 @@ mod at_rest;
 mod errors;
 mod harmless;
 mod in_motion;
+mod life;
 mod programs;
 mod scale;
 mod supervision;

@@ -113,6 +113,14 @@ pub fn open_all(job: &Job, plan: &Plan, decisions: &Decisions) -> Result<OpenedJ
     open::open_all(job, plan, decisions)
 }
 
+/// Takes back what was written after the checkpoint, and nothing else: for a job that starts anew.
+///
+/// # Errors
+/// When a file cannot be kept or cut back.
+pub fn take_back(decisions: &Decisions) -> Result<(), RollbackError> {
+    rollback::carry_out(decisions)
+}
+
 /// What can only be done once memory and files have their content.
 ///
 /// # Errors

@@ -1,0 +1,177 @@
+//! What happened to a job, for scripts and for later: `DIR/events.jsonl`, one JSON object a line.
+//!
+//! It stands between a supervisor and whoever tells people, and passes everything on. A journal that
+//! cannot be written is told of once; the job and its checkpoints do not depend on it.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use nix::fcntl::OFlag;
+use serde::Serialize;
+
+use super::checkpoint::CheckpointError;
+use super::report::{Event, Explanation, Observer, Taken, Totals};
+use super::root::Ended;
+use super::supervisor::Ending;
+
+/// The journal's name in a job's directory.
+pub const JOURNAL_FILE: &str = "events.jsonl";
+
+/// Writes down what a supervisor tells, and passes it on.
+pub struct Journal<'a> {
+    next: &'a mut dyn Observer,
+    directory: Option<PathBuf>,
+    totals: Totals,
+    is_broken: bool,
+}
+
+/// One line.
+#[derive(Debug, Serialize)]
+struct Line<'a> {
+    /// Seconds since 1970.
+    time: f64,
+    #[serde(flatten)]
+    entry: Entry<'a>,
+}
+
+/// What happened.
+#[derive(Debug, PartialEq, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum Entry<'a> {
+    Started { supervisor: u32 },
+    Resumed { supervisor: u32, generation: &'a Path, root: i32 },
+    PassedOver { generation: &'a Path, reason: &'a str },
+    StartedOver,
+    Checkpoint(Checkpoint),
+    CheckpointFailed { reason: &'a str },
+    Signal { signal: &'a str },
+    ToldToEnd,
+    NoLastCheckpoint,
+    Trouble { reason: &'a str },
+    Finished { status: i32, seconds: f64 },
+    Killed { signal: i32, seconds: f64 },
+    Suspended { generation: String, seconds: f64 },
+}
+
+/// A checkpoint. Milliseconds and bytes.
+#[derive(Debug, PartialEq, Serialize)]
+struct Checkpoint {
+    generation: String,
+    pause_ms: f64,
+    write_ms: f64,
+    bytes: u64,
+    raw_bytes: u64,
+    processes: u64,
+    threads: u64,
+    warnings: Vec<String>,
+}
+
+impl<'a> Journal<'a> {
+    /// A journal in front of `next`. It begins when a directory is known.
+    pub fn new(next: &'a mut dyn Observer) -> Self {
+        Self { next, directory: None, totals: Totals::default(), is_broken: false }
+    }
+
+    /// Begins at once, in a directory that is there already.
+    pub fn open(&mut self, directory: &Path) {
+        self.directory = Some(directory.to_owned());
+    }
+
+    fn write(&mut self, entry: Entry<'_>) {
+        let Some(directory) = &self.directory else { return };
+        // A job brought back a second time gets a directory with its first checkpoint.
+        if self.is_broken || !directory.exists() {
+            return;
+        }
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let line = Line { time: since.as_secs_f64(), entry };
+        if let Err(error) = append(&directory.join(JOURNAL_FILE), &line) {
+            self.is_broken = true;
+            self.next.tell(Event::Trouble(&format!("write {JOURNAL_FILE}: {error}")));
+        }
+    }
+}
+
+impl Observer for Journal<'_> {
+    fn tell(&mut self, event: Event<'_>) {
+        let supervisor = std::process::id();
+        match event {
+            Event::Started { directory } => {
+                self.open(directory);
+                self.write(Entry::Started { supervisor });
+            }
+            Event::Resumed { generation, root, directory } => {
+                self.open(directory);
+                self.write(Entry::Resumed { supervisor, generation, root: root.as_raw() });
+            }
+            Event::PassedOver { generation, reason } => {
+                self.write(Entry::PassedOver { generation, reason });
+            }
+            Event::StartedOver => self.write(Entry::StartedOver),
+            Event::Taken(taken) => {
+                self.totals.add(taken);
+                self.write(Entry::Checkpoint(checkpoint(taken)));
+            }
+            Event::Failed { explanation, .. } => {
+                self.totals.failed += 1;
+                self.write(Entry::CheckpointFailed { reason: &explanation.message });
+            }
+            Event::Signal(signal) => self.write(Entry::Signal { signal: signal.as_str() }),
+            Event::Ending => self.write(Entry::ToldToEnd),
+            Event::Passed => self.write(Entry::NoLastCheckpoint),
+            Event::Trouble(reason) => self.write(Entry::Trouble { reason }),
+            Event::Over { ending, ran, .. } => self.write(last_entry(ending, ran)),
+            Event::HadFinished { .. } => {}
+        }
+        let event = match event {
+            Event::Over { ending, ran, .. } => Event::Over { ending, ran, totals: self.totals },
+            event => event,
+        };
+        self.next.tell(event);
+    }
+
+    fn explain(&self, error: &CheckpointError) -> Explanation {
+        self.next.explain(error)
+    }
+}
+
+fn checkpoint(taken: &Taken) -> Checkpoint {
+    let milliseconds = |span: Duration| span.as_secs_f64() * 1000.0;
+    Checkpoint {
+        generation: taken.path.to_string(),
+        pause_ms: milliseconds(taken.pause),
+        write_ms: milliseconds(taken.elapsed),
+        bytes: taken.bytes,
+        raw_bytes: taken.raw_bytes,
+        processes: taken.processes,
+        threads: taken.threads,
+        warnings: taken.warnings.clone(),
+    }
+}
+
+fn last_entry(ending: &Ending, ran: Duration) -> Entry<'static> {
+    let seconds = ran.as_secs_f64();
+    match ending {
+        Ending::Ended(Ended::Exited(status)) => Entry::Finished { status: *status, seconds },
+        Ending::Ended(Ended::Killed(signal)) => Entry::Killed { signal: *signal, seconds },
+        Ending::Suspended(taken) => {
+            Entry::Suspended { generation: taken.path.to_string(), seconds }
+        }
+    }
+}
+
+/// Appends a line in one write, so that those of two writers never mix.
+fn append(path: &Path, line: &Line<'_>) -> io::Result<()> {
+    let mut text = serde_json::to_vec(line)?;
+    text.push(b'\n');
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .custom_flags(OFlag::O_NOFOLLOW.bits())
+        .open(path)?
+        .write_all(&text)
+}
