@@ -21,3 +21,4 @@ pub mod signal;
 pub mod socket;
 pub mod task;
 pub mod terminal;
+pub mod unix_diag;

@@ -1,0 +1,193 @@
+//! What the kernel tells about the unix sockets of the caller's network namespace: NETLINK_SOCK_DIAG
+//! (sock_diag(7)), with a parser that takes bytes.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv, send};
+
+use super::socket;
+use crate::model::number::to_usize;
+
+/// NETLINK_SOCK_DIAG.
+const NETLINK_SOCK_DIAG: i32 = 4;
+/// SOCK_DIAG_BY_FAMILY.
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+/// NLM_F_REQUEST and NLM_F_DUMP.
+const REQUEST_ALL: u16 = 0x301;
+/// UDIAG_SHOW_NAME, _VFS, _PEER, _ICONS and _RQLEN (include/uapi/linux/unix_diag.h).
+const SHOW: u32 = 0x1f;
+/// NLMSG_ERROR and NLMSG_DONE.
+const ERROR: u16 = 2;
+const DONE: u16 = 3;
+/// Bytes of `struct nlmsghdr` and `struct unix_diag_msg`.
+const HEADER: usize = 16;
+const MESSAGE: usize = 16;
+/// The kernel puts at most 32 KiB into a datagram of a dump.
+const DATAGRAM: usize = 1 << 16;
+
+/// A unix socket that has an inode.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UnixSocketInfo {
+    /// SOCK_*.
+    pub kind: i32,
+    /// TCP_ESTABLISHED (1), TCP_CLOSE (7) or TCP_LISTEN (10).
+    pub state: u8,
+    /// Inode number, as /proc/PID/fd shows it.
+    pub inode: u32,
+    /// `sun_path`; empty without a name.
+    pub name: Vec<u8>,
+    /// Inode number of the file it is bound to, and its device as the kernel numbers it.
+    pub file: Option<(u32, u32)>,
+    /// Inode of its peer; 0: closed, or not yet accepted.
+    pub peer: Option<u32>,
+    /// Of a listening socket: inodes of the clients not yet accepted, oldest first; 0: closed.
+    pub pending: Vec<u32>,
+    /// Bytes to be read, or connections waiting of a listening socket.
+    pub receive_queue: u32,
+    /// Memory sent and not yet received, or the backlog of a listening socket.
+    pub send_queue: u32,
+    /// RCV_SHUTDOWN (1) and SEND_SHUTDOWN (2).
+    pub shutdown: u8,
+}
+
+/// All unix sockets of the caller's network namespace that have an inode. Those not yet accepted have
+/// none.
+///
+/// # Errors
+/// As socket(2), send(2) and recv(2); EBADMSG for an answer that is not as the kernel writes it.
+pub fn unix_sockets() -> Result<Vec<UnixSocketInfo>, Errno> {
+    let link: OwnedFd = socket::create(libc::AF_NETLINK, libc::SOCK_RAW, NETLINK_SOCK_DIAG)?;
+    send(link.as_raw_fd(), &request(), MsgFlags::empty())?;
+    let mut sockets = Vec::new();
+    let mut buffer = vec![0; DATAGRAM];
+    loop {
+        let length = recv(link.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+        if parse(&buffer[..length], &mut sockets)? == Answer::Complete {
+            return Ok(sockets);
+        }
+    }
+}
+
+/// `struct nlmsghdr` and `struct unix_diag_req`: sockets in any state, with any inode.
+fn request() -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(40);
+    bytes.extend(40_u32.to_ne_bytes());
+    bytes.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    bytes.extend(REQUEST_ALL.to_ne_bytes());
+    bytes.extend([0; 8]);
+    bytes.extend([1, 0, 0, 0]); // AF_UNIX
+    bytes.extend(u32::MAX.to_ne_bytes());
+    bytes.extend([0; 4]);
+    bytes.extend(SHOW.to_ne_bytes());
+    bytes.extend([0xff; 8]);
+    bytes
+}
+
+/// Whether more datagrams follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    More,
+    Complete,
+}
+
+/// Parses one datagram of an answer.
+fn parse(mut bytes: &[u8], sockets: &mut Vec<UnixSocketInfo>) -> Result<Answer, Errno> {
+    while bytes.len() >= HEADER {
+        let length = to_usize(u64::from(word(bytes, 0)?));
+        let body = bytes.get(HEADER..length).ok_or(Errno::EBADMSG)?;
+        match half(bytes, 4)? {
+            DONE => return Ok(Answer::Complete),
+            ERROR => {
+                let code = word(body, 0)?.cast_signed();
+                return Err(Errno::from_raw(code.checked_neg().unwrap_or(libc::EBADMSG)));
+            }
+            SOCK_DIAG_BY_FAMILY => sockets.push(parse_socket(body)?),
+            _ => {}
+        }
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(Answer::More)
+}
+
+fn parse_socket(body: &[u8]) -> Result<UnixSocketInfo, Errno> {
+    let [_, kind, state, ..] = body else { return Err(Errno::EBADMSG) };
+    let mut found = UnixSocketInfo {
+        kind: i32::from(*kind),
+        state: *state,
+        inode: word(body, 4)?,
+        ..UnixSocketInfo::default()
+    };
+    let mut rest = body.get(MESSAGE..).ok_or(Errno::EBADMSG)?;
+    while rest.len() >= 4 {
+        let length = usize::from(half(rest, 0)?);
+        let value = rest.get(4..length).ok_or(Errno::EBADMSG)?;
+        // UNIX_DIAG_*.
+        match half(rest, 2)? {
+            0 => found.name = value.to_vec(),
+            1 => found.file = Some((word(value, 0)?, word(value, 4)?)),
+            2 => found.peer = Some(word(value, 0)?),
+            3 => {
+                let (words, _) = value.as_chunks::<4>();
+                found.pending = words.iter().map(|word| u32::from_ne_bytes(*word)).collect();
+            }
+            4 => (found.receive_queue, found.send_queue) = (word(value, 0)?, word(value, 4)?),
+            6 => found.shutdown = value.first().copied().unwrap_or_default(),
+            _ => {}
+        }
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(found)
+}
+
+fn half(bytes: &[u8], at: usize) -> Result<u16, Errno> {
+    let bytes = bytes.get(at..).and_then(<[u8]>::first_chunk).ok_or(Errno::EBADMSG)?;
+    Ok(u16::from_ne_bytes(*bytes))
+}
+
+fn word(bytes: &[u8], at: usize) -> Result<u32, Errno> {
+    let bytes = bytes.get(at..).and_then(<[u8]>::first_chunk).ok_or(Errno::EBADMSG)?;
+    Ok(u32::from_ne_bytes(*bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_shows_its_pending_clients_and_a_pair_each_other() {
+        let inode = |file: &OwnedFd| {
+            let stat = nix::sys::stat::fstat(file).unwrap();
+            u32::try_from(stat.st_ino).unwrap()
+        };
+        let listener = socket::create(libc::AF_UNIX, libc::SOCK_STREAM, 0).unwrap();
+        socket::bind(&listener, &[1, 0]).unwrap();
+        socket::listen(&listener, 7).unwrap();
+        let name = socket::local_address(&listener).unwrap();
+        let client = socket::create(libc::AF_UNIX, libc::SOCK_STREAM, 0).unwrap();
+        socket::connect(&client, &name).unwrap();
+        let (left, right) = socket::pair(libc::AF_UNIX, libc::SOCK_DGRAM, 0).unwrap();
+        socket::shut_down(&left, libc::SHUT_RD).unwrap();
+        let all = unix_sockets().unwrap();
+        let find = |file| all.iter().find(|found| found.inode == inode(file)).unwrap();
+        assert_eq!((find(&listener).state, find(&listener).send_queue), (10, 7));
+        assert_eq!(find(&listener).pending, [inode(&client)]);
+        assert_eq!(find(&listener).name, &name[2..]);
+        assert_eq!(find(&client).peer, Some(0));
+        assert_eq!(find(&left).peer, Some(inode(&right)));
+        assert_eq!((find(&left).shutdown, find(&right).shutdown), (1, 0));
+    }
+
+    #[test]
+    fn answers_that_are_cut_off_are_refused() {
+        let mut sockets = Vec::new();
+        assert_eq!(
+            parse(&[40, 0, 0, 0, 20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], &mut sockets),
+            Err(Errno::EBADMSG)
+        );
+        assert_eq!(
+            parse(&[16, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], &mut sockets),
+            Ok(Answer::Complete)
+        );
+    }
+}
