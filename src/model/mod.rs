@@ -15,5 +15,6 @@ pub mod number;
 pub mod process;
 pub mod signal;
 pub mod socket;
+pub mod terminal;
 pub mod thread;
 pub mod time;
