@@ -13,6 +13,7 @@ use super::refusal::{Obstacle, StateRefusal};
 use crate::model::id;
 use crate::sys::descriptor::{self, Shared};
 use crate::sys::procfs::{self, Status};
+use crate::sys::{ptrace, task};
 use crate::tracer::tree::Tree;
 
 /// Namespaces that a restore makes anew when the job is in others than rckpt.
@@ -107,6 +108,7 @@ pub(super) fn count(
         let mut refuse = |kind| obstacles.push(Obstacle::State { pid: process.pid, kind });
         check_rights(&status, &mut refuse);
         for thread in &process.threads {
+            check_task(thread.tid, &mut refuse)?;
             if thread.tid == process.pid {
                 ids.insert(thread.tid, innermost(&status.ns_pid));
                 continue;
@@ -171,6 +173,23 @@ fn check_rights(status: &Status, refuse: &mut dyn FnMut(StateRefusal)) {
     if status.untag_mask != u64::MAX {
         refuse(StateRefusal::AddressMasking);
     }
+}
+
+/// Checks what each thread may have for itself that is not supported.
+fn check_task(tid: Pid, refuse: &mut dyn FnMut(StateRefusal)) -> Result<(), CollectError> {
+    /// PF_MEMALLOC_NOIO and PF_LOCAL_THROTTLE, which together only PR_SET_IO_FLUSHER sets for good.
+    const IO_FLUSHER: u32 = 0x0018_0000;
+    let ask = |operation| move |source| CollectError::Ask { operation, pid: tid, source };
+    if procfs::stat(tid)?.flags & IO_FLUSHER == IO_FLUSHER {
+        refuse(StateRefusal::IoFlusher(tid));
+    }
+    if ptrace::dispatches_system_calls(tid).map_err(ask("read the system call dispatch"))? {
+        refuse(StateRefusal::SystemCallDispatch(tid));
+    }
+    if task::core_cookie(tid) != task::core_cookie(getpid()) {
+        refuse(StateRefusal::CoreScheduling(tid));
+    }
+    Ok(())
 }
 
 /// Checks that a thread shares with its process what all threads normally share.

@@ -11,8 +11,8 @@ use super::error::{CollectError, DumpError};
 use super::files::{self, Collector, Content, Scope, Subject};
 use super::memory;
 use super::process::{self, Insight};
-use super::refusal::{Obstacle, Obstacles, StateRefusal};
-use super::{Request, clocks};
+use super::refusal::{MappingRefusal, Obstacle, Obstacles, StateRefusal};
+use super::{Request, clocks, policy};
 use crate::image::error::WriteError;
 use crate::image::writer::{Writer, ZeroPages};
 use crate::model::address::{AddrRange, RemoteAddr};
@@ -93,6 +93,10 @@ pub(super) fn collect(
         processes.push(Process { mm: MmId(id), fd_table, fs, ..record });
     }
 
+    if let Some((number, range)) = policy::disagreement(&spaces) {
+        let (pid, kind) = (subjects[number].host, MappingRefusal::PolicyOfPart);
+        obstacles.push(Obstacle::Mapping { pid, range, name: Bytes::default(), kind });
+    }
     let first_object =
         u32::try_from(spaces.len()).map_err(|_| CollectError::TooMany("processes"))?;
     let files = files.finish(first_object);

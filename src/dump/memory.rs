@@ -95,7 +95,9 @@ pub(super) fn collect(
             }
         };
         let (prot, flags) = properties(&mapping);
-        vmas.push(Vma { range: mapping.range, prot, flags, backing, name });
+        let policy = insight.policies.iter().find(|(range, _)| range.contains(mapping.range.start));
+        let policy = policy.map(|(_, policy)| policy.clone());
+        vmas.push(Vma { range: mapping.range, prot, flags, backing, name, policy });
         if matches!(backing, Backing::Vdso | Backing::Vvar) {
             continue;
         }

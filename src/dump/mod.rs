@@ -10,6 +10,7 @@ pub mod error;
 pub mod files;
 mod inherit;
 mod memory;
+mod policy;
 mod process;
 pub mod refusal;
 mod thread;

@@ -4,10 +4,12 @@ use nix::unistd::Pid;
 
 use super::census::{Census, Member};
 use super::error::CollectError;
+use super::policy;
 use super::refusal::{Obstacle, StateRefusal};
 use super::thread::{self, Answers, half, word};
-use crate::model::address::RemoteAddr;
+use crate::model::address::{AddrRange, RemoteAddr};
 use crate::model::id::{Bytes, FdTableId, FsId, MmId};
+use crate::model::memory::MemoryPolicy;
 use crate::model::number::{as_signed, to_u64};
 use crate::model::process::{Credentials, PosixTimer, Process, ProcessState, TimerNotification};
 use crate::model::signal::SignalAction;
@@ -46,24 +48,27 @@ pub(super) struct Insight {
     posix_timers: Vec<PosixTimer>,
     child_subreaper: bool,
     tsc_mode: u32,
+    cpuid_faults: bool,
     secure_bits: u32,
 }
 
 /// What a process alone can tell of its address space.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct MemoryInsight {
     /// The end of the heap.
     pub brk: RemoteAddr,
     /// PR_GET_DUMPABLE.
     pub dumpable: u32,
     /// PR_GET_THP_DISABLE.
-    pub thp_disabled: bool,
+    pub thp_disabled: u32,
     /// PR_GET_MDWE.
     pub mdwe: u32,
     /// PR_GET_MEMORY_MERGE.
     pub memory_merge: bool,
     /// Commands registered with membarrier(2).
     pub membarrier: u32,
+    /// Mappings that have policies of their own.
+    pub policies: Vec<(AddrRange, MemoryPolicy)>,
 }
 
 /// Asks a process for everything that it alone can tell.
@@ -83,6 +88,7 @@ pub(super) fn ask(
     let membarrier = questions
         .number_if_known(&Call::new(libc::SYS_membarrier, &[MEMBARRIER_CMD_GET_REGISTRATIONS]))?;
     let secure_bits = questions.number("read the secure bits", &prctl(PR_GET_SECUREBITS))?;
+    check_speculation(&mut questions, obstacles)?;
     let brk = questions.number("read the break", &Call::new(libc::SYS_brk, &[0]))?;
     let tsc_mode = questions.structure("read the TSC mode", 4, &|area| {
         Call::new(libc::SYS_prctl, &[PR_GET_TSC, area])
@@ -95,18 +101,45 @@ pub(super) fn ask(
         memory: MemoryInsight {
             brk: RemoteAddr(brk),
             dumpable: low_half(dumpable),
-            thp_disabled: thp_disabled != 0,
+            thp_disabled: low_half(thp_disabled),
             mdwe: low_half(mdwe),
             memory_merge: memory_merge != 0,
             membarrier: low_half(membarrier),
+            policies: questions.policies()?,
         },
         actions: questions.actions(status)?,
         interval_timers: questions.interval_timers()?,
         posix_timers: questions.posix_timers(census, obstacles)?,
         child_subreaper: half(&subreaper, 0) != 0,
         tsc_mode: half(&tsc_mode, 0).cast_unsigned(),
+        cpuid_faults: questions.cpuid_faults()?,
         secure_bits: low_half(secure_bits),
     })
+}
+
+/// Finds settings of PR_SET_SPECULATION_CTRL that /proc does not tell, and that a restore does not make.
+fn check_speculation(
+    questions: &mut Questions<'_, '_>,
+    obstacles: &mut Vec<Obstacle>,
+) -> Result<(), CollectError> {
+    const PR_SPEC_L1D_FLUSH: u64 = 2;
+    const PR_SPEC_DISABLE_NOEXEC: u32 = 1 << 4;
+    const FLUSHED: u32 = libc::PR_SPEC_PRCTL | libc::PR_SPEC_ENABLE;
+    let setting = |which: u64| {
+        let option = u64::from(libc::PR_GET_SPECULATION_CTRL.unsigned_abs());
+        Call::new(libc::SYS_prctl, &[option, which, 0, 0, 0])
+    };
+    let pid = questions.pid;
+    let mut refuse = |what| {
+        obstacles.push(Obstacle::State { pid, kind: StateRefusal::Speculation(what) });
+    };
+    if low_half(questions.number_if_known(&setting(0))?) & PR_SPEC_DISABLE_NOEXEC != 0 {
+        refuse("speculative store bypass, until exec");
+    }
+    if low_half(questions.number_if_known(&setting(PR_SPEC_L1D_FLUSH))?) & FLUSHED == FLUSHED {
+        refuse("flushing of the L1D cache");
+    }
+    Ok(())
 }
 
 /// Puts the record of a living process together. Memory and files are filled in by who knows them.
@@ -124,7 +157,7 @@ pub(super) fn collect(
         limits.push(task::limit(pid, resource).map_err(ask("read the resource limits"))?);
     }
     let mut threads = Vec::with_capacity(process.threads.len());
-    for (thread, answers) in process.threads.iter().zip(&insight.threads) {
+    for (thread, answers) in process.threads.iter().zip(insight.threads) {
         threads.push(thread::collect(process, thread, answers, census)?);
     }
     let status = &member.status;
@@ -161,6 +194,11 @@ pub(super) fn collect(
         child_subreaper: insight.child_subreaper,
         oom_score_adj: oom_score_adj(pid)?,
         tsc_mode: insight.tsc_mode,
+        cpuid_faults: insight.cpuid_faults,
+        autogroup_nice: match member.session() == member.recorded() {
+            true => procfs::autogroup_nice(pid)?,
+            false => None,
+        },
         controlling_terminal: stat.tty_nr != 0 && member.session() == member.recorded(),
     })
 }
@@ -194,6 +232,8 @@ pub(super) fn collect_zombie(member: &Member, census: &Census) -> Result<Process
         child_subreaper: false,
         oom_score_adj: 0,
         tsc_mode: 0,
+        cpuid_faults: false,
+        autogroup_nice: None,
         controlling_terminal: false,
     })
 }
@@ -265,6 +305,37 @@ impl<'question, 'tree> Questions<'question, 'tree> {
             }
         }
         Ok(actions)
+    }
+
+    /// Whether the CPUID instruction raises a signal, where that can be had at all.
+    fn cpuid_faults(&mut self) -> Result<bool, CollectError> {
+        const ARCH_GET_CPUID: u64 = 0x1011;
+        let pid = self.pid;
+        let call = Call::new(libc::SYS_arch_prctl, &[ARCH_GET_CPUID]);
+        let outcome =
+            self.injector.call(&call).map_err(|source| CollectError::Inject { pid, source })?;
+        Ok(outcome == Ok(0))
+    }
+
+    /// The policies of mappings that have any.
+    fn policies(&mut self) -> Result<Vec<(AddrRange, MemoryPolicy)>, CollectError> {
+        const NODES: usize = 8;
+        let pid = self.pid;
+        let injected = |source| CollectError::Inject { pid, source };
+        let mut policies = Vec::new();
+        for range in policy::candidates(pid)? {
+            let call = policy::question(self.area, self.area + to_u64(NODES), Some(range.start));
+            let outcome = self.injector.call(&call).map_err(injected)?;
+            let mut content = [0; NODES + policy::NODES_SIZE];
+            self.injector.read(RemoteAddr(self.area), &mut content).map_err(injected)?;
+            let policy = policy::answer(outcome, half(&content, 0), &content[NODES..]).map_err(
+                |source| CollectError::Ask { operation: "read the memory policies", pid, source },
+            )?;
+            if !policy.is_default() {
+                policies.push((range, policy));
+            }
+        }
+        Ok(policies)
     }
 
     fn interval_timers(&mut self) -> Result<[TimerSpec; 3], CollectError> {

@@ -104,6 +104,12 @@ pub enum MappingRefusal {
     /// Pages from a pool other than the default one, which the image does not tell.
     #[error("it consists of huge pages of {0} bytes; only those of 2 MiB are supported")]
     HugePageSize(u64),
+    /// Shared memory with a NUMA policy for a part of it.
+    #[error(
+        "a NUMA policy was set for a part of this shared memory (mbind) through another mapping, \
+         which is not supported"
+    )]
+    PolicyOfPart,
     /// A special mapping with an unknown name.
     #[error("it is a special mapping that is not known")]
     Special,
@@ -151,6 +157,24 @@ pub enum StateRefusal {
     /// Linear address masking.
     #[error("it has address masking (LAM) switched on, which is not supported")]
     AddressMasking,
+    /// PR_SET_SPECULATION_CTRL.
+    #[error("it has a setting against flaws of the CPU that is not supported: {0}")]
+    Speculation(&'static str),
+    /// PR_SET_IO_FLUSHER.
+    #[error("its thread {0} serves a file system (PR_SET_IO_FLUSHER), which is not supported")]
+    IoFlusher(Pid),
+    /// PR_SET_SYSCALL_USER_DISPATCH.
+    #[error(
+        "its thread {0} catches its own system calls (PR_SET_SYSCALL_USER_DISPATCH, as Wine does), \
+         which is not supported"
+    )]
+    SystemCallDispatch(Pid),
+    /// PR_SCHED_CORE.
+    #[error(
+        "its thread {0} shares CPU cores only with certain others (PR_SCHED_CORE), which is not \
+         supported"
+    )]
+    CoreScheduling(Pid),
     /// CLONE_VM without CLONE_THREAD.
     #[error(
         "it shares its memory with process {0} without being its thread, which is not supported"

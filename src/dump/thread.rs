@@ -5,8 +5,10 @@ use nix::unistd::Pid;
 
 use super::census::Census;
 use super::error::CollectError;
+use super::policy;
 use crate::model::address::RemoteAddr;
 use crate::model::id::Bytes;
+use crate::model::memory::MemoryPolicy;
 use crate::model::signal::SignalStack;
 use crate::model::thread::{Registers, Thread};
 use crate::sys::ptrace::{self, Queue};
@@ -24,14 +26,17 @@ const PR_GET_TID_ADDRESS: u64 = 40;
 /// Where in its part of the scratch page a thread's answers lie.
 const TID_ADDRESS: usize = 64;
 const DEATH_SIGNAL: usize = 72;
+const POLICY_MODE: usize = 80;
+const POLICY_NODES: usize = 88;
 
 /// What a thread alone can tell.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Answers {
     signal_stack: SignalStack,
     clear_child_tid: RemoteAddr,
     timer_slack: u64,
     parent_death_signal: i32,
+    memory_policy: MemoryPolicy,
 }
 
 /// Asks every thread of a process for what it alone can tell, in the order of the threads.
@@ -59,6 +64,7 @@ pub(super) fn ask(injector: &mut Injector<'_>) -> Result<Vec<Answers>, CollectEr
                 Call::new(libc::SYS_prctl, &[PR_GET_TID_ADDRESS, at(64)]),
                 Call::new(libc::SYS_prctl, &[PR_GET_PDEATHSIG, at(72)]),
                 Call::new(libc::SYS_prctl, &[PR_GET_TIMERSLACK]),
+                policy::question(at(80), at(88), None),
             ]
         },
         &mut |thread, results, content| {
@@ -69,6 +75,9 @@ pub(super) fn ask(injector: &mut Injector<'_>) -> Result<Vec<Answers>, CollectEr
             }
             let slack =
                 results[3].map_err(|error| Failure::Ask(thread, "read the timer slack", error))?;
+            let nodes = &content[POLICY_NODES..POLICY_NODES + policy::NODES_SIZE];
+            let memory_policy = policy::answer(results[4], half(content, POLICY_MODE), nodes)
+                .map_err(|error| Failure::Ask(thread, "read the memory policy", error))?;
             let mut stack = [0; STACK_SIZE];
             stack.copy_from_slice(&content[..STACK_SIZE]);
             answers[thread] = Answers {
@@ -76,6 +85,7 @@ pub(super) fn ask(injector: &mut Injector<'_>) -> Result<Vec<Answers>, CollectEr
                 clear_child_tid: RemoteAddr(word(content, TID_ADDRESS)),
                 timer_slack: slack,
                 parent_death_signal: half(content, DEATH_SIGNAL),
+                memory_policy,
             };
             Ok(())
         },
@@ -93,10 +103,11 @@ pub(super) fn ask(injector: &mut Injector<'_>) -> Result<Vec<Answers>, CollectEr
 pub(super) fn collect(
     process: &tree::Process,
     thread: &tree::Thread,
-    answers: &Answers,
+    answers: Answers,
     census: &Census,
 ) -> Result<Thread, CollectError> {
     let tid = thread.tid;
+    let status = procfs::status(tid)?;
     let ask = |operation| move |source| CollectError::Ask { operation, pid: tid, source };
     let (robust_list, robust_list_length) =
         task::robust_list(tid).map_err(ask("read the robust futex list"))?;
@@ -118,7 +129,18 @@ pub(super) fn collect(
         io_priority: task::io_priority(tid).map_err(ask("read the I/O priority"))?,
         timer_slack: answers.timer_slack,
         parent_death_signal: answers.parent_death_signal,
+        memory_policy: answers.memory_policy,
+        store_bypass: status.store_bypass,
+        indirect_branch: status.indirect_branch,
+        early_machine_check: early_machine_check(procfs::stat(tid)?.flags),
     })
+}
+
+/// What PR_MCE_KILL has set, from the thread's flags in the kernel (include/linux/sched.h).
+const fn early_machine_check(flags: u32) -> Option<bool> {
+    const PF_MCE_PROCESS: u32 = 0x80;
+    const PF_MCE_EARLY: u32 = 0x0800_0000;
+    if flags & PF_MCE_PROCESS == 0 { None } else { Some(flags & PF_MCE_EARLY != 0) }
 }
 
 /// The registers of a thread, with a timed wait that it is about to go on with as it was when it was

@@ -243,8 +243,8 @@ fn forged_records_never_panic_a_reader() {
 /// Before that, the new checksum goes here (and so does one for a change of the sample itself).
 const SAMPLE_CHECKSUMS: &str = "\
 job 1: 3ce6a2f02e98765d
-processes 1: f280a26aff8e0fb3
-address spaces 1: 013c82e8ee888c96
+processes 1: 1aed2a5ce609bb36
+address spaces 1: bc9e4ee381291742
 descriptor tables 1: ed35c1857d8859e3
 directories 1: 3c499a6e7a7216da
 open files 1: 6aa6e7db0c2fca57

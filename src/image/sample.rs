@@ -10,7 +10,9 @@ use crate::model::id::{
     Bytes, FdTableId, FsId, InodeId, MmId, ObjectId, OpenFileId, Pid, PipeId, SocketId,
 };
 use crate::model::job::{Job, Machine, VdsoImage};
-use crate::model::memory::{AddressSpace, Backing, GuardRange, MmAreas, Prot, Vma, VmaFlags};
+use crate::model::memory::{
+    AddressSpace, Backing, GuardRange, MemoryPolicy, MmAreas, Prot, Vma, VmaFlags,
+};
 use crate::model::process::{
     Credentials, PosixTimer, Process, ProcessState, ResourceLimit, TimerNotification,
 };
@@ -120,6 +122,8 @@ fn process() -> Process {
         child_subreaper: false,
         oom_score_adj: 0,
         tsc_mode: 1,
+        cpuid_faults: false,
+        autogroup_nice: Some(3),
         controlling_terminal: true,
     }
 }
@@ -163,6 +167,9 @@ fn thread() -> Thread {
         affinity: vec![3; 8],
         scheduling: Scheduling { nice: 5, ..Scheduling::default() },
         timer_slack: 50_000,
+        memory_policy: MemoryPolicy { mode: 1, nodes: vec![1] },
+        store_bypass: 4,
+        early_machine_check: Some(true),
         ..Thread::default()
     }
 }
@@ -179,12 +186,17 @@ fn address_space() -> AddressSpace {
         flags: VmaFlags::MAY_WRITE,
         backing,
         name: None,
+        policy: None,
     };
     let file = |inode, shared| Backing::File { inode: InodeId(inode), offset: 0, shared };
     AddressSpace {
         vmas: vec![
             vma(data, file(0, false)),
-            Vma { name: Some(bytes("arena")), ..vma(anonymous, Backing::Anonymous) },
+            Vma {
+                name: Some(bytes("arena")),
+                policy: Some(MemoryPolicy { mode: 3, nodes: vec![3] }),
+                ..vma(anonymous, Backing::Anonymous)
+            },
             vma(shared, file(2, true)),
             vma(vdso, Backing::Vdso),
         ],

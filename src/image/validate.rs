@@ -17,7 +17,7 @@ use crate::model::file::{
 };
 use crate::model::id::{Bytes, InodeId, ObjectId, Pid};
 use crate::model::job::Job;
-use crate::model::memory::{AddressSpace, Backing, Prot, Vma, VmaFlags};
+use crate::model::memory::{AddressSpace, Backing, MemoryPolicy, Prot, Vma, VmaFlags};
 use crate::model::number::{PAGE_SIZE, to_u64, to_usize};
 use crate::model::process::{Process, ProcessState};
 use crate::model::signal::{PendingSignal, SIGINFO_SIZE};
@@ -32,6 +32,8 @@ const ADDRESS_LIMIT: u64 = 1 << 56;
 const VMA_NAME_LIMIT: usize = 79;
 /// TASK_COMM_LEN, without the NUL.
 const NAME_LIMIT: usize = 15;
+/// Bytes in the mask of as many NUMA nodes as a kernel can be built for.
+const NODES_LIMIT: usize = 128;
 /// RLIM_NLIMITS.
 const RESOURCE_LIMIT: u32 = 16;
 /// The legacy region and the header, without which there is no XSAVE area.
@@ -313,6 +315,7 @@ fn check_thread(thread: &Thread) -> Checked {
     let sound = (-20..=19).contains(&thread.scheduling.nice);
     demand(sound, record, "its nice value is none")?;
     demand((0..=64).contains(&thread.parent_death_signal), record, "its death signal is none")?;
+    check_policy(record, &thread.memory_policy)?;
     check_pending(record, &thread.pending)
 }
 
@@ -342,6 +345,9 @@ fn check_mapping(job: &Job, record: Record, vma: &Vma) -> Checked {
     if let Some(name) = &vma.name {
         demand(name.0.len() <= VMA_NAME_LIMIT && !has_nul(name), record, "its name is none")?;
     }
+    if let Some(policy) = &vma.policy {
+        check_policy(record, policy)?;
+    }
     match vma.backing {
         Backing::File { inode, offset, .. } => {
             refer_inode(job, record, inode)?;
@@ -351,6 +357,10 @@ fn check_mapping(job: &Job, record: Record, vma: &Vma) -> Checked {
         }
         Backing::Anonymous | Backing::Vdso | Backing::Vvar => Ok(()),
     }
+}
+
+fn check_policy(record: Record, policy: &MemoryPolicy) -> Checked {
+    demand(policy.nodes.len() <= NODES_LIMIT, record, "its memory policy has too many nodes")
 }
 
 fn check_tables(job: &Job) -> Checked {
@@ -660,6 +670,13 @@ mod tests {
                 let (inode, offset) = (InodeId(0), u64::MAX - 4095);
                 job.address_spaces[0].vmas[0].backing =
                     Backing::File { inode, offset, shared: false };
+            },
+        );
+        refused(
+            "mapping 10000000-107d0000 of address space 0: its memory policy has too many nodes",
+            |job| {
+                let policy = job.address_spaces[0].vmas[1].policy.as_mut();
+                policy.unwrap().nodes = vec![1; 129];
             },
         );
         refused("address space 0: its auxiliary vector is cut off", |job| {

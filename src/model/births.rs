@@ -418,6 +418,8 @@ mod tests {
                 child_subreaper: false,
                 oom_score_adj: 0,
                 tsc_mode: 0,
+                cpuid_faults: false,
+                autogroup_nice: None,
                 controlling_terminal: false,
             });
         }

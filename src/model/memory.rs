@@ -81,6 +81,23 @@ pub enum Backing {
     Vvar,
 }
 
+/// From which NUMA nodes memory is taken (`set_mempolicy(2)`, `mbind(2)`), as get_mempolicy(2) tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryPolicy {
+    /// MPOL_*, with MPOL_F_STATIC_NODES and the like; 0: the default one, which has no nodes.
+    pub mode: u32,
+    /// The nodes: the kernel's bit mask, low nodes first, without zero bytes at the end.
+    pub nodes: Vec<u8>,
+}
+
+impl MemoryPolicy {
+    /// Whether it is what everything starts with.
+    #[must_use]
+    pub const fn is_default(&self) -> bool {
+        self.mode == 0
+    }
+}
+
 /// A mapping.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Vma {
@@ -94,6 +111,8 @@ pub struct Vma {
     pub backing: Backing,
     /// Name given with PR_SET_VMA_ANON_NAME.
     pub name: Option<Bytes>,
+    /// From which nodes its memory is taken, where not as the thread's policy says.
+    pub policy: Option<MemoryPolicy>,
 }
 
 /// The areas that `PR_SET_MM_MAP` sets: what /proc shows as arguments, environment, heap and stack.
@@ -135,8 +154,8 @@ pub struct AddressSpace {
     pub guards: Vec<GuardRange>,
     /// PR_SET_DUMPABLE.
     pub dumpable: u32,
-    /// PR_SET_THP_DISABLE.
-    pub thp_disabled: bool,
+    /// What PR_GET_THP_DISABLE tells: bit 0: disabled; bit 1: but where asked for by madvise.
+    pub thp_disabled: u32,
     /// PR_SET_MDWE bits.
     pub mdwe: u32,
     /// PR_SET_MEMORY_MERGE.

@@ -125,6 +125,11 @@ pub struct Process {
     pub oom_score_adj: i32,
     /// PR_SET_TSC.
     pub tsc_mode: u32,
+    /// Whether the CPUID instruction raises SIGSEGV (ARCH_SET_CPUID).
+    pub cpuid_faults: bool,
+    /// Nice value of the scheduler's group that the session is (/proc/pid/autogroup), kept with the
+    /// session's leader; `None` for others, and where there are no such groups.
+    pub autogroup_nice: Option<i32>,
     /// Whether it leads a session with a controlling terminal that is the caller's own.
     pub controlling_terminal: bool,
 }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::address::RemoteAddr;
 use super::id::{Bytes, Pid};
+use super::memory::MemoryPolicy;
 use super::signal::{PendingSignal, SignalSet, SignalStack};
 
 /// The general registers, in the order and meaning of `struct user_regs_struct` on x86_64, as they
@@ -71,6 +72,10 @@ pub struct Scheduling {
     pub deadline: u64,
     /// SCHED_DEADLINE period, nanoseconds.
     pub period: u64,
+    /// Least utilisation that the thread is taken to have, of 1024 (uclamp).
+    pub util_min: u32,
+    /// Most utilisation, likewise; 0 on a kernel without this.
+    pub util_max: u32,
 }
 
 /// A thread of a process.
@@ -109,4 +114,12 @@ pub struct Thread {
     pub timer_slack: u64,
     /// Signal sent when the thread's parent dies (PR_SET_PDEATHSIG); 0: none.
     pub parent_death_signal: i32,
+    /// From which NUMA nodes its memory is taken (`set_mempolicy`).
+    pub memory_policy: MemoryPolicy,
+    /// PR_SPEC_* bit of PR_SPEC_STORE_BYPASS that it has set; 0: none.
+    pub store_bypass: u32,
+    /// PR_SPEC_* bit of PR_SPEC_INDIRECT_BRANCH that it has set; 0: none.
+    pub indirect_branch: u32,
+    /// Whether a memory error kills it early (PR_MCE_KILL); `None`: as the system has it.
+    pub early_machine_check: Option<bool>,
 }

@@ -148,6 +148,7 @@ mod tests {
             flags: VmaFlags::empty(),
             backing: Backing::Anonymous,
             name: None,
+            policy: None,
         }
     }
 

@@ -14,7 +14,10 @@ use thiserror::Error;
 
 use super::blob::Placement;
 use super::blob::layout::{STEP_SIZE, TRAP_FAIL, TRAP_STOP};
-use super::script::{STOP_FILL, STOP_READY, no_capabilities};
+use super::script::{
+    Capabilities, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, PR_CAP_AMBIENT_RAISE, STOP_FILL,
+    STOP_READY, capability_data, numbers,
+};
 use crate::model::address::RemoteAddr;
 use crate::model::id::Pid;
 use crate::model::memory::{AddressSpace, Backing, MmAreas};
@@ -30,8 +33,6 @@ const SYSCALL: [u8; 2] = [0x0f, 0x05];
 
 const PR_SET_MM_MAP: u64 = 14;
 const PR_SET_MM: u64 = 35;
-const PR_CAP_AMBIENT: u64 = 47;
-const PR_CAP_AMBIENT_CLEAR_ALL: u64 = 4;
 
 /// The kernel's result of an interrupted system call that the task's restart block takes up again.
 const ERESTART_RESTARTBLOCK: i64 = -516;
@@ -89,8 +90,8 @@ pub struct Finish<'a> {
     pub limits: &'a [ResourceLimit],
     /// The descriptor of the executable.
     pub executable: i32,
-    /// Whether capabilities were lent.
-    pub drop_capabilities: bool,
+    /// The capabilities that it is to have, when these are not those that it has.
+    pub capabilities: Option<Capabilities>,
 }
 
 impl<'a> Rebuilt<'a> {
@@ -251,8 +252,8 @@ impl<'a> Rebuilt<'a> {
             let arguments = [u64::from(set_dumpable), dumpable];
             calls.make("PR_SET_DUMPABLE", libc::SYS_prctl, &arguments)?;
         }
-        if finish.drop_capabilities {
-            calls.drop_capabilities()?;
+        if let Some(wanted) = &finish.capabilities {
+            calls.set_capabilities(wanted)?;
         }
         if let Some(main) = self.process.threads.first() {
             let signal = u64::from(main.parent_death_signal.unsigned_abs());
@@ -566,11 +567,15 @@ impl<'a, 'b> RemoteCalls<'a, 'b> {
         Ok(())
     }
 
-    fn drop_capabilities(&self) -> Result<(), ControlError> {
+    fn set_capabilities(&self, wanted: &Capabilities) -> Result<(), ControlError> {
         let arguments = [PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0];
         self.make("PR_CAP_AMBIENT_CLEAR_ALL", libc::SYS_prctl, &arguments)?;
-        self.write(&no_capabilities())?;
+        self.write(&capability_data(wanted))?;
         self.make("capset", libc::SYS_capset, &[self.scratch.0, self.scratch.0 + 8])?;
+        for number in numbers(wanted.ambient) {
+            let arguments = [PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, number, 0, 0];
+            self.make("PR_CAP_AMBIENT_RAISE", libc::SYS_prctl, &arguments)?;
+        }
         Ok(())
     }
 

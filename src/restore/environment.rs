@@ -56,6 +56,11 @@ pub fn probe(job: &Job) -> Result<Environment, ProbeError> {
             .map_err(|source| ProbeError::Ask { what: "description of the machine", source })?,
         uid: getuid().as_raw(),
         gid: getgid().as_raw(),
+        capabilities: procfs::status(HostPid::this())
+            .map_err(|source| ProbeError::ReadSelf { what: "capabilities", source })?
+            .capabilities,
+        nodes: procfs::allowed_nodes(HostPid::this())
+            .map_err(|source| ProbeError::ReadSelf { what: "NUMA nodes", source })?,
         may_choose_pids: may(CAP_SYS_ADMIN) || may(CAP_CHECKPOINT_RESTORE),
         may_raise_limits: may(CAP_SYS_RESOURCE),
         taken,

@@ -344,7 +344,7 @@ impl<'a> Supervisor<'a> {
                 limits: &self.plan.limits[*index],
                 vdso: &self.job.vdso.bytes,
                 executable: plan.executable_fd,
-                drop_capabilities: self.plan.drop_capabilities,
+                capabilities: plan.capabilities,
             })?;
         }
         Ok(())

@@ -10,7 +10,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use super::blob::{self, Placement};
-use super::script::{self, Occupancy};
+use super::script::{self, Capabilities, Occupancy};
 use crate::image::Chunk;
 use crate::model::address::AddrRange;
 use crate::model::births::{self, Birth, BirthError, Role};
@@ -18,7 +18,7 @@ use crate::model::id::{Bytes, InodeId, ObjectId, Pid};
 use crate::model::job::{Job, Machine};
 use crate::model::memory::{AddressSpace, Backing, Vma};
 use crate::model::number::{PAGE_SIZE, to_u64};
-use crate::model::process::ResourceLimit;
+use crate::model::process::{Process, ResourceLimit};
 use crate::model::time::{Clocks, TimeSpec};
 
 /// What the plan depends on beside the image.
@@ -30,6 +30,10 @@ pub struct Environment {
     pub uid: u32,
     /// The caller's group id.
     pub gid: u32,
+    /// The caller's capabilities, in the order of [`crate::model::process::Credentials`].
+    pub capabilities: [u64; 5],
+    /// The NUMA nodes that the caller may have memory from: a bit mask, low nodes first.
+    pub nodes: Vec<u8>,
     /// Whether the caller may choose process ids here (CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN).
     pub may_choose_pids: bool,
     /// Whether the caller may raise hard limits (CAP_SYS_RESOURCE).
@@ -77,6 +81,8 @@ pub struct ProcessPlan {
     pub executable_fd: RawFd,
     /// How it comes to its blob.
     pub start: Start,
+    /// The capabilities that it is to have, when these are not those that its restorer has.
+    pub capabilities: Option<Capabilities>,
     /// Children that share its table of descriptors.
     pub sharers: Vec<births::Sharer>,
 }
@@ -114,8 +120,6 @@ pub struct Plan {
     pub processes: Vec<Option<ProcessPlan>>,
     /// Descriptors from here on are free of the job's own numbers, and of the executables'.
     pub first_private_fd: RawFd,
-    /// Whether capabilities are lent for the restore and taken away again.
-    pub drop_capabilities: bool,
     /// Whether `timer_create` can be told the id.
     pub timer_ids: bool,
     /// The resource limits to set, one list a process of the job.
@@ -137,6 +141,12 @@ impl Plan {
         }
     }
 
+    /// Whether the restorers have capabilities in a user namespace of their own.
+    #[must_use]
+    pub const fn lends_capabilities(&self) -> bool {
+        matches!(self.identity, Identity::Namespaces { user: true })
+    }
+
     /// The process at `index`, which is to be rebuilt, for its script.
     #[must_use]
     pub fn member<'a>(&'a self, job: &'a Job, index: usize) -> script::Member<'a> {
@@ -155,6 +165,7 @@ impl Plan {
             space: &job.address_spaces[super::tree::index_of(process.mm.0)],
             occupancy: &plan.occupancy,
             vdso: plan.vdso,
+            capabilities: plan.capabilities,
             sharers: sharers.collect(),
         }
     }
@@ -172,7 +183,6 @@ impl Plan {
             placement,
             mapped,
             first_private_fd: self.first_private_fd,
-            drop_capabilities: self.drop_capabilities,
             timer_ids: self.timer_ids,
         }
     }
@@ -246,6 +256,18 @@ pub enum PlanError {
     )]
     Vdso { recorded: Bytes },
     #[error(
+        "process {pid} has capabilities ({}) that you cannot give it: restore it as the user \
+         that it ran as, with the same privilege",
+        names_of_bits(*missing)
+    )]
+    Capabilities { pid: Pid, missing: u64 },
+    #[error(
+        "process {pid} takes memory from NUMA nodes ({}) that this machine lacks, or that are not \
+         allowed here: restore it where they are",
+        names_of_bits(*missing)
+    )]
+    Nodes { pid: Pid, missing: u64 },
+    #[error(
         "the memory of process {pid} leaves no hole of {length} bytes for the restorer below \
          0x7f0000000000"
     )]
@@ -266,6 +288,7 @@ pub fn plan(
     check_limits(job, environment)?;
     check_cpu(&job.machine, &environment.machine)?;
     check_memory(chunks, environment)?;
+    check_nodes(job, environment)?;
     let births = births::plan(job)?;
     let identity = if environment.may_choose_pids && environment.taken.is_empty() {
         Identity::InPlace
@@ -279,7 +302,6 @@ pub fn plan(
         births: Vec::new(),
         processes: Vec::new(),
         first_private_fd: highest_fd(job) + 1,
-        drop_capabilities: matches!(identity, Identity::Namespaces { user: true }),
         timer_ids: environment.timer_ids,
         limits: limits(job, environment),
         moved,
@@ -296,6 +318,7 @@ pub fn plan(
             occupancy: occupancies.remove(&space.object).unwrap_or_default(),
             vdso: place_vdso(job, space, environment)?,
             executable_fd: highest_fd(job) + 1,
+            capabilities: capabilities(process, identity, environment)?,
             start: Start::Execute { first_step: 0, stack: 0 },
             sharers: Vec::new(),
         }));
@@ -538,6 +561,69 @@ fn check_limits(job: &Job, environment: &Environment) -> Result<(), PlanError> {
         }
     }
     Ok(())
+}
+
+/// The capabilities to set at the end: none of those that were lent, and otherwise the recorded ones
+/// where executing the restorer does not lead to them by itself.
+fn capabilities(
+    process: &Process,
+    identity: Identity,
+    environment: &Environment,
+) -> Result<Option<Capabilities>, PlanError> {
+    let [inheritable, permitted, effective, bounding, ambient] = process.credentials.capabilities;
+    let wanted = Capabilities { inheritable, permitted, effective, ambient, surrendered: 0 };
+    let lack = |missing| match missing {
+        0 => Ok(()),
+        missing => Err(PlanError::Capabilities { pid: process.pid, missing }),
+    };
+    if matches!(identity, Identity::Namespaces { user: true }) {
+        lack(inheritable | permitted | effective | ambient)?;
+        return Ok(Some(wanted));
+    }
+    let [own_inheritable, own_permitted, _, own_bounding, own_ambient] = environment.capabilities;
+    let gained = if environment.uid == 0 { own_bounding } else { own_ambient };
+    lack(permitted & !(gained & own_permitted))?;
+    lack((inheritable & !(own_inheritable | own_permitted)) | (bounding & !own_bounding))?;
+    let given = Capabilities {
+        inheritable: own_inheritable,
+        permitted: gained,
+        effective: gained,
+        ambient: own_ambient,
+        surrendered: 0,
+    };
+    let wanted = Capabilities { surrendered: own_bounding & !bounding, ..wanted };
+    Ok((wanted != given).then_some(wanted))
+}
+
+/// Every node that memory is to be taken from must be there. Where the program has named them beyond
+/// what there is (MPOL_F_STATIC_NODES, MPOL_F_RELATIVE_NODES) the kernel goes by those that are.
+fn check_nodes(job: &Job, environment: &Environment) -> Result<(), PlanError> {
+    const NAMED_BEYOND: u32 = 1 << 15 | 1 << 14;
+    for process in &job.processes {
+        let space = job.address_spaces.get(super::tree::index_of(process.mm.0));
+        let mappings = space.into_iter().flat_map(|space| &space.vmas);
+        let policies = mappings
+            .filter_map(|vma| vma.policy.as_ref())
+            .chain(process.threads.iter().map(|thread| &thread.memory_policy))
+            .filter(|policy| policy.mode & NAMED_BEYOND == 0);
+        for policy in policies {
+            let missing = low_bits(&policy.nodes) & !low_bits(&environment.nodes);
+            if missing != 0 {
+                return Err(PlanError::Nodes { pid: process.pid, missing });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The first 64 bits of a mask.
+fn low_bits(mask: &[u8]) -> u64 {
+    mask.iter().take(8).rev().fold(0, |bits, byte| bits << 8 | u64::from(*byte))
+}
+
+fn names_of_bits(bits: u64) -> String {
+    let names: Vec<String> = script::numbers(bits).map(|number| number.to_string()).collect();
+    names.join(", ")
 }
 
 /// The limits as they are set here.

@@ -5,6 +5,12 @@
 
 use std::collections::BTreeMap;
 
+mod attributes;
+
+pub use attributes::{
+    PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, PR_CAP_AMBIENT_RAISE, capability_data, numbers,
+};
+
 use super::blob::layout::{STEP_SIZE, Step, kind};
 use super::blob::{Placement, TASK_SIZE};
 use crate::model::address::AddrRange;
@@ -14,7 +20,7 @@ use crate::model::job::Job;
 use crate::model::memory::{AddressSpace, Backing, Prot, Vma, VmaFlags};
 use crate::model::number::{PAGE_SIZE, to_u64, to_usize};
 use crate::model::process::Process;
-use crate::model::thread::{Scheduling, Thread};
+use crate::model::thread::Thread;
 use crate::model::time::{TimeSpec, TimerSpec};
 
 /// Stack of a task while it carries out its steps, in bytes. The blob needs about a hundred.
@@ -37,8 +43,21 @@ const PR_TIMER_CREATE_RESTORE_IDS: u64 = 77;
 const MADV_GUARD_INSTALL: u64 = 102;
 const SS_ONSTACK: u32 = 1;
 const SS_DISABLE: u32 = 2;
-const PR_CAP_AMBIENT: u64 = 47;
-const PR_CAP_AMBIENT_CLEAR_ALL: u64 = 4;
+
+/// The capabilities that the threads of a process are to have, one bit each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Inheritable ones.
+    pub inheritable: u64,
+    /// Permitted ones.
+    pub permitted: u64,
+    /// Effective ones.
+    pub effective: u64,
+    /// Ambient ones.
+    pub ambient: u64,
+    /// Those that leave the bounding set.
+    pub surrendered: u64,
+}
 
 /// Which ranges of an address space have page data in the image.
 #[derive(Clone, Debug, Default)]
@@ -73,6 +92,8 @@ pub struct Member<'a> {
     pub occupancy: &'a Occupancy,
     /// Where its vDSO goes, its data pages first; `None` when it has unmapped it.
     pub vdso: Option<u64>,
+    /// The capabilities that its threads are to have, when these are not those that they have.
+    pub capabilities: Option<Capabilities>,
     /// Children that share its table of descriptors.
     pub sharers: Vec<Sharer<'a>>,
 }
@@ -99,8 +120,6 @@ pub struct Context<'a> {
     pub mapped: &'a BTreeMap<(InodeId, bool), i32>,
     /// Descriptors from this number on are closed.
     pub first_private_fd: i32,
-    /// Whether the threads give up the capabilities that they were lent for the restore.
-    pub drop_capabilities: bool,
     /// Whether `timer_create` can be told the id (PR_TIMER_CREATE_RESTORE_IDS).
     pub timer_ids: bool,
 }
@@ -132,20 +151,20 @@ fn member_steps(
     member: &Member<'_>,
     context: &Context<'_>,
 ) -> u64 {
-    let Member { process, space, occupancy, vdso, sharers } = member;
+    let Member { process, space, occupancy, vdso, capabilities, sharers } = member;
     for sharer in sharers {
         clone_sharer(author, &mut steps, sharer, context);
     }
     empty_address_space(&mut steps, *vdso, context);
-    map_regions(&mut steps, space, occupancy, context);
+    map_regions(author, &mut steps, space, occupancy, context);
     steps.push(stop(STOP_FILL));
     finish_regions(author, &mut steps, space, occupancy);
     close_descriptors(&mut steps, context);
     mark_descriptors(author, &mut steps, process, context);
-    process_attributes(&mut steps, process, space);
+    attributes::process(&mut steps, member);
     signal_actions(author, &mut steps, process);
     for thread in process.threads.iter().skip(1) {
-        spawn(author, &mut steps, process, thread, context);
+        spawn(author, &mut steps, process, thread, *capabilities);
     }
     if let Some(main) = process.threads.first() {
         thread_steps(author, &mut steps, process, main);
@@ -268,6 +287,7 @@ fn empty_address_space(steps: &mut Vec<Step>, vdso: Option<u64>, context: &Conte
 
 /// Maps every region where it was, writable for as long as it is filled.
 fn map_regions(
+    author: &mut Author,
     steps: &mut Vec<Step>,
     space: &AddressSpace,
     occupancy: &Occupancy,
@@ -309,6 +329,9 @@ fn map_regions(
             ],
             vma.range.start.0,
         ));
+        if let Some(policy) = &vma.policy {
+            attributes::mapping_policy(author, steps, vma.range, policy);
+        }
     }
 }
 
@@ -438,38 +461,6 @@ fn lock_bytes(lock: &FileLock) -> [u8; 32] {
     bytes
 }
 
-/// Attributes that all threads share, or that threads inherit from the one that makes them.
-fn process_attributes(steps: &mut Vec<Step>, process: &Process, space: &AddressSpace) {
-    steps.push(call(libc::SYS_personality, &[u64::from(process.personality)]));
-    if process.child_subreaper {
-        steps.push(call(libc::SYS_prctl, &[signed(libc::PR_SET_CHILD_SUBREAPER), 1]));
-    }
-    if process.credentials.no_new_privs {
-        steps.push(call(libc::SYS_prctl, &[signed(libc::PR_SET_NO_NEW_PRIVS), 1]));
-    }
-    steps.push(call(
-        libc::SYS_prctl,
-        &[signed(libc::PR_SET_THP_DISABLE), u64::from(space.thp_disabled)],
-    ));
-    if process.tsc_mode == signed_u32(libc::PR_TSC_SIGSEGV) {
-        steps.push(call(libc::SYS_prctl, &[signed(libc::PR_SET_TSC), u64::from(process.tsc_mode)]));
-    }
-    if space.memory_merge {
-        const PR_SET_MEMORY_MERGE: u64 = 67;
-        steps.push(call(libc::SYS_prctl, &[PR_SET_MEMORY_MERGE, 1]));
-    }
-    if space.mdwe != 0 {
-        const PR_SET_MDWE: u64 = 65;
-        steps.push(call(libc::SYS_prctl, &[PR_SET_MDWE, u64::from(space.mdwe)]));
-    }
-    for bit in 0..u32::BITS {
-        let command = 1 << bit;
-        if space.membarrier & command != 0 {
-            steps.push(call(libc::SYS_membarrier, &[u64::from(command)]));
-        }
-    }
-}
-
 const fn signed_u32(value: i32) -> u32 {
     value.cast_unsigned()
 }
@@ -500,7 +491,7 @@ fn spawn(
     steps: &mut Vec<Step>,
     process: &Process,
     thread: &Thread,
-    context: &Context<'_>,
+    capabilities: Option<Capabilities>,
 ) {
     const FLAGS: i32 = libc::CLONE_VM
         | libc::CLONE_FS
@@ -510,10 +501,10 @@ fn spawn(
         | libc::CLONE_SYSVSEM;
     let mut own = Vec::new();
     thread_steps(author, &mut own, process, thread);
-    if context.drop_capabilities {
-        drop_capabilities(author, &mut own);
+    if let Some(wanted) = &capabilities {
+        attributes::capabilities(author, &mut own, wanted);
     }
-    parent_death_signal(&mut own, thread);
+    attributes::parent_death_signal(&mut own, thread);
     own.push(stop(STOP_READY));
     let first_step = author.steps(&own);
     let stack = author.stack();
@@ -555,64 +546,13 @@ fn thread_steps(author: &mut Author, steps: &mut Vec<Step>, process: &Process, t
         let stack = author.words(&[stack.base.0, flags, stack.size]);
         steps.push(call(libc::SYS_sigaltstack, &[stack, 0]));
     }
-    if thread.timer_slack != 0 {
-        let arguments = [signed(libc::PR_SET_TIMERSLACK), thread.timer_slack];
-        steps.push(call(libc::SYS_prctl, &arguments));
-    }
-    scheduling(author, steps, thread);
+    attributes::thread(author, steps, thread);
     for signal in &thread.pending {
         let info = author.data(&signal.siginfo);
         let (process, thread) = (signed(process.pid.0), signed(thread.tid.0));
         let arguments = [process, thread, signal_number(&signal.siginfo), info];
         steps.push(call(libc::SYS_rt_tgsigqueueinfo, &arguments));
     }
-}
-
-/// CPUs, policy, niceness and I/O priority.
-fn scheduling(author: &mut Author, steps: &mut Vec<Step>, thread: &Thread) {
-    if !thread.affinity.is_empty() {
-        let mask = author.data(&thread.affinity);
-        let arguments = [0, to_u64(thread.affinity.len()), mask];
-        steps.push(call(libc::SYS_sched_setaffinity, &arguments));
-    }
-    let Scheduling { policy, flags, nice, priority, runtime, deadline, period } = thread.scheduling;
-    // struct sched_attr, 48 bytes: size, policy, flags, nice, priority, runtime, deadline, period.
-    let attributes = author.words(&[
-        48 | u64::from(policy) << 32,
-        flags,
-        u64::from(nice.cast_unsigned()) | u64::from(priority) << 32,
-        runtime,
-        deadline,
-        period,
-    ]);
-    steps.push(call(libc::SYS_sched_setattr, &[0, attributes, 0]));
-    if thread.io_priority != 0 {
-        const IOPRIO_WHO_PROCESS: u64 = 1;
-        let arguments = [IOPRIO_WHO_PROCESS, 0, signed(thread.io_priority)];
-        steps.push(call(libc::SYS_ioprio_set, &arguments));
-    }
-}
-
-/// A change of credentials clears it, so it comes after the capabilities have gone.
-fn parent_death_signal(steps: &mut Vec<Step>, thread: &Thread) {
-    if thread.parent_death_signal != 0 {
-        let arguments = [signed(libc::PR_SET_PDEATHSIG), signed(thread.parent_death_signal)];
-        steps.push(call(libc::SYS_prctl, &arguments));
-    }
-}
-
-/// The data that takes every capability away with `capset`: header, then two empty halves.
-#[must_use]
-pub fn no_capabilities() -> [u8; 32] {
-    let mut bytes = [0; 32];
-    bytes[..4].copy_from_slice(&crate::sys::clone::CAPABILITY_VERSION.to_le_bytes());
-    bytes
-}
-
-fn drop_capabilities(author: &mut Author, steps: &mut Vec<Step>) {
-    let data = author.data(&no_capabilities());
-    steps.push(call(libc::SYS_prctl, &[PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0]));
-    steps.push(call(libc::SYS_capset, &[data, data + 8]));
 }
 
 /// POSIX timers get their ids back: either the kernel takes the id, or, before Linux 6.16, ids are

@@ -9,6 +9,8 @@ use std::io;
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, setrlimit};
@@ -247,7 +249,41 @@ fn set_attributes(process: &Process, site: &Site<'_>) -> Result<(), BuildError> 
     })?;
     write_attribute(pid, "/proc/self/oom_score_adj", process.oom_score_adj.to_string())?;
     let filter = format!("{:#x}", space.coredump_filter);
-    write_attribute(pid, "/proc/self/coredump_filter", filter)
+    write_attribute(pid, "/proc/self/coredump_filter", filter)?;
+    match process.autogroup_nice {
+        Some(nice) => set_autogroup_nice(pid, nice),
+        None => Ok(()),
+    }
+}
+
+/// Sets the nice value of the caller's session. The kernel takes but ten a second of these from plain
+/// users (`proc_sched_autogroup_set_nice` in kernel/sched/autogroup.c).
+fn set_autogroup_nice(pid: Pid, nice: i32) -> Result<(), BuildError> {
+    const PATH: &str = "/proc/self/autogroup";
+    const PATIENCE: Duration = Duration::from_secs(10);
+    let current = fs::read_to_string(PATH).unwrap_or_default();
+    let current = current.rsplit(' ').next().and_then(|nice| nice.trim().parse::<i32>().ok());
+    if current.is_none_or(|current| current == nice) {
+        return Ok(());
+    }
+    let begun = Instant::now();
+    loop {
+        match fs::write(PATH, nice.to_string()) {
+            Err(error)
+                if error.kind() == io::ErrorKind::WouldBlock && begun.elapsed() < PATIENCE =>
+            {
+                sleep(PATIENCE / 100);
+            }
+            outcome => {
+                return outcome.map_err(|source| BuildError::WriteAttribute {
+                    pid,
+                    path: PATH,
+                    value: nice.to_string(),
+                    source,
+                });
+            }
+        }
+    }
 }
 
 fn write_attribute(pid: Pid, path: &'static str, value: String) -> Result<(), BuildError> {
@@ -287,11 +323,12 @@ fn become_blob(index: usize, site: &Site<'_>) -> Result<(), BuildError> {
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)
         .map_err(|errno| prepare(errno.into()))?;
     clone::set_personality(ADDR_NO_RANDOMIZE).map_err(prepare)?;
-    if site.plan.drop_capabilities {
+    if site.plan.lends_capabilities() {
         clone::keep_capabilities_over_exec(&[
             clone::CAP_SYS_ADMIN,
             clone::CAP_SYS_RESOURCE,
             clone::CAP_CHECKPOINT_RESTORE,
+            clone::CAP_SETPCAP,
         ])
         .map_err(prepare)?;
     }

@@ -104,6 +104,8 @@ struct CapabilityData {
 /// `_LINUX_CAPABILITY_VERSION_3`.
 pub const CAPABILITY_VERSION: u32 = 0x2008_0522;
 
+/// CAP_SETPCAP.
+pub const CAP_SETPCAP: u32 = 8;
 /// CAP_SYS_ADMIN.
 pub const CAP_SYS_ADMIN: u32 = 21;
 /// CAP_SYS_RESOURCE.

@@ -13,7 +13,7 @@ use procfs::FromRead;
 use procfs::process::Stat;
 use thiserror::Error;
 
-use crate::model::address::AddrRange;
+use crate::model::address::{AddrRange, RemoteAddr};
 use crate::model::signal::SignalSet;
 
 /// Why a file under /proc could not be used.
@@ -90,6 +90,10 @@ pub struct Status {
     pub umask: u32,
     /// The mask of address bits that memory management ignores: all ones when it ignores none.
     pub untag_mask: u64,
+    /// PR_SPEC_* bit of PR_SPEC_STORE_BYPASS that the thread has set; 0: none.
+    pub store_bypass: u32,
+    /// PR_SPEC_* bit of PR_SPEC_INDIRECT_BRANCH that the thread has set; 0: none.
+    pub indirect_branch: u32,
     /// x86_Thread_features: shadow stacks and the like that are switched on.
     pub thread_features: Vec<u8>,
 }
@@ -212,6 +216,58 @@ pub fn mapping_heads(pid: Pid) -> Result<Vec<Mapping>, ProcError> {
         .map(parse_mapping)
         .collect::<Option<Vec<_>>>()
         .ok_or_else(|| ProcError::Parse { path: path_of(pid, "maps"), what: "mapping" })
+}
+
+/// How many pages of a process are in memory.
+///
+/// # Errors
+/// When /proc/PID/statm cannot be read or understood.
+pub fn resident_pages(pid: Pid) -> Result<u64, ProcError> {
+    let bytes = read(pid, "statm")?;
+    let resident = bytes.split(|byte| *byte == b' ').nth(1).and_then(number);
+    resident.ok_or_else(|| ProcError::Parse { path: path_of(pid, "statm"), what: "resident pages" })
+}
+
+/// Where the mappings begin, ascending, whose memory is not taken from just any NUMA node; `None` on a
+/// kernel that knows no nodes.
+///
+/// # Errors
+/// When /proc/PID/numa_maps is there, and cannot be read or understood.
+pub fn policy_places(pid: Pid) -> Result<Option<Vec<RemoteAddr>>, ProcError> {
+    let bytes = match read(pid, "numa_maps") {
+        Ok(bytes) => bytes,
+        Err(error) if error.is_gone() => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    parse_policy_places(&bytes)
+        .map(Some)
+        .ok_or_else(|| ProcError::Parse { path: path_of(pid, "numa_maps"), what: "mapping" })
+}
+
+/// The NUMA nodes that a process may have memory from: a bit mask, low nodes first.
+///
+/// # Errors
+/// When /proc/PID/status cannot be read or understood.
+pub fn allowed_nodes(pid: Pid) -> Result<Vec<u8>, ProcError> {
+    let bytes = read(pid, "status")?;
+    parse_allowed_nodes(&bytes)
+        .ok_or_else(|| ProcError::Parse { path: path_of(pid, "status"), what: "Mems_allowed" })
+}
+
+/// The nice value of the scheduler's group that a process's session is; `None` when it is none.
+///
+/// # Errors
+/// When /proc/PID/autogroup is there, and cannot be read or understood.
+pub fn autogroup_nice(pid: Pid) -> Result<Option<i32>, ProcError> {
+    let bytes = match read(pid, "autogroup") {
+        Ok(bytes) if bytes.is_empty() => return Ok(None),
+        Ok(bytes) => bytes,
+        Err(error) if error.is_gone() => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let nice = bytes.rsplit(|byte| *byte == b' ').next().and_then(number);
+    nice.map(Some)
+        .ok_or_else(|| ProcError::Parse { path: path_of(pid, "autogroup"), what: "nice value" })
 }
 
 /// The POSIX timers of a process, ascending by id.
@@ -372,6 +428,14 @@ fn parse_status_line(
         b"untag_mask" => {
             let digits = value.strip_prefix(b"0x").unwrap_or(value);
             set(&mut status.untag_mask, hex(digits), "untag_mask")?
+        }
+        b"Speculation_Store_Bypass" => {
+            status.store_bypass = speculation(value);
+            "Speculation_Store_Bypass"
+        }
+        b"SpeculationIndirectBranch" => {
+            status.indirect_branch = speculation(value);
+            "SpeculationIndirectBranch"
         }
         b"x86_Thread_features" => {
             status.thread_features = value.to_vec();
@@ -539,6 +603,43 @@ pub fn parse_timers(bytes: &[u8]) -> Result<Vec<TimerEntry>, &'static str> {
     Ok(timers)
 }
 
+/// Lines of `address policy ...`.
+fn parse_policy_places(bytes: &[u8]) -> Option<Vec<RemoteAddr>> {
+    let mut places = Vec::new();
+    for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        let mut words = line.splitn(3, |byte| *byte == b' ');
+        let address = hex(words.next()?)?;
+        if words.next()? != b"default" {
+            places.push(RemoteAddr(address));
+        }
+    }
+    Some(places)
+}
+
+/// The line `Mems_allowed:` has words of 32 bits, the highest first. A kernel without nodes has none,
+/// and node 0 only.
+fn parse_allowed_nodes(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut lines = bytes.split(|byte| *byte == b'\n');
+    let Some(words) = lines.find_map(|line| line.strip_prefix(b"Mems_allowed:")) else {
+        return Some(vec![1]);
+    };
+    let mut nodes = Vec::new();
+    for word in words.trim_ascii().rsplit(|byte| *byte == b',') {
+        nodes.extend_from_slice(&u32::try_from(hex(word)?).ok()?.to_le_bytes());
+    }
+    Some(nodes)
+}
+
+/// What `Speculation_Store_Bypass` and `SpeculationIndirectBranch` say that the thread itself has set:
+/// PR_SPEC_DISABLE, PR_SPEC_FORCE_DISABLE, or nothing.
+fn speculation(value: &[u8]) -> u32 {
+    match value {
+        b"thread force mitigated" | b"conditional force disabled" => libc::PR_SPEC_FORCE_DISABLE,
+        b"thread mitigated" | b"conditional disabled" => libc::PR_SPEC_DISABLE,
+        _ => 0,
+    }
+}
+
 /// A pointer as the kernel's `%px` prints it, or `(null)`.
 fn parse_pointer(text: &[u8]) -> Option<u64> {
     if text == b"(null)" { Some(0) } else { hex(text) }
@@ -688,6 +789,24 @@ mod tests {
                 timer(3, 14, 3, libc::SIGEV_SIGNAL, true, 78, 0),
             ]
         );
+    }
+
+    #[test]
+    fn mappings_with_a_policy() {
+        let text =
+            b"1000 default file=/a\\040b mapped=1\n20000 bind:0 anon=1\n30000 prefer (many):0\n";
+        let expected = vec![RemoteAddr(0x20000), RemoteAddr(0x30000)];
+        assert_eq!(parse_policy_places(text), Some(expected));
+        assert_eq!(parse_policy_places(b"x default\n"), None);
+    }
+
+    #[test]
+    fn nodes_are_read_from_the_low_end() {
+        let check = |text: &[u8], expected: &[u8]| {
+            assert_eq!(parse_allowed_nodes(text).as_deref(), Some(expected));
+        };
+        check(b"Mems_allowed:\t00000000,00000103\n", &[3, 1, 0, 0, 0, 0, 0, 0]);
+        check(b"Mems_allowed_list:\t0\n", &[1]);
     }
 
     #[test]

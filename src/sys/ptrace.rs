@@ -20,6 +20,7 @@ const NT_X86_XSTATE: usize = 0x202;
 const PTRACE_GETSIGMASK: libc::c_uint = 0x420a;
 const PTRACE_SETSIGMASK: libc::c_uint = 0x420b;
 const PTRACE_GET_RSEQ_CONFIGURATION: libc::c_uint = 0x420f;
+const PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG: libc::c_uint = 0x4211;
 const PTRACE_PEEKSIGINFO_SHARED: u32 = 1;
 
 /// The largest XSAVE area that a kernel can report: every component up to AMX's tiles fits in a
@@ -277,6 +278,31 @@ pub fn set_xstate(tid: Pid, bytes: &[u8]) -> nix::Result<()> {
     // SAFETY: SETREGSET reads at most `iov_len` bytes from `iov_base`, which is a buffer of that
     // size, and writes only `vector`.
     unsafe { request_with(libc::PTRACE_SETREGSET, tid, NT_X86_XSTATE, (&raw mut vector).cast()) }
+}
+
+/// Whether the thread has its system calls raise SIGSYS (PR_SET_SYSCALL_USER_DISPATCH). A kernel before
+/// 6.4 does not tell.
+///
+/// # Errors
+/// ESRCH when it is not stopped or has ended.
+pub fn dispatches_system_calls(tid: Pid) -> nix::Result<bool> {
+    /// `struct ptrace_sud_config`: mode, selector, offset, length.
+    type Configuration = [u64; 4];
+    let mut raw: Configuration = [0; 4];
+    // SAFETY: this request writes `addr` bytes to `data`, which points to as many.
+    let outcome = unsafe {
+        request_with(
+            PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG,
+            tid,
+            size_of::<Configuration>(),
+            (&raw mut raw).cast(),
+        )
+    };
+    match outcome {
+        Ok(()) => Ok(raw[0] != 0),
+        Err(Errno::EIO) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// The blocked signals; of a thread inside a call with a temporary mask, those that will be

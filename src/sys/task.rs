@@ -70,6 +70,8 @@ pub fn scheduling(tid: Pid) -> nix::Result<Scheduling> {
         runtime: raw.runtime,
         deadline: raw.deadline,
         period: raw.period,
+        util_min: raw.util_min,
+        util_max: raw.util_max,
     })
 }
 
@@ -97,6 +99,20 @@ pub fn io_priority(tid: Pid) -> nix::Result<i32> {
     // SAFETY: ioprio_get takes plain numbers.
     let outcome = unsafe { libc::syscall(libc::SYS_ioprio_get, IOPRIO_WHO_PROCESS, tid.as_raw()) };
     i32::try_from(Errno::result(outcome)?).map_err(|_| Errno::EOVERFLOW)
+}
+
+/// The mark by which the scheduler knows whom a thread may share a CPU core with (PR_SCHED_CORE_GET);
+/// 0: anybody, also where the kernel does not care.
+#[must_use]
+pub fn core_cookie(tid: Pid) -> u64 {
+    const PR_SCHED_CORE: libc::c_int = 62;
+    const GET: libc::c_ulong = 0;
+    const OF_THREAD: libc::c_ulong = 0;
+    let Ok(tid) = libc::c_ulong::try_from(tid.as_raw()) else { return 0 };
+    let mut cookie = 0_u64;
+    // SAFETY: this prctl writes one word to its last pointer, and only asks.
+    let outcome = unsafe { libc::prctl(PR_SCHED_CORE, GET, tid, OF_THREAD, &raw mut cookie) };
+    if outcome == 0 { cookie } else { 0 }
 }
 
 /// Head of the robust futex list of a thread, and the length registered with it.

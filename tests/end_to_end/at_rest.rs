@@ -2,7 +2,11 @@
 
 crate::fixtures! {
     attributes;
+    attributes_capabilities;
+    attributes_memory;
+    attributes_prctl;
     attributes_proc;
+    attributes_scheduling;
     eventfd;
     file_deleted;
     file_devices;

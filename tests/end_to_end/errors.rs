@@ -98,6 +98,16 @@ fn system_v_shared_memory() {
 }
 
 #[test]
+fn seccomp_filters() {
+    refused("seccomp", &["seccomp"]);
+}
+
+#[test]
+fn system_calls_that_are_caught() {
+    refused("dispatch", &["PR_SET_SYSCALL_USER_DISPATCH"]);
+}
+
+#[test]
 fn main_thread_that_has_ended() {
     fixture_refused(&Case::new("tree_leaderless"), &["main thread", "has ended"]);
 }
