@@ -68,6 +68,11 @@ fn sockets() {
 }
 
 #[test]
+fn sockets_of_other_kinds() {
+    refused("netlink", &["descriptor 3", "NETLINK_ROUTE"]);
+}
+
+#[test]
 fn epoll() {
     refused("epoll", &["descriptor 3", "epoll"]);
 }

@@ -35,6 +35,7 @@ use thiserror::Error;
 
 pub use self::content::{Content, ContentReader, PageRun, Residency};
 pub use self::refusal::{Place, Refusal, RefusalKind};
+pub use self::socket::ForeignSocket;
 
 use self::classify::{Class, classify};
 use self::inode::InodeTable;

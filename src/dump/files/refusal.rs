@@ -7,6 +7,7 @@ use std::fmt;
 use nix::unistd::Pid;
 use thiserror::Error;
 
+use super::socket::ForeignSocket;
 use crate::model::address::AddrRange;
 use crate::model::id::Bytes;
 
@@ -72,6 +73,9 @@ pub enum RefusalKind {
     /// A socket.
     #[error("sockets cannot be saved yet")]
     Socket,
+    /// A socket of another kind than those that programs talk to each other with.
+    #[error("{0} cannot be saved")]
+    ForeignSocket(ForeignSocket),
     /// An option of a socket that only the administrator can set, or a filter.
     #[error("the socket has the option {what}, which cannot be saved")]
     SocketOption {
@@ -214,6 +218,7 @@ impl RefusalKind {
     pub const fn remedy(&self) -> &'static str {
         match self {
             Self::Socket
+            | Self::ForeignSocket(_)
             | Self::SocketOption { .. }
             | Self::Epoll
             | Self::Inotify

@@ -2,12 +2,15 @@
 //!
 //! A socket is looked at through a duplicate of its descriptor. Nothing is received, and nothing is set.
 
+mod foreign;
 mod inet;
 mod options;
 mod unix;
 
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
+
+pub use self::foreign::ForeignSocket;
 
 use super::classify::Class;
 use super::refusal::RefusalKind;
@@ -104,6 +107,9 @@ impl SocketTable {
             return Err(RefusalKind::Socket.into());
         };
         let subject = Subject::new(found)?;
+        if let Some(kind) = foreign::judge(subject.domain, subject.kind, subject.protocol) {
+            return Err(RefusalKind::ForeignSocket(kind).into());
+        }
         let detail = match subject.domain {
             libc::AF_UNIX => {
                 SocketDetail::Unix(self.unix.collect(collector, &subject, &self.numbers)?)
