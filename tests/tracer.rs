@@ -4,12 +4,16 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use rckpt::model::number::to_usize;
+use rckpt::model::process::ResourceLimit;
+use rckpt::sys::clone::set_limit;
 use rckpt::sys::memory::RemoteMemory;
 use rckpt::sys::procfs;
+use rckpt::tracer::copy::{CopyError, NAME};
 use rckpt::tracer::error::{FreezeError, InjectError};
 use rckpt::tracer::injection::Call;
 use rckpt::tracer::tree::Tree;
@@ -102,6 +106,53 @@ fn a_process_answers_and_keeps_nothing_of_it() {
     let after = sleeper.traces();
     assert_eq!(before.0, after.0);
     assert!(after.1.iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn a_copy_is_hidden_and_keeps_nothing_of_its_original() {
+    let sleeper = Sleeper::start();
+    let before = sleeper.traces();
+    let mut tree = freeze(&sleeper);
+    let mut copies = tree.copy(&[0]).expect("it can be copied");
+    let mut copy = copies.pop().expect("a copy");
+    tree.thaw().expect("it is let go");
+    copy.hide().expect("it can be hidden");
+    await_that(|| sleeper.state() == b'S');
+    assert!(sleeper.is_free());
+    assert_eq!(before, sleeper.traces());
+    let children = procfs::children(sleeper.pid(), sleeper.pid()).expect("its children");
+    assert!(children.is_none_or(|children| children.is_empty()));
+
+    let pid = copy.pid();
+    let status = procfs::status(pid).expect("it is there");
+    assert_ne!(status.ppid, sleeper.pid().as_raw());
+    assert_eq!(status.ns_sid, [pid.as_raw()]);
+    assert_eq!(procfs::name(pid).expect("its name"), NAME);
+    let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("its descriptors");
+    assert_eq!(descriptors.count(), 0);
+    let heads = procfs::mapping_heads(pid).expect("its mappings");
+    assert_eq!(heads, before.0);
+    drop(copy);
+    await_that(|| procfs::status(pid).is_err() || procfs::status(pid).is_ok_and(|it| it.state == b'Z'));
+}
+
+#[test]
+fn a_process_that_cannot_be_copied_goes_on() {
+    let sleeper = Sleeper::start();
+    let before = sleeper.traces();
+    // The limit does not hold for root; whoever it holds for has this process already.
+    let limit = ResourceLimit { resource: libc::RLIMIT_NPROC, soft: 1, hard: 1 };
+    set_limit(sleeper.pid(), &limit).expect("it is ours");
+    let mut tree = freeze(&sleeper);
+    let outcome = tree.copy(&[0]);
+    if !nix::unistd::geteuid().is_root() {
+        assert!(matches!(outcome, Err(CopyError::Make { source: Errno::EAGAIN, .. })));
+    }
+    drop(outcome);
+    tree.thaw().expect("it is let go");
+    await_that(|| sleeper.state() == b'S');
+    assert!(sleeper.is_free());
+    assert_eq!(before, sleeper.traces());
 }
 
 #[test]

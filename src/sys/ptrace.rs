@@ -107,6 +107,26 @@ pub fn seize_to_rebuild(tid: Pid) -> nix::Result<()> {
     request(libc::PTRACE_SEIZE, tid, 0, to_usize_from_int(options))
 }
 
+/// Whether the processes that a stopped thread makes from now on are attached as they are made, with
+/// these same options, stopping it with [`Stop::Event`].
+///
+/// # Errors
+/// ESRCH when it is not stopped or has ended.
+pub fn follow_births(tid: Pid, follow: bool) -> nix::Result<()> {
+    let follow = if follow { libc::PTRACE_O_TRACECLONE } else { 0 };
+    let options = libc::PTRACE_O_TRACESYSGOOD | follow;
+    request(libc::PTRACE_SETOPTIONS, tid, 0, to_usize_from_int(options))
+}
+
+/// Has a stopped thread die with its tracer from now on.
+///
+/// # Errors
+/// ESRCH when it is not stopped or has ended.
+pub fn end_with_tracer(tid: Pid) -> nix::Result<()> {
+    let options = libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_EXITKILL;
+    request(libc::PTRACE_SETOPTIONS, tid, 0, to_usize_from_int(options))
+}
+
 /// The thread that the event of a stop is about: the new one after PTRACE_EVENT_CLONE, in the
 /// caller's numbering.
 ///

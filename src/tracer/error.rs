@@ -121,6 +121,8 @@ pub enum Occupation {
     UninterruptibleSleep,
     /// It is ending.
     Ending,
+    /// It finds its way back from what a tracer that was killed made it do.
+    Healing,
     /// Nobody knows; this is the state letter that /proc shows.
     Unknown(u8),
 }
@@ -133,6 +135,7 @@ impl std::fmt::Display for Occupation {
                 f.write_str("in uninterruptible sleep, waiting for a disk or a file server")
             }
             Self::Ending => f.write_str("in the middle of exit"),
+            Self::Healing => f.write_str("recovering from a checkpoint that was killed"),
             Self::Unknown(state) => write!(f, "not responding (state {})", char::from(*state)),
         }
     }

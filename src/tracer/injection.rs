@@ -18,21 +18,18 @@
 //! The first thread of the process answers for a scratch page: its slot unmaps it. So it stays in
 //! its slot until the page is gone, while the other threads come and go.
 
-use std::io;
-
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
-use super::error::{FreezeError, InjectError};
+use super::error::InjectError;
 use super::restart::{self, NO_SYSTEM_CALL, SYSCALL};
-use super::stub::{self, HEAL, Healing, LOAD, SLOT_SIZE, UNMAP};
+use super::room::SlotState;
+use super::stub::{self, HEAL, Healing, SLOT_SIZE};
 use super::tree::{Process, Thread};
-use super::vdso;
 use crate::model::address::{AddrRange, RemoteAddr};
 use crate::model::number::{PAGE_SIZE, to_u64, to_usize};
 use crate::model::signal::SignalSet;
 use crate::model::thread::Registers;
-use crate::sys::memory::RemoteMemory;
 use crate::sys::procfs;
 use crate::sys::ptrace::{self, Resume, Stop};
 
@@ -43,10 +40,7 @@ pub const AREA_SIZE: u64 = PAGE_SIZE;
 pub const SCRATCH_SIZE: u64 = 16 * AREA_SIZE;
 
 /// Everything but SIGKILL and SIGSTOP, which the kernel leaves out.
-const ALL_SIGNALS: SignalSet = SignalSet(u64::MAX);
-
-/// How much of each thread's stack is searched for a way back into a slot.
-const SEARCHED_STACK: usize = 128 * 1024;
+pub(super) const ALL_SIGNALS: SignalSet = SignalSet(u64::MAX);
 
 /// The highest address that a program can map, on x86_64 with four levels of page tables.
 const ADDRESS_LIMIT: u64 = 0x7fff_ffff_f000;
@@ -83,39 +77,13 @@ impl Call {
     }
 }
 
-/// Where code can be put in a process.
-#[derive(Debug, Default)]
-pub struct Room {
-    /// The vDSO, when there is one.
-    vdso: Option<AddrRange>,
-    /// The slots in its padding.
-    slots: Vec<Slot>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Slot {
-    base: RemoteAddr,
-    state: SlotState,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum SlotState {
-    /// All zero.
-    Clean,
-    /// Holds code that a thread may be in.
-    Occupied,
-    /// Holds code that nobody needs any more.
-    Written,
-    /// Holds something else, or code that somebody may yet return into.
-    Taken,
-}
-
 /// A process that can carry out system calls. Dropping it puts everything back.
 #[derive(Debug)]
 pub struct Injector<'tree> {
     process: &'tree mut Process,
     /// Threads that are in slots, the one that answers for the scratch page first.
     guests: Vec<Guest>,
+    /// Empty when nothing is mapped for calls.
     scratch: AddrRange,
 }
 
@@ -141,147 +109,10 @@ enum Phase {
     Dead,
 }
 
-impl Room {
-    /// Makes all code that was put there zero again.
-    ///
-    /// # Errors
-    /// When the process's memory cannot be written.
-    pub(super) fn clear(&mut self, memory: &RemoteMemory) -> io::Result<()> {
-        for slot in self.slots.iter_mut().filter(|slot| slot.state == SlotState::Written) {
-            memory.write(slot.base, &[0; SLOT_SIZE])?;
-            slot.state = SlotState::Clean;
-        }
-        Ok(())
-    }
-
-    /// The vDSO of the process.
-    pub(super) fn vdso(&self) -> Option<AddrRange> {
-        self.vdso
-    }
-
-    /// Slots that may be used, by number.
-    fn usable(&self) -> Vec<usize> {
-        let slots = self.slots.iter().enumerate();
-        let free = |slot: &Slot| matches!(slot.state, SlotState::Clean | SlotState::Written);
-        slots.filter(|(_, slot)| free(slot)).map(|(number, _)| number).collect()
-    }
-}
-
-/// Looks for room in a process.
-///
-/// # Errors
-/// When its mappings or memory cannot be read.
-pub(super) fn find_room(pid: Pid, memory: &RemoteMemory) -> Result<Room, FreezeError> {
-    let mappings = procfs::mapping_heads(pid)?;
-    let Some(vdso) = mappings.iter().find(|mapping| mapping.path == b"[vdso]") else {
-        return Ok(Room::default());
-    };
-    let mut image = vec![0; to_usize(vdso.range.len())];
-    let error = |source| FreezeError::Memory { pid, source };
-    memory.read(vdso.range.start, &mut image).map_err(error)?;
-    let start = vdso::padding(&image).unwrap_or(image.len());
-    let mut slots = Vec::new();
-    for (number, bytes) in image[start..].as_chunks::<SLOT_SIZE>().0.iter().enumerate() {
-        let offset = to_u64(start + number * SLOT_SIZE);
-        let base = RemoteAddr(vdso.range.start.0 + offset);
-        let state = if bytes.iter().all(|byte| *byte == 0) {
-            SlotState::Clean
-        } else if stub::decode(bytes, base).is_some() {
-            SlotState::Occupied
-        } else {
-            SlotState::Taken
-        };
-        slots.push(Slot { base, state });
-    }
-    Ok(Room { vdso: Some(vdso.range), slots })
-}
-
-/// Brings threads that a killed tracer left in slots to where these would have brought them, and
-/// finds out which slots may still be returned into.
-///
-/// # Errors
-/// When a thread cannot be brought back.
-pub(super) fn heal_leftovers(process: &mut Process) -> Result<(), FreezeError> {
-    if process.room.slots.iter().all(|slot| slot.state == SlotState::Clean) {
-        return Ok(());
-    }
-    for index in 0..process.threads.len() {
-        let (pid, tid) = (process.pid, process.threads[index].tid);
-        heal_leftover(process, index).map_err(|source| FreezeError::Heal { pid, tid, source })?;
-    }
-    // A handler may be running that a signal started while its thread was in a slot. It will return
-    // into that slot, whose address is then in its frame on the stack.
-    for thread in &process.threads {
-        let mut stack = vec![0; SEARCHED_STACK];
-        let stack_pointer = RemoteAddr(thread.registers.rsp & !7);
-        let length = process.memory.read_some(stack_pointer, &mut stack).unwrap_or_default();
-        for word in stack[..length].as_chunks::<8>().0 {
-            let address = RemoteAddr(u64::from_le_bytes(*word));
-            for slot in &mut process.room.slots {
-                if slot.state == SlotState::Occupied && slot.contains(address) {
-                    slot.state = SlotState::Taken;
-                }
-            }
-        }
-    }
-    for slot in process.room.slots.iter_mut().filter(|slot| slot.state == SlotState::Occupied) {
-        slot.state = SlotState::Written;
-    }
-    process
-        .room
-        .clear(&process.memory)
-        .map_err(|source| FreezeError::Memory { pid: process.pid, source })
-}
-
-fn heal_leftover(process: &mut Process, index: usize) -> Result<(), InjectError> {
-    let Thread { tid, registers: current, .. } = process.threads[index];
-    let inside =
-        |slot: &Slot| slot.state != SlotState::Clean && slot.contains(RemoteAddr(current.rip));
-    let Some(slot) = process.room.slots.iter().position(inside) else { return Ok(()) };
-    let base = process.room.slots[slot].base;
-    let mut bytes = [0; SLOT_SIZE];
-    read(process, base, &mut bytes)?;
-    let healing = stub::decode(&bytes, base).ok_or(InjectError::Astray { tid })?;
-    let unmapping = healing.scratch.is_some() && current.rip < base.0 + LOAD;
-    let thread = &mut process.threads[index];
-    thread.registers = Registers {
-        rsp: current.rsp,
-        eflags: current.eflags,
-        cs: current.cs,
-        ss: current.ss,
-        fs_base: current.fs_base,
-        gs_base: current.gs_base,
-        ds: current.ds,
-        es: current.es,
-        fs: current.fs,
-        gs: current.gs,
-        orig_rax: NO_SYSTEM_CALL,
-        ..healing.registers
-    };
-    thread.mask = healing.mask;
-    if unmapping {
-        let registers = Registers { rip: base.0 + UNMAP, orig_rax: NO_SYSTEM_CALL, ..current };
-        set_registers(tid, &registers)?;
-        trace("block the signals of", tid, |tid| ptrace::set_signal_mask(tid, ALL_SIGNALS))?;
-        for _ in 0..2 {
-            trace("resume", tid, |tid| ptrace::resume(tid, Resume::ToSystemCall, 0))?;
-            await_system_call_stop(tid, process.reaps(tid))?;
-        }
-    }
-    begin_return(&process.threads[index])?;
-    end_return(process, index)
-}
-
-impl Slot {
-    fn contains(&self, address: RemoteAddr) -> bool {
-        address.0.wrapping_sub(self.base.0) < to_u64(SLOT_SIZE)
-    }
-}
-
 impl<'tree> Injector<'tree> {
     pub(super) fn new(process: &'tree mut Process) -> Result<Self, InjectError> {
         let pid = process.pid;
-        if process.room.vdso.is_none() {
+        if process.room.vdso().is_none() {
             return Err(InjectError::NoVdso { pid });
         }
         let slot = *process.room.usable().first().ok_or(InjectError::NoRoom { pid })?;
@@ -308,6 +139,36 @@ impl<'tree> Injector<'tree> {
             Ok(_) => Ok(injector),
             Err(source) => Err(InjectError::Scratch { operation: "map", pid, source }),
         }
+    }
+
+    /// As [`Self::new`], with nothing mapped for what calls read and write.
+    pub(super) fn without_scratch(process: &'tree mut Process) -> Result<Self, InjectError> {
+        let pid = process.pid;
+        if process.room.vdso().is_none() {
+            return Err(InjectError::NoVdso { pid });
+        }
+        let slot = *process.room.usable().first().ok_or(InjectError::NoRoom { pid })?;
+        let scratch = AddrRange { start: RemoteAddr(0), end: RemoteAddr(0) };
+        let mut injector = Self { process, guests: Vec::new(), scratch };
+        injector.enter(0, slot, None)?;
+        Ok(injector)
+    }
+
+    /// Puts other code into a slot that is free, made from the addresses of the first thread's slot and
+    /// of that one: where it lies. It is taken away with everything else.
+    pub(super) fn place(
+        &mut self,
+        code: &dyn Fn(RemoteAddr, RemoteAddr) -> [u8; SLOT_SIZE],
+    ) -> Result<RemoteAddr, InjectError> {
+        let (pid, own) = (self.process.pid, self.guests[0].slot);
+        let free = self.process.room.usable().into_iter().find(|slot| *slot != own);
+        let free = free.ok_or(InjectError::NoRoom { pid })?;
+        let slots = &mut self.process.room.slots;
+        let (own, base) = (slots[own].base, slots[free].base);
+        // Nobody depends on it once the first thread is back, which is when slots are cleared.
+        slots[free].state = SlotState::Written;
+        write(self.process, base, &code(own, base))?;
+        Ok(base)
     }
 
     /// The memory that calls may use for what they read and write, in the process. Its first
@@ -395,8 +256,12 @@ impl<'tree> Injector<'tree> {
         }
         self.leave_from(1)?;
         self.complete_call(0)?;
-        let unmapped =
-            self.call(&Call::new(libc::SYS_munmap, &[self.scratch.start.0, self.scratch.len()]))?;
+        let unmapped = match self.scratch {
+            scratch if scratch.is_empty() => Ok(0),
+            AddrRange { start, .. } => {
+                self.call(&Call::new(libc::SYS_munmap, &[start.0, self.scratch.len()]))?
+            }
+        };
         self.leave_from(0)?;
         let pid = self.process.pid;
         let memory = &self.process.memory;
@@ -570,7 +435,7 @@ impl Drop for Injector<'_> {
 }
 
 /// Puts a thread's mask and registers back, and makes it run into a stop in the kernel's signal code.
-fn begin_return(thread: &Thread) -> Result<(), InjectError> {
+pub(super) fn begin_return(thread: &Thread) -> Result<(), InjectError> {
     let tid = thread.tid;
     trace("set the signal mask of", tid, |tid| ptrace::set_signal_mask(tid, thread.mask))?;
     set_registers(tid, &thread.registers)?;
@@ -579,7 +444,7 @@ fn begin_return(thread: &Thread) -> Result<(), InjectError> {
 }
 
 /// Waits for that stop, and makes sure that the thread is where it was.
-fn end_return(process: &mut Process, index: usize) -> Result<(), InjectError> {
+pub(super) fn end_return(process: &mut Process, index: usize) -> Result<(), InjectError> {
     let tid = process.threads[index].tid;
     let reap = process.reaps(tid);
     let thread = &mut process.threads[index];
@@ -615,7 +480,7 @@ fn end_return(process: &mut Process, index: usize) -> Result<(), InjectError> {
 
 /// Waits for the next stop at a system call. Its signals are blocked; what remains is SIGSTOP, which
 /// takes effect, and the stop that follows from it.
-fn await_system_call_stop(tid: Pid, reap: bool) -> Result<(), InjectError> {
+pub(super) fn await_system_call_stop(tid: Pid, reap: bool) -> Result<(), InjectError> {
     loop {
         let signal = match trace("await", tid, |tid| ptrace::wait(tid, reap))? {
             Stop::SystemCall => return Ok(()),
@@ -650,30 +515,30 @@ fn find_hole(pid: Pid) -> Result<AddrRange, InjectError> {
 }
 
 /// A system call's result as the kernel returns it: an error is a small negative number.
-fn decode_result(result: i64) -> Result<u64, Errno> {
+pub(super) fn decode_result(result: i64) -> Result<u64, Errno> {
     match i32::try_from(result) {
         Ok(error @ -4095..=-1) => Err(Errno::from_raw(-error)),
         _ => Ok(result.cast_unsigned()),
     }
 }
 
-fn set_registers(tid: Pid, registers: &Registers) -> Result<(), InjectError> {
+pub(super) fn set_registers(tid: Pid, registers: &Registers) -> Result<(), InjectError> {
     trace("set the registers of", tid, |tid| ptrace::set_registers(tid, registers))
 }
 
-fn read(process: &Process, address: RemoteAddr, buffer: &mut [u8]) -> Result<(), InjectError> {
+pub(super) fn read(process: &Process, address: RemoteAddr, buffer: &mut [u8]) -> Result<(), InjectError> {
     let pid = process.pid;
     let error = |source| InjectError::Memory { operation: "read", pid, address, source };
     process.memory.read(address, buffer).map_err(error)
 }
 
-fn write(process: &Process, address: RemoteAddr, bytes: &[u8]) -> Result<(), InjectError> {
+pub(super) fn write(process: &Process, address: RemoteAddr, bytes: &[u8]) -> Result<(), InjectError> {
     let pid = process.pid;
     let error = |source| InjectError::Memory { operation: "write", pid, address, source };
     process.memory.write(address, bytes).map_err(error)
 }
 
-fn trace<T>(
+pub(super) fn trace<T>(
     operation: &'static str,
     tid: Pid,
     request: impl FnOnce(Pid) -> nix::Result<T>,

@@ -6,15 +6,18 @@
 //! - `chase` seizes and stops every thread of every process under some roots while they run;
 //! - [`tree`] is what has been stopped, and lets it go;
 //! - [`injection`] makes frozen threads carry out system calls;
-//! - [`stub`] is the machine code for that, [`vdso`] the place where it is put;
+//! - [`copy`] makes frozen processes bring forth hidden copies of themselves;
+//! - [`stub`] is the machine code for both, `room` and [`vdso`] know the place where it is put;
 //! - [`restart`] knows how a thread that was caught inside a system call goes on.
 //!
 //! It knows nothing of what is collected or of images.
 
 mod chase;
+pub mod copy;
 pub mod error;
 pub mod injection;
 pub mod restart;
+mod room;
 pub mod stub;
 pub mod tree;
 pub mod vdso;

@@ -17,6 +17,23 @@
 //! out with its own registers, signal mask and mappings. The tracer itself never lets a thread run
 //! past `heal`. No instruction here changes the flags (SYSCALL puts them back), nor the stack, nor
 //! any vector register. Pure functions; [`super::injection`] puts slots in place.
+//!
+//! A *birth* slot holds the code that [`super::copy`] makes copies of a process with:
+//!
+//! ```text
+//!     syscall                        clone: the intermediate
+//!     mov    %rax, %rcx
+//!     jrcxz  end                     the intermediate, should nobody hold it
+//!     waitid(P_PID, %rax, NULL, WEXITED | __WALL)
+//!     jmp    heal                    of the thread's own slot
+//! copy:
+//!     syscall                        clone in the intermediate: the copy; calls of the copy
+//! end:
+//!     exit_group(%eax)               the intermediate and the copy, should nobody hold them
+//! ```
+//!
+//! So whoever is born ends by itself, and the thread does not go back before it has taken the
+//! intermediate's end away: its process never sees a child that it did not make.
 
 use super::restart::SYSCALL;
 use crate::model::address::{AddrRange, RemoteAddr};
@@ -40,6 +57,9 @@ const RIP: usize = 216;
 const MASK: usize = 224;
 
 const NOP: u8 = 0x90;
+
+/// Offset, in a birth slot, of the code that the intermediate and the copy run.
+pub const COPY: u64 = 44;
 
 /// How a thread gets back from a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,6 +160,52 @@ pub fn decode(slot: &[u8; SLOT_SIZE], base: RemoteAddr) -> Option<Healing> {
     (encode(&healing, base) == *slot).then_some(healing)
 }
 
+/// The bytes of a birth slot at `base`, for a thread whose own slot is at `own`.
+#[must_use]
+pub fn encode_birth(own: RemoteAddr, base: RemoteAddr) -> [u8; SLOT_SIZE] {
+    // P_PID, and WEXITED | __WALL.
+    const BY_PID: u64 = 1;
+    const ANY_EXIT: u64 = 0x4000_0004;
+    let mut code = Vec::with_capacity(SLOT_SIZE);
+    code.extend(SYSCALL);
+    code.extend([0x48, 0x89, 0xc1]); // mov %rax, %rcx
+    let end = COPY + to_u64(SYSCALL.len());
+    code.extend([0xe3, low_byte(end - 7)]); // jrcxz end
+    code.extend([0x48, 0x89, 0xc6]); // mov %rax, %rsi
+    load_half(&mut code, &[0xb8], libc::SYS_waitid.cast_unsigned());
+    load_half(&mut code, &[0xbf], BY_PID);
+    load_half(&mut code, &[0xba], 0);
+    load_half(&mut code, &[0x41, 0xba], ANY_EXIT);
+    load_half(&mut code, &[0x41, 0xb8], 0);
+    code.extend(SYSCALL);
+    // jmp heal, counted from the end of the instruction.
+    let after = base.0.wrapping_add(to_u64(code.len() + 5));
+    let distance = own.0.wrapping_add(HEAL).wrapping_sub(after);
+    load_half(&mut code, &[0xe9], distance);
+    debug_assert_eq!(to_u64(code.len()), COPY);
+    code.extend(SYSCALL);
+    code.extend([0x89, 0xc7]); // mov %eax, %edi
+    load_half(&mut code, &[0xb8], libc::SYS_exit_group.cast_unsigned());
+    code.extend(SYSCALL);
+    code.resize(SLOT_SIZE, NOP);
+    let mut slot = [NOP; SLOT_SIZE];
+    slot.copy_from_slice(&code);
+    slot
+}
+
+/// Whether these bytes are a birth slot at `base`.
+#[must_use]
+pub fn is_birth(slot: &[u8; SLOT_SIZE], base: RemoteAddr) -> bool {
+    let Some(end) = usize::try_from(COPY).ok() else { return false };
+    let Some(distance) = slot.get(end - 4..end).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok())
+    else {
+        return false;
+    };
+    let distance = i64::from(i32::from_le_bytes(distance)).cast_unsigned();
+    let own = base.0.wrapping_add(COPY).wrapping_add(distance).wrapping_sub(HEAL);
+    encode_birth(RemoteAddr(own), base) == *slot
+}
+
 /// The registers in the order in which a slot loads them, each with the opcode of its `movabs`.
 fn loads(registers: &Registers) -> [([u8; 2], u64); 15] {
     [
@@ -159,6 +225,10 @@ fn loads(registers: &Registers) -> [([u8; 2], u64); 15] {
         ([0x48, 0xbe], registers.rsi),
         ([0x48, 0xbf], registers.rdi),
     ]
+}
+
+fn low_byte(value: u64) -> u8 {
+    value.to_le_bytes()[0]
 }
 
 /// `mov $imm32, %r32`, which clears the upper half of the register.
@@ -225,6 +295,21 @@ mod tests {
         assert_eq!(slot[at(LOAD) - 2..at(LOAD) + 2], [0x0f, 0x05, 0x49, 0xbf]);
         // The jump ends at 213 and reads the word at 216.
         assert_eq!(slot[207..213], [0xff, 0x25, 3, 0, 0, 0]);
+    }
+
+    #[test]
+    fn a_birth_slot_is_known_and_its_parts_lie_where_they_are_said_to() {
+        let (own, base) = (RemoteAddr(0x7fff_1234_5000), RemoteAddr(0x7fff_1234_50e8));
+        let slot = encode_birth(own, base);
+        assert!(is_birth(&slot, base));
+        assert_eq!(decode(&slot, base), None);
+        let copy = usize::try_from(COPY).expect("a small offset");
+        assert_eq!(slot[copy..copy + 4], [0x0f, 0x05, 0x89, 0xc7]);
+        // From the end of `jrcxz` to behind the copy's SYSCALL.
+        assert_eq!(slot[5..7], [0xe3, low_byte(COPY + 2 - 7)]);
+        assert_eq!(slot[copy - 5], 0xe9);
+        let healing = Healing { registers: registers(), mask: SignalSet(7), scratch: None };
+        assert!(!is_birth(&encode(&healing, base), base));
     }
 
     #[test]

@@ -19,9 +19,11 @@ use nix::unistd::Pid;
 pub use super::chase::Thread;
 
 use super::chase::{self, Chase, Held};
+use super::copy::{self, Copy, CopyError};
 use super::error::{FreezeError, InjectError, trace};
-use super::injection::{self, Injector, Room};
+use super::injection::Injector;
 use super::restart;
+use super::room::{self, Room};
 use crate::model::address::{AddrRange, RemoteAddr};
 use crate::model::thread::Registers;
 use crate::sys::memory::RemoteMemory;
@@ -117,6 +119,16 @@ impl Tree {
     /// When there is no process at `index`.
     pub fn inject(&mut self, index: usize) -> Result<Injector<'_>, InjectError> {
         Injector::new(&mut self.processes[index])
+    }
+
+    /// Makes hidden copies of the processes at `places`, ascending, while everything stands still.
+    ///
+    /// # Errors
+    /// When one of them cannot be copied; then none is.
+    pub fn copy(&mut self, places: &[usize]) -> Result<Vec<Copy>, CopyError> {
+        let all = self.processes.iter_mut().enumerate();
+        let wanted = all.filter(|(place, _)| places.binary_search(place).is_ok());
+        copy::copy(wanted.map(|(_, process)| process))
     }
 
     /// Lets everything go, as if it had never been touched. What was killed meanwhile is no error.
@@ -244,8 +256,8 @@ impl Process {
                 return Err(FreezeError::ThirtyTwoBit { pid: self.pid, tid: thread.tid });
             }
         }
-        self.room = injection::find_room(self.pid, &self.memory)?;
-        injection::heal_leftovers(self)?;
+        self.room = room::find_room(self.pid, &self.memory)?;
+        room::heal_leftovers(self)?;
         for index in 0..self.threads.len() {
             self.abort_sequence(index)?;
         }

@@ -1,0 +1,212 @@
+//! Where code can be put in a process: slots in the padding of its vDSO, what each of them holds, and
+//! what a tracer that was killed left in them.
+//!
+//! It knows nothing of the calls that are made from slots ([`super::injection`], [`super::copy`]).
+
+use std::io;
+
+use nix::unistd::Pid;
+
+use super::error::{FreezeError, InjectError, Occupation};
+use super::injection::{
+    ALL_SIGNALS, await_system_call_stop, begin_return, end_return, read, set_registers, trace,
+};
+use super::restart::NO_SYSTEM_CALL;
+use super::stub::{self, LOAD, SLOT_SIZE, UNMAP};
+use super::tree::{Process, Thread};
+use super::vdso;
+use crate::model::address::{AddrRange, RemoteAddr};
+use crate::model::number::{to_u64, to_usize};
+use crate::model::thread::Registers;
+use crate::sys::memory::RemoteMemory;
+use crate::sys::procfs;
+use crate::sys::ptrace::{self, Resume};
+
+/// How much of each thread's stack is searched for a way back into a slot.
+const SEARCHED_STACK: usize = 128 * 1024;
+
+/// Where code can be put in a process.
+#[derive(Debug, Default)]
+pub struct Room {
+    /// The vDSO, when there is one.
+    vdso: Option<AddrRange>,
+    /// The slots in its padding.
+    pub(super) slots: Vec<Slot>,
+}
+
+/// Room for the code of one thread.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Slot {
+    /// Where it lies.
+    pub base: RemoteAddr,
+    /// What is in it.
+    pub state: SlotState,
+}
+
+/// What is in a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SlotState {
+    /// All zero.
+    Clean,
+    /// Holds code that a thread may be in.
+    Occupied,
+    /// Holds code that nobody needs any more.
+    Written,
+    /// Holds something else, or code that somebody may yet return into.
+    Taken,
+}
+
+impl Room {
+    /// Makes all code that was put there zero again.
+    ///
+    /// # Errors
+    /// When the process's memory cannot be written.
+    pub(super) fn clear(&mut self, memory: &RemoteMemory) -> io::Result<()> {
+        for slot in self.slots.iter_mut().filter(|slot| slot.state == SlotState::Written) {
+            memory.write(slot.base, &[0; SLOT_SIZE])?;
+            slot.state = SlotState::Clean;
+        }
+        Ok(())
+    }
+
+    /// The vDSO of the process.
+    pub(super) fn vdso(&self) -> Option<AddrRange> {
+        self.vdso
+    }
+
+    /// Slots that may be used, by number.
+    pub(super) fn usable(&self) -> Vec<usize> {
+        let slots = self.slots.iter().enumerate();
+        let free = |slot: &Slot| matches!(slot.state, SlotState::Clean | SlotState::Written);
+        slots.filter(|(_, slot)| free(slot)).map(|(number, _)| number).collect()
+    }
+}
+
+/// Looks for room in a process.
+///
+/// # Errors
+/// When its mappings or memory cannot be read.
+pub(super) fn find_room(pid: Pid, memory: &RemoteMemory) -> Result<Room, FreezeError> {
+    let mappings = procfs::mapping_heads(pid)?;
+    let Some(vdso) = mappings.iter().find(|mapping| mapping.path == b"[vdso]") else {
+        return Ok(Room::default());
+    };
+    let mut image = vec![0; to_usize(vdso.range.len())];
+    let error = |source| FreezeError::Memory { pid, source };
+    memory.read(vdso.range.start, &mut image).map_err(error)?;
+    let start = vdso::padding(&image).unwrap_or(image.len());
+    let mut slots = Vec::new();
+    for (number, bytes) in image[start..].as_chunks::<SLOT_SIZE>().0.iter().enumerate() {
+        let offset = to_u64(start + number * SLOT_SIZE);
+        let base = RemoteAddr(vdso.range.start.0 + offset);
+        let state = if bytes.iter().all(|byte| *byte == 0) {
+            SlotState::Clean
+        } else if stub::decode(bytes, base).is_some() || stub::is_birth(bytes, base) {
+            SlotState::Occupied
+        } else {
+            SlotState::Taken
+        };
+        slots.push(Slot { base, state });
+    }
+    Ok(Room { vdso: Some(vdso.range), slots })
+}
+
+/// Brings threads that a killed tracer left in slots to where these would have brought them, and
+/// finds out which slots may still be returned into.
+///
+/// # Errors
+/// When a thread cannot be brought back.
+pub(super) fn heal_leftovers(process: &mut Process) -> Result<(), FreezeError> {
+    if process.room.slots.iter().all(|slot| slot.state == SlotState::Clean) {
+        return Ok(());
+    }
+    for index in 0..process.threads.len() {
+        let (pid, tid) = (process.pid, process.threads[index].tid);
+        if gives_birth(process, index)? {
+            // It waits for a child that ends at once, and goes on by itself.
+            return Err(FreezeError::Busy { pid, tid, cause: Occupation::Healing });
+        }
+        heal_leftover(process, index).map_err(|source| FreezeError::Heal { pid, tid, source })?;
+    }
+    // A handler may be running that a signal started while its thread was in a slot. It will return
+    // into that slot, whose address is then in its frame on the stack.
+    for thread in &process.threads {
+        let mut stack = vec![0; SEARCHED_STACK];
+        let stack_pointer = RemoteAddr(thread.registers.rsp & !7);
+        let length = process.memory.read_some(stack_pointer, &mut stack).unwrap_or_default();
+        for word in stack[..length].as_chunks::<8>().0 {
+            let address = RemoteAddr(u64::from_le_bytes(*word));
+            for slot in &mut process.room.slots {
+                if slot.state == SlotState::Occupied && slot.contains(address) {
+                    slot.state = SlotState::Taken;
+                }
+            }
+        }
+    }
+    for slot in process.room.slots.iter_mut().filter(|slot| slot.state == SlotState::Occupied) {
+        slot.state = SlotState::Written;
+    }
+    process
+        .room
+        .clear(&process.memory)
+        .map_err(|source| FreezeError::Memory { pid: process.pid, source })
+}
+
+/// Whether a thread is in a slot that copies of its process are made from.
+fn gives_birth(process: &Process, index: usize) -> Result<bool, FreezeError> {
+    let address = RemoteAddr(process.threads[index].registers.rip);
+    let inside = |slot: &&Slot| slot.state == SlotState::Occupied && slot.contains(address);
+    let Some(slot) = process.room.slots.iter().find(inside) else { return Ok(false) };
+    let mut bytes = [0; SLOT_SIZE];
+    process
+        .memory
+        .read(slot.base, &mut bytes)
+        .map_err(|source| FreezeError::Memory { pid: process.pid, source })?;
+    Ok(stub::is_birth(&bytes, slot.base))
+}
+
+fn heal_leftover(process: &mut Process, index: usize) -> Result<(), InjectError> {
+    let Thread { tid, registers: current, .. } = process.threads[index];
+    let inside =
+        |slot: &Slot| slot.state != SlotState::Clean && slot.contains(RemoteAddr(current.rip));
+    let Some(slot) = process.room.slots.iter().position(inside) else { return Ok(()) };
+    let base = process.room.slots[slot].base;
+    let mut bytes = [0; SLOT_SIZE];
+    read(process, base, &mut bytes)?;
+    let healing = stub::decode(&bytes, base).ok_or(InjectError::Astray { tid })?;
+    let unmapping = healing.scratch.is_some() && current.rip < base.0 + LOAD;
+    let thread = &mut process.threads[index];
+    thread.registers = Registers {
+        rsp: current.rsp,
+        eflags: current.eflags,
+        cs: current.cs,
+        ss: current.ss,
+        fs_base: current.fs_base,
+        gs_base: current.gs_base,
+        ds: current.ds,
+        es: current.es,
+        fs: current.fs,
+        gs: current.gs,
+        orig_rax: NO_SYSTEM_CALL,
+        ..healing.registers
+    };
+    thread.mask = healing.mask;
+    if unmapping {
+        let registers = Registers { rip: base.0 + UNMAP, orig_rax: NO_SYSTEM_CALL, ..current };
+        set_registers(tid, &registers)?;
+        trace("block the signals of", tid, |tid| ptrace::set_signal_mask(tid, ALL_SIGNALS))?;
+        for _ in 0..2 {
+            trace("resume", tid, |tid| ptrace::resume(tid, Resume::ToSystemCall, 0))?;
+            await_system_call_stop(tid, process.reaps(tid))?;
+        }
+    }
+    begin_return(&process.threads[index])?;
+    end_return(process, index)
+}
+
+impl Slot {
+    fn contains(&self, address: RemoteAddr) -> bool {
+        address.0.wrapping_sub(self.base.0) < to_u64(SLOT_SIZE)
+    }
+}
+
