@@ -133,7 +133,9 @@ fn a_copy_is_hidden_and_keeps_nothing_of_its_original() {
     let heads = procfs::mapping_heads(pid).expect("its mappings");
     assert_eq!(heads, before.0);
     drop(copy);
-    await_that(|| procfs::status(pid).is_err() || procfs::status(pid).is_ok_and(|it| it.state == b'Z'));
+    await_that(|| {
+        procfs::status(pid).is_err() || procfs::status(pid).is_ok_and(|it| it.state == b'Z')
+    });
 }
 
 #[test]

@@ -104,6 +104,7 @@ impl From<&DumpError> for Failure {
             DumpError::Write(WriteError::CheckRecords { .. }) => Self::internal(message),
             DumpError::Collect(_)
             | DumpError::Outputs(_)
+            | DumpError::Copy(_)
             | DumpError::Write(_)
             | DumpError::Commit(_)
             | DumpError::GivenUp

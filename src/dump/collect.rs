@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use super::census::{self, Census};
 use super::error::{CollectError, DumpError};
 use super::files::{self, Collector, Content, Scope, Subject};
-use super::memory;
+use super::memory::{self, Part};
 use super::process::{self, Insight};
 use super::refusal::{MappingRefusal, Obstacle, Obstacles, StateRefusal};
 use super::{Request, clocks, policy};
@@ -24,6 +24,7 @@ use crate::model::number::{PAGE_SIZE, to_u64, to_usize};
 use crate::model::process::Process;
 use crate::sys::machine;
 use crate::sys::procfs;
+use crate::tracer::copy::Copy;
 use crate::tracer::injection::{Call, SCRATCH_SIZE};
 use crate::tracer::tree::Tree;
 
@@ -33,7 +34,9 @@ pub(super) struct Collected {
     /// The records.
     pub job: Job,
     /// For each address space a process that has it, by its place in the tree.
-    holders: Vec<usize>,
+    pub holders: Vec<usize>,
+    /// Bytes of anonymous memory that all processes have together.
+    pub anonymous: u64,
     /// Contents of files to store.
     contents: Vec<Content>,
     /// What the user should know.
@@ -135,10 +138,11 @@ pub(super) fn collect(
     births::plan(&job)
         .map_err(|error| DumpError::Refused(Obstacles(vec![Obstacle::Tree(error)])))?;
     let warnings = files.warnings.iter().map(ToString::to_string).collect();
-    Ok(Collected { job, holders, contents: files.contents, warnings })
+    let anonymous = census.members.iter().map(|member| member.status.anonymous).sum();
+    Ok(Collected { job, holders, anonymous, contents: files.contents, warnings })
 }
 
-/// Writes all page data of a job that is still frozen.
+/// Writes page data of a job that is still frozen: all of it, or what its copies do not have.
 ///
 /// # Errors
 /// When a page cannot be read, writing fails, or nobody wants it any more.
@@ -146,10 +150,13 @@ pub(super) fn store(
     request: &Request,
     collected: &Collected,
     tree: &mut Tree,
+    copied: bool,
     writer: &mut Writer,
 ) -> Result<(), DumpError> {
+    let part = if copied { Part::NotInherited } else { Part::All };
     for (space, holder) in collected.job.address_spaces.iter().zip(&collected.holders) {
-        memory::store(request, space, &tree.processes()[*holder], writer)?;
+        let process = &tree.processes()[*holder];
+        memory::store(request, (space, part), (process.pid, &process.memory), writer)?;
     }
     let swapping = swap_is_on();
     for content in &collected.contents {
@@ -175,6 +182,27 @@ pub(super) fn store(
                 },
             )?;
         }
+    }
+    Ok(())
+}
+
+/// Writes the memory of a job that runs on from copies of its processes, ending each when it has been
+/// written.
+///
+/// # Errors
+/// When a copy was killed, writing fails, or nobody wants it any more.
+pub(super) fn store_copies(
+    request: &Request,
+    collected: &Collected,
+    mut copies: Vec<Copy>,
+    writer: &mut Writer,
+) -> Result<(), DumpError> {
+    for copy in &mut copies {
+        copy.hide()?;
+    }
+    for (space, copy) in collected.job.address_spaces.iter().zip(copies) {
+        let source = (copy.pid(), copy.memory());
+        memory::store(request, (space, Part::Inherited), source, writer)?;
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ use super::files::outputs::OutputError;
 use super::refusal::Obstacles;
 use crate::image::error::WriteError;
 use crate::sys::procfs::ProcError;
+use crate::tracer::copy::CopyError;
 use crate::tracer::error::{FreezeError, InjectError};
 
 /// Why the commit of a generation failed.
@@ -32,6 +33,9 @@ pub enum DumpError {
     /// The named outputs could not be looked at.
     #[error(transparent)]
     Outputs(#[from] OutputError),
+    /// A process could not be copied, or its copy was lost.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
     /// The image could not be written.
     #[error(transparent)]
     Write(#[from] WriteError),

@@ -131,24 +131,50 @@ pub(super) fn collect(
     })
 }
 
-/// Writes the pages of an address space that only the process has, read from a process that has it.
+/// Which mappings of an address space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// All.
+    All,
+    /// Those that a fork gives to the child.
+    Inherited,
+    /// The others.
+    NotInherited,
+}
+
+impl Part {
+    /// Mappings that a fork leaves out or empties, and huge pages of the pool, which the kernel takes
+    /// away from a child when the parent writes and the pool is empty.
+    const NOT_INHERITED: VmaFlags =
+        VmaFlags::DONT_FORK.union(VmaFlags::WIPE_ON_FORK).union(VmaFlags::HUGETLB);
+
+    const fn has(self, vma: &Vma) -> bool {
+        match self {
+            Self::All => true,
+            Self::Inherited => !vma.flags.intersects(Self::NOT_INHERITED),
+            Self::NotInherited => vma.flags.intersects(Self::NOT_INHERITED),
+        }
+    }
+}
+
+/// Writes the pages in a part of an address space that only the process has, read from a process that
+/// has it, or its copy.
 ///
 /// # Errors
 /// When a page cannot be read, writing fails, or nobody wants it any more.
 pub(super) fn store(
     request: &Request,
-    space: &AddressSpace,
-    process: &tree::Process,
+    (space, part): (&AddressSpace, Part),
+    (pid, memory): (Pid, &RemoteMemory),
     writer: &mut Writer,
 ) -> Result<(), DumpError> {
-    let pid = process.pid;
     let failed = |source| CollectError::Memory { operation: "read the page map", pid, source };
     let page_map = PageMap::open(pid).map_err(failed)?;
     let read = &mut |page: u64, buffer: &mut [u8]| -> io::Result<()> {
         request.check_wanted()?;
-        process.memory.read(RemoteAddr(page * PAGE_SIZE), buffer)
+        memory.read(RemoteAddr(page * PAGE_SIZE), buffer)
     };
-    for vma in &space.vmas {
+    for vma in space.vmas.iter().filter(|vma| part.has(vma)) {
         let zeros = match vma.backing {
             Backing::Anonymous => ZeroPages::Drop,
             // An absent page is the file's.

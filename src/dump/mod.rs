@@ -13,6 +13,7 @@ mod memory;
 mod policy;
 mod process;
 pub mod refusal;
+mod snapshot;
 mod thread;
 
 use std::io;
@@ -115,15 +116,22 @@ pub fn dump(
     let mut tree = Tree::freeze(request.root, request.adopter, PATIENCE)?;
     let mut collected = collect::collect(request, directory, &mut tree)?;
     inherit::compare_all(&collected.job, &mut writer);
-    let stored = collect::store(request, &collected, &mut tree, &mut writer);
-    if request.is_given_up() {
-        return Err(DumpError::GivenUp);
-    }
-    stored?;
+    let copies = match request.after {
+        After::Continue => snapshot::take(&mut collected, &mut tree)?,
+        // It stands still to its end: nothing is gained by copies.
+        After::Kill | After::Stop => None,
+    };
+    let copied = copies.is_some();
+    let stored = collect::store(request, &collected, &mut tree, copied, &mut writer);
+    wanted(request, stored)?;
     let (summary, pause) = match request.after {
         After::Continue => {
             release(tree.thaw(), "let go")?;
             let pause = begun.elapsed();
+            if let Some(copies) = copies {
+                let stored = collect::store_copies(request, &collected, copies, &mut writer);
+                wanted(request, stored)?;
+            }
             add_digests(&mut collected.job)?;
             (writer.finish(&collected.job)?, pause)
         }
@@ -169,6 +177,11 @@ pub fn examine(request: &Request, directory: &Path) -> Result<Vec<String>, DumpE
 fn add_digests(job: &mut Job) -> Result<(), DumpError> {
     files::ends::add_digests(job);
     Ok(files::outputs::add_digests(&mut job.outputs)?)
+}
+
+/// The outcome of writing, unless it failed because nobody wants it any more.
+fn wanted(request: &Request, outcome: Result<(), DumpError>) -> Result<(), DumpError> {
+    if request.is_given_up() { Err(DumpError::GivenUp) } else { outcome }
 }
 
 fn release(outcome: Result<(), FreezeError>, action: &'static str) -> Result<(), DumpError> {

@@ -15,6 +15,14 @@ use nix::unistd::Pid;
 use crate::model::number::{as_signed, to_usize};
 use crate::model::time::{TimeSpec, TimerSpec};
 
+/// Whether this kernel closes ranges of descriptors (close_range(2), Linux 5.9).
+#[must_use]
+pub fn closes_ranges() -> bool {
+    // SAFETY: the call takes plain numbers; no descriptor has the highest of them.
+    let outcome = unsafe { libc::syscall(libc::SYS_close_range, u32::MAX, u32::MAX, 0) };
+    outcome == 0
+}
+
 /// Opens a pidfd for the process `pid` (pidfd_open(2), Linux 5.3).
 pub fn pidfd_open(pid: Pid) -> Result<OwnedFd, Errno> {
     // SAFETY: the call takes two integers and touches no memory of ours.

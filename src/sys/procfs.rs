@@ -94,6 +94,8 @@ pub struct Status {
     pub store_bypass: u32,
     /// PR_SPEC_* bit of PR_SPEC_INDIRECT_BRANCH that the thread has set; 0: none.
     pub indirect_branch: u32,
+    /// Bytes of anonymous memory that are resident; 0 for a zombie.
+    pub anonymous: u64,
     /// x86_Thread_features: shadow stacks and the like that are switched on.
     pub thread_features: Vec<u8>,
 }
@@ -437,6 +439,11 @@ fn parse_status_line(
             status.indirect_branch = speculation(value);
             "SpeculationIndirectBranch"
         }
+        b"RssAnon" => {
+            let size = value.strip_suffix(b"kB").ok_or("RssAnon")?.trim_ascii();
+            let size = number::<u64>(size).and_then(|size| size.checked_mul(1024));
+            set(&mut status.anonymous, size, "RssAnon")?
+        }
         b"x86_Thread_features" => {
             status.thread_features = value.to_vec();
             "x86_Thread_features"
@@ -757,7 +764,9 @@ mod tests {
     #[test]
     fn own_files_are_understood() {
         let me = Pid::this();
-        assert_eq!(status(me).expect("status").tgid, me.as_raw());
+        let own = status(me).expect("status");
+        assert_eq!(own.tgid, me.as_raw());
+        assert!(own.anonymous > 0);
         assert!(stat(me).expect("stat").exit_signal.is_some());
         let mappings = mappings(me).expect("smaps");
         assert!(mappings.iter().any(|mapping| mapping.path == b"[vdso]"));

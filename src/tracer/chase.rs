@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::unistd::{Pid, getpid, gettid};
 
+use super::copy;
 use super::error::{FreezeError, Occupation, trace};
 use super::restart::{self, SYSCALL, Wait};
 use crate::model::address::RemoteAddr;
@@ -135,6 +136,12 @@ impl Chase {
     /// Begins to hold a process. Whether there is such a process.
     fn take(&mut self, pid: Pid) -> Result<bool, FreezeError> {
         let status = match procfs::status(pid) {
+            // The copies of a checkpoint that is still being written are of no job.
+            Ok(status)
+                if status.tracer != 0 && procfs::name(pid).is_ok_and(|it| it == copy::NAME) =>
+            {
+                return Ok(false);
+            }
             Ok(status) if status.tgid == pid.as_raw() => status,
             Ok(_) => return Ok(false),
             Err(error) if error.is_gone() => return Ok(false),

@@ -116,9 +116,7 @@ impl Copy {
         self.call("detach", libc::SYS_setsid, [0; 3])?.unwrap_or_default();
         let name = RemoteAddr(self.code.0 + NAME_OFFSET);
         let terminated: Vec<u8> = NAME.iter().copied().chain([0]).collect();
-        self.memory
-            .write(name, &terminated)
-            .map_err(|source| self.failed("write to", source))?;
+        self.memory.write(name, &terminated).map_err(|source| self.failed("write to", source))?;
         self.call("name", libc::SYS_prctl, [PR_SET_NAME, name.0, 0])?.unwrap_or_default();
         Ok(())
     }
@@ -357,8 +355,7 @@ impl<'tree> Birth<'tree> {
         let Some(intermediate) = self.intermediate else { return Ok(()) };
         let registers = self.cloning(self.code.0 + COPY, 0);
         self.inject(set_registers(intermediate, &registers))?;
-        let resumed =
-            trace("resume", intermediate, |tid| ptrace::resume(tid, Resume::Run, 0));
+        let resumed = trace("resume", intermediate, |tid| ptrace::resume(tid, Resume::Run, 0));
         self.inject(resumed)
     }
 
@@ -386,8 +383,8 @@ impl<'tree> Birth<'tree> {
         }
         let copy = trace("ask for the child of", intermediate, ptrace::event_thread);
         let copy = self.inject(copy)?;
-        let held = await_trap(copy)
-            .and_then(|()| trace("take hold of", copy, ptrace::end_with_tracer));
+        let held =
+            await_trap(copy).and_then(|()| trace("take hold of", copy, ptrace::end_with_tracer));
         if let Err(error) = held {
             end(copy);
             return self.inject(Err(error));
@@ -397,7 +394,8 @@ impl<'tree> Birth<'tree> {
             CopyError::Use { operation: "open the memory of", pid: self.pid, copy, source }
         })?;
         let registers = self.cloning(self.code.0 + COPY, 0);
-        self.copy = Some(Copy { original: self.pid, pid: copy, memory, code: self.code, registers });
+        self.copy =
+            Some(Copy { original: self.pid, pid: copy, memory, code: self.code, registers });
         Ok(())
     }
 

@@ -526,13 +526,21 @@ pub(super) fn set_registers(tid: Pid, registers: &Registers) -> Result<(), Injec
     trace("set the registers of", tid, |tid| ptrace::set_registers(tid, registers))
 }
 
-pub(super) fn read(process: &Process, address: RemoteAddr, buffer: &mut [u8]) -> Result<(), InjectError> {
+pub(super) fn read(
+    process: &Process,
+    address: RemoteAddr,
+    buffer: &mut [u8],
+) -> Result<(), InjectError> {
     let pid = process.pid;
     let error = |source| InjectError::Memory { operation: "read", pid, address, source };
     process.memory.read(address, buffer).map_err(error)
 }
 
-pub(super) fn write(process: &Process, address: RemoteAddr, bytes: &[u8]) -> Result<(), InjectError> {
+pub(super) fn write(
+    process: &Process,
+    address: RemoteAddr,
+    bytes: &[u8],
+) -> Result<(), InjectError> {
     let pid = process.pid;
     let error = |source| InjectError::Memory { operation: "write", pid, address, source };
     process.memory.write(address, bytes).map_err(error)

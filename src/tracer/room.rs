@@ -209,4 +209,3 @@ impl Slot {
         address.0.wrapping_sub(self.base.0) < to_u64(SLOT_SIZE)
     }
 }
-

@@ -132,6 +132,11 @@ fn dumps_killed_while_calls_are_made() {
 }
 
 #[test]
+fn dumps_killed_while_children_are_waited_for() {
+    survives_killed_dumps("motion_waits", User::Plain, 150, 0);
+}
+
+#[test]
 fn dumps_killed_while_memory_changes() {
     survives_killed_dumps("motion_allocation", User::Caller, 60, 1);
 }

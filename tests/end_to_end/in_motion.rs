@@ -15,4 +15,5 @@ crate::fixtures! {
     motion_timers;
     motion_vectors;
     motion_vfork;
+    motion_waits;
 }

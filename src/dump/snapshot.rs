@@ -1,0 +1,162 @@
+//! Whether the memory of a frozen job is read from hidden copies of its processes, so that these run on
+//! meanwhile, or while the job stands still.
+//!
+//! It decides and has copies made; reading them is [`super::memory`]'s.
+
+use std::fmt;
+use std::fs;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::unistd::Pid;
+
+use super::collect::Collected;
+use super::error::DumpError;
+use crate::sys::descriptor;
+use crate::tracer::copy::{Copy, CopyError};
+use crate::tracer::tree::Tree;
+
+/// Where cgroups of version 2 are mounted.
+const CGROUPS: &str = "/sys/fs/cgroup";
+
+/// Memory that must stay available beside what copies need.
+const RESERVE: u64 = 64 << 20;
+
+/// The part of a job's own memory that it is expected to write while its copies are read: each page of
+/// that is needed twice. Should it write more, the kernel ends the copies first.
+const EXPECTED_WRITES: u64 = 8;
+
+/// Why a job stands still while its memory is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reason {
+    /// A process of the job adopts orphans, and would be told of the copies.
+    Adopts(Pid),
+    /// `available` bytes of memory are left, for copies of `used` bytes.
+    Memory { available: u64, used: u64 },
+    /// This kernel (before 5.9) cannot make a copy that holds no descriptors.
+    Kernel,
+    /// The kernel did not make a copy.
+    Refused(Pid, Errno),
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the job stood still until its memory was written, because ")?;
+        match self {
+            Self::Adopts(pid) => write!(
+                f,
+                "process {pid} adopts orphans (PR_SET_CHILD_SUBREAPER) and would be told of copies"
+            ),
+            Self::Memory { available, used } => write!(
+                f,
+                "{} MiB of memory are left, which is little for a copy of {} MiB",
+                available >> 20,
+                used >> 20
+            ),
+            Self::Kernel => f.write_str("this kernel is older than Linux 5.9"),
+            Self::Refused(pid, errno) => {
+                write!(
+                    f,
+                    "process {pid} cannot be copied: {errno} (a limit on processes or memory)"
+                )
+            }
+        }
+    }
+}
+
+/// Makes a copy of each process whose memory is to be stored, in the order of the address spaces.
+/// `None`, and a warning: memory has to be read from the job itself.
+///
+/// # Errors
+/// When a process cannot be made to copy itself, because it was killed meanwhile.
+pub(super) fn take(
+    collected: &mut Collected,
+    tree: &mut Tree,
+) -> Result<Option<Vec<Copy>>, DumpError> {
+    let reason = match obstacle(collected) {
+        Some(reason) => reason,
+        None => match tree.copy(&collected.holders) {
+            Ok(copies) => return Ok(Some(copies)),
+            Err(CopyError::Make { pid, source }) => Reason::Refused(pid, source),
+            Err(error) => return Err(error.into()),
+        },
+    };
+    collected.warnings.push(reason.to_string());
+    Ok(None)
+}
+
+/// What stands in the way of copies, as far as that is known before they are made.
+fn obstacle(collected: &Collected) -> Option<Reason> {
+    if !descriptor::closes_ranges() {
+        return Some(Reason::Kernel);
+    }
+    let adopts = collected.job.processes.iter().position(|process| process.child_subreaper);
+    if let Some(number) = adopts {
+        let pid = collected.job.processes[number].pid;
+        return Some(Reason::Adopts(Pid::from_raw(pid.0)));
+    }
+    let (available, used) = (available_memory()?, collected.anonymous);
+    is_tight(available, used).then_some(Reason::Memory { available, used })
+}
+
+/// Whether `available` bytes are too few for copies of `used` bytes.
+const fn is_tight(available: u64, used: u64) -> bool {
+    available < RESERVE + used / EXPECTED_WRITES
+}
+
+/// Bytes of memory that can be had: on this machine, and in this process's cgroup, which is mostly the
+/// job's, too. `None` when nobody tells.
+fn available_memory() -> Option<u64> {
+    let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| parse_available(&text));
+    let cgroups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = cgroups.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    let limits = Path::new(own).ancestors().filter_map(|group| {
+        let number = |name: &str| -> Option<u64> {
+            let text = fs::read_to_string(Path::new(CGROUPS).join(group).join(name)).ok()?;
+            text.trim().parse().ok()
+        };
+        // "max", and the root of all, have no number.
+        let limit = number("memory.max")?;
+        let statistics =
+            fs::read_to_string(Path::new(CGROUPS).join(group).join("memory.stat")).ok()?;
+        let used = number("memory.current")?.saturating_sub(reclaimable(&statistics));
+        Some(limit.saturating_sub(used))
+    });
+    machine.into_iter().chain(limits).min()
+}
+
+/// MemAvailable of /proc/meminfo, in bytes.
+fn parse_available(text: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// Bytes of a cgroup's memory that hold pages of files, by its memory.stat.
+fn reclaimable(statistics: &str) -> u64 {
+    let value = |key: &str| {
+        let line = statistics.lines().find_map(|line| line.strip_prefix(key))?;
+        line.trim().parse::<u64>().ok()
+    };
+    ["inactive_file ", "active_file "].into_iter().filter_map(value).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_need_some_room() {
+        assert!(is_tight(32 << 20, 0));
+        assert!(!is_tight(1 << 30, 4 << 30));
+        assert!(is_tight(1 << 30, 16 << 30));
+    }
+
+    #[test]
+    fn available_memory_is_understood() {
+        let text = "MemTotal:       100 kB\nMemAvailable:   24684092 kB\n";
+        assert_eq!(parse_available(text), Some(24_684_092 * 1024));
+        assert_eq!(parse_available("MemTotal: 1 kB\n"), None);
+        assert_eq!(reclaimable("anon 5\ninactive_file 7\nactive_file 8\n"), 15);
+        assert!(available_memory().is_some());
+    }
+}
