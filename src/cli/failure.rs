@@ -98,7 +98,7 @@ impl From<&DumpError> for Failure {
             DumpError::Freeze(error) => Self::from(error),
             DumpError::Refused(Obstacles(obstacles)) => Self::user(refusals(obstacles))
                 .hint("rckpt check PID tells this without taking a checkpoint"),
-            DumpError::Write(_) | DumpError::Commit(_) if disk_is_full(error) => {
+            DumpError::Write(_) if disk_is_full(error) => {
                 Self::environment(message).hint(MAKE_ROOM)
             }
             DumpError::Write(WriteError::CheckRecords { .. }) => Self::internal(message),

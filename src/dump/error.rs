@@ -1,6 +1,5 @@
 //! What can go wrong in a dump. The job runs on in every case.
 
-use std::error::Error;
 use std::io;
 
 use nix::errno::Errno;
@@ -15,8 +14,10 @@ use crate::sys::procfs::ProcError;
 use crate::tracer::copy::CopyError;
 use crate::tracer::error::{FreezeError, InjectError};
 
-/// Why the commit of a generation failed.
-pub type CommitError = Box<dyn Error + Send + Sync>;
+/// The generation could not be committed. Whoever was to commit it knows why.
+#[derive(Clone, Copy, Debug, Error)]
+#[error("the checkpoint could not be committed")]
+pub struct NotCommitted;
 
 /// Why there is no checkpoint.
 #[derive(Debug, Error)]
@@ -40,10 +41,13 @@ pub enum DumpError {
     #[error(transparent)]
     Write(#[from] WriteError),
     /// The generation could not be committed.
-    #[error("cannot commit the checkpoint: {0}")]
-    Commit(#[source] CommitError),
-    /// Whoever asked for the checkpoint has ended.
-    #[error("the checkpoint was given up, as the command that asked for it was ended")]
+    #[error(transparent)]
+    Commit(#[from] NotCommitted),
+    /// Whoever asked for the checkpoint has ended, or has no more time for it.
+    #[error(
+        "the checkpoint was given up, as the command that asked for it was ended or the time for it \
+         (--grace) was over"
+    )]
     GivenUp,
     /// The checkpoint is good, and the job could not be let go, killed or stopped as asked.
     #[error("the checkpoint is complete, but the job could not be {action}")]

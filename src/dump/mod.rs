@@ -18,11 +18,13 @@ mod thread;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::unistd::{Pid, getppid};
 
-pub use self::error::{CommitError, DumpError};
+pub use self::error::{DumpError, NotCommitted};
 
 use crate::image::Reader;
 use crate::image::writer::{WriteOptions, Writer};
@@ -64,12 +66,15 @@ pub struct Request {
     pub job_id: Bytes,
     /// The parent process, when the checkpoint is for it and given up at its end.
     pub caller: Option<Pid>,
+    /// Set from another thread when the checkpoint is to be given up.
+    pub given_up: Arc<AtomicBool>,
 }
 
 impl Request {
     /// Whether there is nobody any more who wants the checkpoint.
     fn is_given_up(&self) -> bool {
-        self.caller.is_some_and(|caller| getppid() != caller)
+        self.given_up.load(Ordering::Relaxed)
+            || self.caller.is_some_and(|caller| getppid() != caller)
     }
 
     /// The error with which writing ends when nobody wants the checkpoint any more.
@@ -109,7 +114,7 @@ pub fn dump(
     request: &Request,
     directory: &Path,
     parent: Option<Reader>,
-    commit: &mut dyn FnMut() -> Result<(), CommitError>,
+    commit: &mut dyn FnMut() -> Result<(), NotCommitted>,
 ) -> Result<Report, DumpError> {
     let mut writer = Writer::create_on(directory, request.write, parent)?;
     let begun = Instant::now();
@@ -141,7 +146,7 @@ pub fn dump(
             if request.is_given_up() {
                 return Err(DumpError::GivenUp);
             }
-            commit().map_err(DumpError::Commit)?;
+            commit()?;
             if request.after == After::Kill {
                 release(tree.kill_all(), "killed")?;
             } else {

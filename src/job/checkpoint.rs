@@ -5,6 +5,8 @@
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Instant, SystemTime};
 use std::{io, thread};
@@ -12,7 +14,7 @@ use std::{io, thread};
 use nix::unistd::Pid;
 use thiserror::Error;
 
-use crate::dump::{self, After, DumpError};
+use crate::dump::{self, After, DumpError, NotCommitted};
 use crate::image::reader::{Reader, Trust};
 use crate::image::{Codec, WriteOptions};
 use crate::model::number::to_u64;
@@ -62,6 +64,8 @@ pub struct Task {
     pub keep: Option<NonZeroUsize>,
     /// The parent process, when the checkpoint is for it and given up at its end.
     pub caller: Option<Pid>,
+    /// Set from another thread when it is to be given up.
+    pub given_up: Arc<AtomicBool>,
 }
 
 impl Task {
@@ -86,6 +90,7 @@ impl Task {
             outputs,
             keep: settings.keep.filter(|_| directory.is_none()),
             caller: None,
+            given_up: Arc::default(),
         }
     }
 
@@ -103,6 +108,7 @@ impl Task {
             supervisor: self.supervisor,
             job_id: self.job.id.clone(),
             caller: self.caller,
+            given_up: Arc::clone(&self.given_up),
         }
     }
 }
@@ -180,7 +186,17 @@ fn write(
         }
         Ok(())
     };
-    let report = dump::dump(&task.request(), &path, parent, &mut || Ok(commit()?))?;
+    let mut not_committed = None;
+    let outcome = dump::dump(&task.request(), &path, parent, &mut || {
+        commit().map_err(|error| {
+            not_committed = Some(error);
+            NotCommitted
+        })
+    });
+    if let Some(error) = not_committed {
+        return Err(error.into());
+    }
+    let report = outcome?;
     // A dump that lets the job run on leaves this to us.
     commit()?;
     Ok((report, generation.map(|generation| generation.path).unwrap_or_default()))
@@ -191,12 +207,14 @@ fn write(
 pub struct Running {
     thread: JoinHandle<Result<Taken, CheckpointError>>,
     done: OwnedFd,
+    given_up: Arc<AtomicBool>,
 }
 
 impl Running {
     /// Starts to take one.
     pub fn start(task: Task) -> Result<Self, CheckpointError> {
         let (done, at_end) = io::pipe().map_err(CheckpointError::StartThread)?;
+        let given_up = Arc::clone(&task.given_up);
         let thread = thread::Builder::new()
             .name("checkpoint".to_owned())
             .spawn(move || {
@@ -205,7 +223,12 @@ impl Running {
                 take(&task)
             })
             .map_err(CheckpointError::StartThread)?;
-        Ok(Self { thread, done: done.into() })
+        Ok(Self { thread, done: done.into(), given_up })
+    }
+
+    /// Has it given up as soon as possible, if it is not complete before that: then the job runs on.
+    pub fn give_up(&self) {
+        self.given_up.store(true, Ordering::Relaxed);
     }
 
     /// Waits for its end.

@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -175,6 +176,7 @@ pub fn examine(pid: Pid, directory: &Path) -> Result<Vec<String>, RequestError> 
         outputs: Vec::new(),
         keep: None,
         caller: None,
+        given_up: Arc::default(),
     })?)
 }
 
@@ -324,6 +326,7 @@ fn dump_directly(pid: Pid, options: &Options) -> Result<Taken, RequestError> {
         outputs: options.outputs.clone(),
         keep: None,
         caller: Some(caller),
+        given_up: Arc::default(),
     })?)
 }
 

@@ -160,6 +160,8 @@ struct Loop<'a> {
     outcomes: BTreeMap<u64, Reply>,
     last: Option<Taken>,
     told_to_end: bool,
+    /// Whether the job was told to end without a last checkpoint.
+    job_told_to_end: bool,
     /// How the root process ended, once it has.
     ended: Option<Ended>,
 }
@@ -223,6 +225,7 @@ impl Supervisor {
             outcomes: BTreeMap::new(),
             last: None,
             told_to_end: false,
+            job_told_to_end: false,
             ended: None,
         }
         .turn()?;
@@ -379,9 +382,21 @@ impl Loop<'_> {
     fn grace_passed(&mut self) -> Result<(), SuperviseError> {
         self.own.grace.unset().map_err(preparing("set the timer"))?;
         self.queue.retain(|(asker, _)| *asker != Asker::Ending);
-        self.observer.tell(Event::Passed);
-        self.pass_on(Signal::SIGTERM);
+        // Whichever is being taken holds the job, which is to end now.
+        if let Some((_, _, running)) = &self.running {
+            running.give_up();
+        }
+        self.end_without_checkpoint();
         Ok(())
+    }
+
+    /// Tells the job to end, once: the last checkpoint failed, or did not fit.
+    fn end_without_checkpoint(&mut self) {
+        if !self.job_told_to_end {
+            self.job_told_to_end = true;
+            self.observer.tell(Event::Passed);
+            self.pass_on(Signal::SIGTERM);
+        }
     }
 
     /// It is time for a checkpoint, unless one is being taken or waits already.
@@ -457,8 +472,7 @@ impl Loop<'_> {
             Asker::Interval => {}
             Asker::Ending => {
                 if matches!(reply, Reply::Failed(_)) && self.ended.is_none() {
-                    self.observer.tell(Event::Passed);
-                    self.pass_on(Signal::SIGTERM);
+                    self.end_without_checkpoint();
                 }
             }
             Asker::Client(number) => self.answer(number, &reply),

@@ -371,8 +371,11 @@ impl InodeTable {
             return Err(RefusalKind::MappedDevice.into());
         }
         if draft.inode.kind == InodeKind::Linked {
-            let file = std::fs::File::open(draft.inode.path.as_path()).ok();
-            draft.inode.build_id = file.and_then(|file| build_id::build_id(&file));
+            // A file that may be executed and not be read is known by its size and time alone.
+            draft.inode.build_id = match std::fs::File::open(draft.inode.path.as_path()) {
+                Ok(file) => build_id::build_id(&file),
+                Err(_) => None,
+            };
         }
         draft.checked_as_mapped = true;
         Ok(())
