@@ -70,12 +70,12 @@ fn damaged_checkpoint_is_passed_over() {
     let two = poll(PATIENCE, || place.has("job/gen-000002").then_some(()));
     assert!(two.is_some(), "{}", place.text("stderr"));
     process::kill_descendants();
-    for entry in fs::read_dir(place.path("job/gen-000002")).expect("list it").flatten() {
-        let mut bytes = fs::read(entry.path()).expect("read a file of the checkpoint");
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 1;
-        fs::write(entry.path(), bytes).expect("damage it");
-    }
+    // Only what is its own: the one before may share the pages, by hard links.
+    let path = place.path("job/gen-000002/image.rckpt");
+    let mut bytes = fs::read(&path).expect("read the checkpoint");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(path, bytes).expect("damage it");
     let last = start(&place);
     assert_eq!(process::exit_status(last, PATIENCE), Some(7), "{}", place.text("stderr"));
     assert_eq!(place.text("stdout"), whole_output());
