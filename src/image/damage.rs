@@ -245,9 +245,9 @@ const SAMPLE_CHECKSUMS: &str = "\
 job 1: 3ce6a2f02e98765d
 processes 1: 1aed2a5ce609bb36
 address spaces 1: bc9e4ee381291742
-descriptor tables 1: ed35c1857d8859e3
+descriptor tables 1: 57eeab907ce8a0f2
 directories 1: 3c499a6e7a7216da
-open files 1: 6aa6e7db0c2fca57
+open files 1: 77f309c8b07a1e54
 inodes 1: bf0b94eecaf3076e
 pipes 1: 77ac232272860133
 outputs 1: 9c9295a1f1b238b1

@@ -2,6 +2,7 @@
 
 use crate::image::codec::checksum;
 use crate::model::address::{AddrRange, RemoteAddr};
+use crate::model::event::{BusyPoll, EpollItem};
 use crate::model::file::{
     Fd, FdTable, FileLock, FileLockKind, FileOwner, FsContext, Inode, InodeKind, OpenFile,
     OpenFileKind, Output, Outputs, Pipe, PipeEnd, Stream, StreamTarget,
@@ -284,6 +285,17 @@ fn open_files() -> Vec<OpenFile> {
         open(OpenFileKind::Socket { socket: SocketId(2) }),
         open(OpenFileKind::Socket { socket: SocketId(3) }),
         open(OpenFileKind::Socket { socket: SocketId(4) }),
+        open(OpenFileKind::SignalFd { mask: SignalSet(0x206) }),
+        open(OpenFileKind::Epoll {
+            items: vec![EpollItem {
+                file: OpenFileId(7),
+                number: 20,
+                events: 0x8000_0019,
+                data: 5,
+                told: 1,
+            }],
+            busy_poll: BusyPoll { microseconds: 64, budget: 8, preferred: true },
+        }),
     ]
 }
 
@@ -340,7 +352,7 @@ fn sockets() -> Vec<Socket> {
 fn fd_table() -> FdTable {
     let entries = (0_u32..)
         .zip(0_i32..)
-        .take(18)
+        .take(20)
         .map(|(file, number)| Fd { number, file: OpenFileId(file), close_on_exec: false })
         .collect();
     FdTable { entries }

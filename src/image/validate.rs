@@ -12,6 +12,7 @@ use thiserror::Error;
 use super::index::{PageIndex, Run};
 use super::validate_sockets;
 use crate::model::address::AddrRange;
+use crate::model::event::EpollItem;
 use crate::model::file::{
     FileLock, Inode, InodeKind, OpenFile, OpenFileKind, Output, StreamTarget,
 };
@@ -407,12 +408,21 @@ fn check_open_file(job: &Job, record: Record, file: &OpenFile) -> Checked {
             demand(*count < u64::MAX, record, "its counter is beyond its maximum")
         }
         OpenFileKind::TimerFd { timer, .. } => check_timer(record, timer),
+        OpenFileKind::SignalFd { .. } => Ok(()),
+        OpenFileKind::Epoll { items, .. } => {
+            items.iter().try_for_each(|item| check_watched(job, record, item))
+        }
         OpenFileKind::Stream { target, .. } => check_stream(job, record, target),
         OpenFileKind::Proc { path, position } => {
             check_position(record, *position)?;
             check_path(record, path)
         }
     }
+}
+
+fn check_watched(job: &Job, record: Record, item: &EpollItem) -> Checked {
+    refer(record, "open file", item.file.0, job.open_files.len())?;
+    demand(item.number >= 0, record, "it watches something by a negative number")
 }
 
 fn check_stream(job: &Job, record: Record, target: &StreamTarget) -> Checked {
@@ -620,8 +630,8 @@ mod tests {
                     Backing::File { inode, offset: 0, shared: false };
             },
         );
-        refused("descriptor 3 of table 0 refers to open file 18, of which there are 18", |job| {
-            job.fd_tables[0].entries[3].file = OpenFileId(18);
+        refused("descriptor 3 of table 0 refers to open file 20, of which there are 20", |job| {
+            job.fd_tables[0].entries[3].file = OpenFileId(20);
         });
         refused("directories 0 refers to inode 6, of which there are 5", |job| {
             job.fs[0].cwd = InodeId(6);

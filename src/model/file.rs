@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::event::{BusyPoll, EpollItem};
 use super::id::{Bytes, InodeId, ObjectId, OpenFileId, Pid, PipeId, SocketId};
+use super::signal::SignalSet;
 use super::time::{TimeSpec, TimerSpec};
 
 /// Name of the memfd that stands in for shared anonymous memory after a restore: only the kernel
@@ -171,6 +173,18 @@ pub enum OpenFileKind {
         flags: u32,
         /// Time left, and interval.
         timer: TimerSpec,
+    },
+    /// `signalfd`.
+    SignalFd {
+        /// The signals that it is read for.
+        mask: SignalSet,
+    },
+    /// `epoll_create`.
+    Epoll {
+        /// What it watches, in the kernel's order.
+        items: Vec<EpollItem>,
+        /// How it polls network devices.
+        busy_poll: BusyPoll,
     },
     /// One of the three streams that led outside the job.
     Stream {

@@ -14,6 +14,7 @@ use super::script::{self, Capabilities, Occupancy};
 use crate::image::Chunk;
 use crate::model::address::AddrRange;
 use crate::model::births::{self, Birth, BirthError, Role};
+use crate::model::file::OpenFileKind;
 use crate::model::id::{Bytes, InodeId, ObjectId, Pid};
 use crate::model::job::{Job, Machine};
 use crate::model::memory::{AddressSpace, Backing, Vma};
@@ -301,7 +302,7 @@ pub fn plan(
         clocks: clocks(job, identity, environment),
         births: Vec::new(),
         processes: Vec::new(),
-        first_private_fd: highest_fd(job) + 1,
+        first_private_fd: highest_fd(job) + 2,
         timer_ids: environment.timer_ids,
         limits: limits(job, environment),
         moved,
@@ -317,7 +318,8 @@ pub fn plan(
             placement: Placement::at(0, 0),
             occupancy: occupancies.remove(&space.object).unwrap_or_default(),
             vdso: place_vdso(job, space, environment)?,
-            executable_fd: highest_fd(job) + 1,
+            // Scripts use the number below for a moment.
+            executable_fd: highest_fd(job) + 2,
             capabilities: capabilities(process, identity, environment)?,
             start: Start::Execute { first_step: 0, stack: 0 },
             sharers: Vec::new(),
@@ -697,13 +699,14 @@ pub fn clock_offset(wanted: TimeSpec, now: TimeSpec) -> TimeSpec {
 /// The highest descriptor in use. The caller's own three count, for streams are duplicates of them;
 /// the kernel's limit on descriptors keeps it far from the end of integers.
 fn highest_fd(job: &Job) -> RawFd {
-    let highest = job
-        .fd_tables
-        .iter()
-        .filter_map(|table| table.entries.last())
-        .map(|entry| entry.number)
-        .max();
-    highest.unwrap_or(0).clamp(2, RawFd::MAX - 2)
+    let in_tables = job.fd_tables.iter().filter_map(|table| table.entries.last());
+    let watched = job.open_files.iter().flat_map(|file| match &file.kind {
+        OpenFileKind::Epoll { items, .. } => items.as_slice(),
+        _ => &[],
+    });
+    let in_tables = in_tables.map(|entry| entry.number);
+    let highest = in_tables.chain(watched.map(|item| item.number)).max();
+    highest.unwrap_or(0).clamp(2, RawFd::MAX - 3)
 }
 
 fn occupancies(chunks: &[Chunk]) -> BTreeMap<ObjectId, Occupancy> {

@@ -3,6 +3,8 @@
 //! A pure function of the job's records, of where the blob lies and of which descriptors lead to the
 //! mapped files. It makes no call itself. docs/RESTORE-STAGES.md tells the same story in prose.
 
+mod signal_watch;
+
 use std::collections::BTreeMap;
 
 mod attributes;
@@ -160,6 +162,7 @@ fn member_steps(
     steps.push(stop(STOP_FILL));
     finish_regions(author, &mut steps, space, occupancy);
     close_descriptors(&mut steps, context);
+    signal_watch::steps(author, &mut steps, process, context);
     mark_descriptors(author, &mut steps, process, context);
     attributes::process(&mut steps, member);
     signal_actions(author, &mut steps, process);

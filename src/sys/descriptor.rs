@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 
 use crate::model::number::{as_signed, to_usize};
+use crate::model::signal::SignalSet;
 use crate::model::time::{TimeSpec, TimerSpec};
 
 /// Whether this kernel closes ranges of descriptors (close_range(2), Linux 5.9).
@@ -251,6 +252,16 @@ pub fn eventfd(initial: u32, semaphore: bool) -> Result<OwnedFd, Errno> {
     let flags = libc::EFD_CLOEXEC | if semaphore { libc::EFD_SEMAPHORE } else { 0 };
     // SAFETY: the call takes two integers.
     owned_descriptor(i64::from(unsafe { libc::eventfd(initial, flags) }))
+}
+
+/// Creates a signal descriptor for the signals in `mask` (signalfd4(2)), close-on-exec.
+pub fn signalfd(mask: SignalSet) -> Result<OwnedFd, Errno> {
+    let length = size_of_val(&mask.0);
+    // SAFETY: the kernel reads the eight bytes of its own set of signals, which `mask` is.
+    let result = unsafe {
+        libc::syscall(libc::SYS_signalfd4, -1, &raw const mask.0, length, libc::SFD_CLOEXEC)
+    };
+    owned_descriptor(result)
 }
 
 /// Creates a timer descriptor for CLOCK_* `clock` (timerfd_create(2)), close-on-exec.

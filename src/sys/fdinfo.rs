@@ -31,6 +31,25 @@ pub struct FdInfo {
     pub eventfd_semaphore: Option<bool>,
     /// What a timerfd shows.
     pub timer: Option<TimerInfo>,
+    /// `sigmask`: the signals that a signalfd is read for.
+    pub signal_mask: Option<u64>,
+    /// `tfd` lines: what an epoll instance watches, in its order.
+    pub watched: Vec<Watched>,
+}
+
+/// Something that an epoll instance watches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Watched {
+    /// `tfd`: the number that it was added by.
+    pub number: i32,
+    /// `events`: EPOLL* bits.
+    pub events: u32,
+    /// `data`.
+    pub data: u64,
+    /// `ino`: inode number of the file; 0 on kernels that do not tell.
+    pub inode: u64,
+    /// `sdev`: device of its file system, composed as in `st_dev`.
+    pub device: u64,
 }
 
 /// The timer behind a timerfd.
@@ -101,6 +120,8 @@ fn parse_line(line: &[u8], info: &mut FdInfo) -> Option<()> {
         b"ticks" => timer(info).ticks = value()?.parse().ok()?,
         b"settime flags" => timer(info).flags = u32::from_str_radix(value()?, 8).ok()?,
         b"it_value" => timer(info).timer.value = parse_time(value()?)?,
+        b"sigmask" => info.signal_mask = Some(u64::from_str_radix(value()?, 16).ok()?),
+        b"tfd" => info.watched.push(parse_watched(value()?)?),
         b"it_interval" => timer(info).timer.interval = parse_time(value()?)?,
         _ => {}
     }
@@ -123,6 +144,29 @@ fn parse_time(text: &str) -> Option<TimeSpec> {
         seconds: seconds.trim().parse().ok()?,
         nanoseconds: nanoseconds.trim().parse().ok()?,
     })
+}
+
+/// `5 events:       19 data:                5  pos:0 ino:2057 sdev:f`, the number in decimal, the rest
+/// but the position in hexadecimal (fs/eventpoll.c, `ep_show_fdinfo`).
+fn parse_watched(text: &str) -> Option<Watched> {
+    let (number, rest) = text.split_once(char::is_whitespace)?;
+    let mut watched = Watched { number: number.parse().ok()?, ..Watched::default() };
+    let mut words = rest.split_ascii_whitespace();
+    while let Some(word) = words.next() {
+        let (name, value) = word.split_once(':')?;
+        let value = if value.is_empty() { words.next()? } else { value };
+        match name {
+            "events" => watched.events = u32::from_str_radix(value, 16).ok()?,
+            "data" => watched.data = u64::from_str_radix(value, 16).ok()?,
+            "ino" => watched.inode = u64::from_str_radix(value, 16).ok()?,
+            "sdev" => {
+                let device = u64::from_str_radix(value, 16).ok()?;
+                watched.device = nix::sys::stat::makedev(device >> 20, device & 0xf_ffff);
+            }
+            _ => {}
+        }
+    }
+    Some(watched)
 }
 
 /// `1: FLOCK  ADVISORY  WRITE 359 00:13:11691 0 EOF` (fs/locks.c, `lock_get_status`).
@@ -212,6 +256,37 @@ mod tests {
     }
 
     #[test]
+    fn signal_masks() {
+        check(
+            "flags:\t02\nsigmask:\t0000000000000206\n",
+            FdInfo { flags: 2, signal_mask: Some(0x206), ..FdInfo::default() },
+        );
+    }
+
+    #[test]
+    fn watched_files() {
+        check(
+            "flags:\t02\n\
+             tfd:        5 events:       19 data:                5  pos:0 ino:2057 sdev:f\n\
+             tfd:       17 events: c0000000 data: ffffffffffffffff  pos:64 ino:1a sdev:800003\n",
+            FdInfo {
+                flags: 2,
+                watched: vec![
+                    Watched { number: 5, events: 0x19, data: 5, inode: 0x2057, device: 0xf },
+                    Watched {
+                        number: 17,
+                        events: 0xc000_0000,
+                        data: u64::MAX,
+                        inode: 0x1a,
+                        device: nix::sys::stat::makedev(8, 3),
+                    },
+                ],
+                ..FdInfo::default()
+            },
+        );
+    }
+
+    #[test]
     fn locks() {
         let lock =
             |class, exclusive, pid, start, end| HeldLock { class, exclusive, pid, start, end };
@@ -236,7 +311,13 @@ mod tests {
 
     #[test]
     fn lines_that_are_not_understood_are_named() {
-        for line in ["flags:\t9", "pos:\tx", "lock:\t1: NEW ADVISORY WRITE 1 0:0:0 0 EOF"] {
+        for line in [
+            "flags:\t9",
+            "pos:\tx",
+            "tfd: x",
+            "sigmask:\tx",
+            "lock:\t1: NEW ADVISORY WRITE 1 0:0:0 0 EOF",
+        ] {
             assert_eq!(
                 parse(line.as_bytes()),
                 Err(ParseFdInfoError { line: line.as_bytes().to_vec() })

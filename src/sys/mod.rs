@@ -7,6 +7,7 @@ pub mod build_id;
 pub mod clone;
 pub mod cpu;
 pub mod descriptor;
+pub mod epoll;
 pub mod fdinfo;
 pub mod features;
 pub mod file_tree;

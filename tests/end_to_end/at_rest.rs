@@ -7,6 +7,12 @@ crate::fixtures! {
     attributes_prctl;
     attributes_proc;
     attributes_scheduling;
+    epoll_edges;
+    epoll_items;
+    epoll_nested;
+    epoll_numbers;
+    epoll_pending;
+    epoll_processes;
     eventfd;
     file_deleted;
     file_devices;
@@ -38,6 +44,7 @@ crate::fixtures! {
     pipe_contents;
     pipe_fifo;
     pipe_processes;
+    signalfd;
     signals_handlers;
     signals_pending;
     signals_restart;

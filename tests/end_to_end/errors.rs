@@ -73,18 +73,8 @@ fn sockets_of_other_kinds() {
 }
 
 #[test]
-fn epoll() {
-    refused("epoll", &["descriptor 3", "epoll"]);
-}
-
-#[test]
 fn inotify() {
     refused("inotify", &["descriptor 3", "inotify"]);
-}
-
-#[test]
-fn signal_descriptors() {
-    refused("signalfd", &["descriptor 3", "signalfd"]);
 }
 
 #[test]

@@ -4,6 +4,7 @@ crate::fixtures! {
     motion_allocation;
     motion_calls;
     motion_descriptors;
+    motion_epoll;
     motion_exec;
     motion_files;
     motion_forks;

@@ -159,6 +159,7 @@ const PERL: Program = Program::new(&["words.pl"], &["perl", "words.pl"]);
 // What make finds made by the future that was lost, it would not make again.
 const MAKE: Program =
     Program { outputs: &["output.*"], ..Program::new(&["Makefile"], &["make", "-s", "-j2"]) };
+const NODE: Program = Program::new(&["steps.js"], &["node", "steps.js"]);
 const JAVA: Program =
     Program { prepare: compile_java, ..Program::new(&[], &["java", "-cp", ".", "Work"]) };
 
@@ -191,6 +192,7 @@ programs! {
     vector_loop: VECTOR_LOOP;
     perl: PERL;
     make: MAKE;
+    node: NODE;
     java: JAVA;
 }
 
@@ -203,23 +205,4 @@ fn compile_java(place: &Workplace) {
     let mut compiler = Command::new("javac");
     compiler.arg("-d").arg(place.path(".")).arg(source("Work.java"));
     assert!(compiler.status().expect("run javac").success(), "Work.java does not compile");
-}
-
-/// Node's event loop stands on epoll, which is not saved yet: the refusal says so, and the program
-/// does not notice.
-#[test]
-fn node_is_refused_by_name() {
-    const PROGRAM: Program = Program::new(&["steps.js"], &["node", "steps.js"]);
-    let place = Workplace::new(User::Plain);
-    PROGRAM.set_up(&place);
-    let child = place.start(place.command("node").arg("steps.js"));
-    let started = poll(LONG, || (amount(&written(&place)) > 1000).then_some(()));
-    assert!(started.is_some(), "node writes nothing: {}", place.text("stderr"));
-    let answer = place.ask(&["dump", &child.to_string(), "--dir", "job"]);
-    assert_eq!(answer.status, Some(1), "{answer:#?}");
-    for word in [child.to_string(), String::from("epoll")] {
-        assert!(answer.words.contains(&word), "{word} is missing: {answer:#?}");
-    }
-    assert_eq!(process::exit_status(child, LONG), Some(0));
-    assert_eq!(place.text("stdout"), "done\n");
 }

@@ -354,6 +354,11 @@ fn what(job: &Job, file: &OpenFile) -> String {
         OpenFileKind::ControllingTerminal => "/dev/tty".to_owned(),
         OpenFileKind::EventFd { count, .. } => format!("eventfd, count {count}"),
         OpenFileKind::TimerFd { ticks, .. } => format!("timerfd, {ticks} ticks unread"),
+        OpenFileKind::SignalFd { mask } => {
+            let numbers: Vec<String> = mask.numbers().map(|number| number.to_string()).collect();
+            format!("signalfd for signals {}", numbers.join(", "))
+        }
+        OpenFileKind::Epoll { items, .. } => format!("epoll, watches {}", items.len()),
         OpenFileKind::Stream { stream, target } => {
             let name = match stream {
                 Stream::Input => "standard input",

@@ -29,6 +29,10 @@ pub(super) enum Class {
     EventFd,
     /// `timerfd_create`.
     TimerFd,
+    /// `signalfd`.
+    SignalFd,
+    /// `epoll_create`.
+    Epoll,
     /// Something that cannot be saved.
     Refused(RefusalKind),
 }
@@ -57,8 +61,8 @@ fn anonymous(name: &[u8]) -> Class {
     Class::Refused(match name {
         b"[eventfd]" => return Class::EventFd,
         b"[timerfd]" => return Class::TimerFd,
-        b"[eventpoll]" => RefusalKind::Epoll,
-        b"[signalfd]" => RefusalKind::SignalFd,
+        b"[signalfd]" => return Class::SignalFd,
+        b"[eventpoll]" => return Class::Epoll,
         b"inotify" | b"[inotify]" => RefusalKind::Inotify,
         b"[fanotify]" => RefusalKind::Fanotify,
         b"[pidfd]" => RefusalKind::PidFd,
@@ -123,6 +127,8 @@ mod tests {
         check("socket:[12]", libc::S_IFSOCK | 0o777, none, Class::Socket);
         check("anon_inode:[eventfd]", 0o600, none, Class::EventFd);
         check("anon_inode:[timerfd]", 0o600, none, Class::TimerFd);
+        check("anon_inode:[signalfd]", 0o600, none, Class::SignalFd);
+        check("anon_inode:[eventpoll]", 0o600, none, Class::Epoll);
         check("/dev/null", libc::S_IFCHR | 0o666, (1, 3), Class::Device);
         check("/dev/tty", libc::S_IFCHR | 0o666, (5, 0), Class::ControllingTerminal);
         check("/dev/pts/4", libc::S_IFCHR | 0o620, (136, 4), Class::Terminal);
@@ -132,7 +138,6 @@ mod tests {
     fn what_cannot_be_saved_is_named() {
         let none = (0, 0);
         let refused = |link, mode, device, kind| check(link, mode, device, Class::Refused(kind));
-        refused("anon_inode:[eventpoll]", 0o600, none, RefusalKind::Epoll);
         refused("anon_inode:[io_uring]", 0o600, none, RefusalKind::IoUring);
         refused("anon_inode:inotify", 0o600, none, RefusalKind::Inotify);
         refused("anon_inode:bpf-map", 0o600, none, RefusalKind::Bpf);

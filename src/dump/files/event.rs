@@ -1,8 +1,9 @@
-//! Event counters (eventfd).
+//! Event counters (eventfd) and signal descriptors (signalfd).
 
 use super::scan::Description;
 use super::{CollectFilesError, Collector, Failure, Warning};
 use crate::model::file::OpenFileKind;
+use crate::model::signal::SignalSet;
 use crate::sys::fdinfo::ParseFdInfoError;
 
 /// Records an event counter. Kernels before 6.5 do not tell whether it is a semaphore, and reading it
@@ -22,4 +23,15 @@ pub(super) fn collect(
         collector.warnings.push(Warning::EventFdModeUnknown { pid, number });
     }
     Ok(OpenFileKind::EventFd { count, semaphore: info.eventfd_semaphore.unwrap_or(false) })
+}
+
+/// Records a signal descriptor. What it would read are the pending signals of whoever reads, which have
+/// their own records.
+pub(super) fn collect_signals(found: &Description) -> Result<OpenFileKind, Failure> {
+    let (pid, number) = found.holder;
+    let Some(mask) = found.entries[0].info.signal_mask else {
+        let source = ParseFdInfoError { line: b"sigmask".to_vec() };
+        return Err(CollectFilesError::ParseFdInfo { pid, number, source }.into());
+    };
+    Ok(OpenFileKind::SignalFd { mask: SignalSet(mask) })
 }

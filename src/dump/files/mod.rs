@@ -9,6 +9,7 @@ mod classify;
 mod content;
 mod context;
 pub mod ends;
+mod epoll;
 mod event;
 pub mod identity;
 mod inode;
@@ -368,7 +369,9 @@ impl Collector {
             }
             streams_of.push(streams);
         }
+        let mut entered: Vec<epoll::Entered<'_>> = Vec::new();
         for ((found, class), streams) in descriptions.iter().zip(classes).zip(streams_of) {
+            let first = index(self.open_files.len())?;
             if streams.is_empty() {
                 match self.open_file(found, class, tables, (&mut pipes, &mut sockets)) {
                     Ok(file) => self.enter(file, &found.entries)?,
@@ -384,7 +387,10 @@ impl Collector {
                     }
                 }
             }
+            let records = first..index(self.open_files.len())?;
+            entered.push((found, records.map(OpenFileId).collect::<Vec<_>>()));
         }
+        epoll::find_watched(self, &entered)?;
         self.sockets = sockets.finish();
         for table in &mut self.fd_tables {
             table.entries.sort_unstable_by_key(|entry| entry.number);
@@ -435,6 +441,8 @@ impl Collector {
             Class::ControllingTerminal => OpenFileKind::ControllingTerminal,
             Class::EventFd => event::collect(self, found)?,
             Class::TimerFd => timer::collect(found)?,
+            Class::SignalFd => event::collect_signals(found)?,
+            Class::Epoll => epoll::collect(found)?,
             Class::Terminal => return Err(RefusalKind::ForeignTerminal.into()),
             Class::Socket => sockets.collect(self, found)?,
             Class::Refused(kind) => return Err(kind.into()),

@@ -82,15 +82,32 @@ pub enum RefusalKind {
         /// Its name.
         what: &'static str,
     },
-    /// `epoll_create`.
-    #[error("epoll instances cannot be saved yet")]
-    Epoll,
+    /// An epoll instance watches something that no process of the job has open.
+    #[error(
+        "it watches what was added by number {number}, which no process of the job has open any more"
+    )]
+    WatchesOutside {
+        /// The number.
+        number: i32,
+    },
+    /// An epoll instance watches a file under /proc.
+    #[error("it watches a file under /proc, added by number {number}, which is not supported")]
+    WatchesProc {
+        /// The number.
+        number: i32,
+    },
+    /// An epoll instance watches the signals of a process, which does not have both.
+    #[error(
+        "it watches a signal descriptor, added by number {number}, and no process has both of them \
+         open"
+    )]
+    WatchesSignalsOfOther {
+        /// The number.
+        number: i32,
+    },
     /// `inotify_init`.
     #[error("inotify instances cannot be saved yet")]
     Inotify,
-    /// `signalfd`.
-    #[error("signal descriptors cannot be saved yet")]
-    SignalFd,
     /// `pidfd_open`.
     #[error("process descriptors (pidfd) cannot be saved yet")]
     PidFd,
@@ -220,9 +237,8 @@ impl RefusalKind {
             Self::Socket
             | Self::ForeignSocket(_)
             | Self::SocketOption { .. }
-            | Self::Epoll
             | Self::Inotify
-            | Self::SignalFd
+            | Self::WatchesProc { .. }
             | Self::PidFd
             | Self::Fanotify
             | Self::PerfEvent
@@ -234,6 +250,10 @@ impl RefusalKind {
             | Self::CharacterDevice { .. } => {
                 "take the checkpoint when the program has it closed, or run the program in a mode \
                  that does not open it"
+            }
+            Self::WatchesOutside { .. } | Self::WatchesSignalsOfOther { .. } => {
+                "take the checkpoint when the program has closed the epoll instance, or has removed \
+                 the number from it"
             }
             Self::IoUring => "switch io_uring off in the program (for node: UV_USE_IO_URING=0)",
             Self::PseudoTerminalMaster => {

@@ -6,6 +6,7 @@
 //! the job descend from. Nothing here knows of memory or threads.
 
 mod decide;
+mod epoll;
 mod hidden;
 mod judge;
 mod open;
@@ -83,6 +84,10 @@ pub enum OpenError {
     MakeEvent { source: io::Error },
     #[error("making a timer again: {source}")]
     MakeTimer { source: io::Error },
+    #[error("making a signal descriptor again: {source}")]
+    MakeSignalFd { source: io::Error },
+    #[error("making an epoll instance again: {source}")]
+    MakeEpoll { source: io::Error },
     #[error("connecting {stream:?}, a standard stream, to the caller's own: {source}")]
     ConnectStream { stream: Stream, source: io::Error },
     #[error(transparent)]
@@ -101,6 +106,23 @@ pub enum SettleError {
     File { path: Bytes, operation: &'static str, source: Errno },
     #[error("setting the modes of the terminal: {source}")]
     Terminal { source: Errno },
+    #[error("giving an epoll instance back what it watched{}: {source}{}", by_number(*number), unwatchable(*source))]
+    Watch { number: Option<i32>, source: Errno },
+}
+
+fn by_number(number: Option<i32>) -> String {
+    number.map(|number| format!(" by descriptor {number}")).unwrap_or_default()
+}
+
+/// Only a standard stream can have become something else.
+fn unwatchable(source: Errno) -> &'static str {
+    match source {
+        Errno::EPERM => {
+            "; regular files and /dev/null cannot be watched: restore with a pipe or a terminal as \
+             this standard stream, as the job had"
+        }
+        _ => "",
+    }
 }
 
 /// Takes back what was written after the checkpoint, and opens every description of the job once and

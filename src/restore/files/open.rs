@@ -13,6 +13,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::Mode;
 
 use super::decide::{Connection, Decisions};
+use super::epoll;
 use super::hidden;
 use super::pipe::Pipes;
 use super::socket::Sockets;
@@ -160,11 +161,13 @@ impl Opener<'_> {
                 event(*count, *semaphore, flags).map_err(|source| OpenError::MakeEvent { source })
             }
             OpenFileKind::TimerFd { clock, .. } => descriptor::timerfd_create(*clock)
-                .and_then(|timer| {
-                    descriptor::set_status_flags(&timer, flags)?;
-                    Ok(timer)
-                })
+                .and_then(|timer| with_flags(timer, flags))
                 .map_err(|errno| OpenError::MakeTimer { source: errno.into() }),
+            OpenFileKind::SignalFd { mask } => descriptor::signalfd(*mask)
+                .and_then(|signals| with_flags(signals, flags))
+                .map_err(|errno| OpenError::MakeSignalFd { source: errno.into() }),
+            OpenFileKind::Epoll { busy_poll, .. } => epoll::make(*busy_poll)
+                .map_err(|errno| OpenError::MakeEpoll { source: errno.into() }),
             OpenFileKind::Stream { stream, target } => self.open_stream(*stream, target, flags),
             OpenFileKind::Socket { socket } => Ok(self.sockets.open(*socket)?),
             OpenFileKind::Proc { path, position } => {
@@ -331,7 +334,15 @@ pub(super) fn open_path(path: &Path, flags: i32) -> io::Result<OwnedFd> {
 pub(super) fn reopen(file: BorrowedFd<'_>, flags: i32) -> io::Result<OwnedFd> {
     // The link may end in a directory or a FIFO, but is itself a link.
     let flags = flags & !libc::O_NOFOLLOW;
-    open_path(Path::new(&format!("/proc/self/fd/{}", file.as_raw_fd())), flags)
+    reopen_number(file.as_raw_fd(), flags)
+}
+
+/// The same for the number of a descriptor.
+///
+/// # Errors
+/// As open(2) on its link in /proc.
+pub(super) fn reopen_number(file: RawFd, flags: i32) -> io::Result<OwnedFd> {
+    open_path(Path::new(&format!("/proc/self/fd/{file}")), flags)
 }
 
 /// The recorded flags as open(2) may be given them now.
@@ -375,6 +386,11 @@ fn lock(file: &OpenFile, made: &OwnedFd) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+fn with_flags(file: OwnedFd, flags: i32) -> Result<OwnedFd, Errno> {
+    descriptor::set_status_flags(&file, flags)?;
+    Ok(file)
 }
 
 fn event(count: u64, semaphore: bool, flags: i32) -> io::Result<OwnedFd> {

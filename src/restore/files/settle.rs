@@ -9,6 +9,7 @@ use nix::sys::stat::{Mode, fchmod, futimens};
 use nix::sys::time::TimeSpec as KernelTime;
 use nix::unistd::ftruncate;
 
+use super::epoll;
 use super::judge::Action;
 use super::{OpenedJob, Origin, SettleError};
 use crate::model::file::{FileLockKind, Inode, InodeKind, OpenFile, OpenFileKind};
@@ -33,12 +34,7 @@ pub(super) fn is_needed(file: &OpenFile) -> bool {
 
 /// Does everything that is left to be done.
 pub(super) fn settle(job: &Job, opened: &OpenedJob) -> Result<(), SettleError> {
-    for (id, descriptor) in &opened.unsettled {
-        let Some(file) = job.open_files.get(to_usize(u64::from(id.0))) else { continue };
-        settle_description(file, descriptor, &job.clocks).map_err(|(operation, source)| {
-            SettleError::Description { file: *id, operation, source }
-        })?;
-    }
+    settle_descriptions(job, opened, settle_description)?;
     for (id, origin) in &opened.origins {
         let Some(inode) = job.inodes.get(to_usize(u64::from(id.0))) else { continue };
         settle_file(inode, origin).map_err(|(operation, source)| SettleError::File {
@@ -49,6 +45,32 @@ pub(super) fn settle(job: &Job, opened: &OpenedJob) -> Result<(), SettleError> {
     }
     for (terminal, modes) in &opened.terminals {
         set_modes(terminal, modes).map_err(|source| SettleError::Terminal { source })?;
+    }
+    // A timer that has run out shows that to whoever begins to watch it. One that has not begins to run
+    // when everything that it could wake is there.
+    let has_run_out =
+        |file: &OpenFile| matches!(file.kind, OpenFileKind::TimerFd { ticks, .. } if ticks != 0);
+    settle_descriptions(job, opened, |file, timer| {
+        if has_run_out(file) { start_timer(file, timer, &job.clocks) } else { Ok(()) }
+    })?;
+    epoll::watch_all(job, opened)?;
+    settle_descriptions(job, opened, |file, timer| {
+        if has_run_out(file) { Ok(()) } else { start_timer(file, timer, &job.clocks) }
+    })
+}
+
+fn settle_descriptions(
+    job: &Job,
+    opened: &OpenedJob,
+    settle: impl Fn(&OpenFile, &OwnedFd) -> Result<(), Failed>,
+) -> Result<(), SettleError> {
+    for (id, descriptor) in &opened.unsettled {
+        let Some(file) = job.open_files.get(to_usize(u64::from(id.0))) else { continue };
+        settle(file, descriptor).map_err(|(operation, source)| SettleError::Description {
+            file: *id,
+            operation,
+            source,
+        })?;
     }
     Ok(())
 }
@@ -77,11 +99,7 @@ fn settle_file(inode: &Inode, origin: &Origin) -> Result<(), Failed> {
     Ok(())
 }
 
-fn settle_description(
-    file: &OpenFile,
-    descriptor: &OwnedFd,
-    clocks: &Clocks,
-) -> Result<(), Failed> {
+fn start_timer(file: &OpenFile, descriptor: &OwnedFd, clocks: &Clocks) -> Result<(), Failed> {
     if let OpenFileKind::TimerFd { clock, ticks, flags, timer } = file.kind {
         let (flags, timer) = start_of(clock, flags, timer, clocks);
         descriptor::timerfd_settime(descriptor, flags, timer)
@@ -91,6 +109,10 @@ fn settle_description(
                 .map_err(|errno| ("TFD_IOC_SET_TICKS", errno))?;
         }
     }
+    Ok(())
+}
+
+fn settle_description(file: &OpenFile, descriptor: &OwnedFd) -> Result<(), Failed> {
     for lock in file.locks.iter().filter(|lock| lock.kind == FileLockKind::Lease) {
         descriptor::set_lease(descriptor, i32::from(lock.access))
             .map_err(|errno| ("F_SETLEASE", errno))?;

@@ -60,6 +60,8 @@ pub fn of_all(job: &Job) -> Vec<Usage> {
             | OpenFileKind::ControllingTerminal
             | OpenFileKind::EventFd { .. }
             | OpenFileKind::TimerFd { .. }
+            | OpenFileKind::SignalFd { .. }
+            | OpenFileKind::Epoll { .. }
             | OpenFileKind::Proc { .. }
             | OpenFileKind::Socket { .. } => {}
         }

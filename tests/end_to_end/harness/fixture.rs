@@ -20,7 +20,14 @@ pub enum Linking {
 /// The built fixture of that name.
 pub fn fixture(name: &str, linking: Linking) -> PathBuf {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
-    build(&directory.join(format!("{name}.c")), &[&directory.join("fixture.h")], linking)
+    let mut headers: Vec<PathBuf> = fs::read_dir(&directory)
+        .expect("list the fixtures")
+        .map(|entry| entry.expect("list the fixtures").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "h"))
+        .collect();
+    headers.sort_unstable();
+    let headers: Vec<&Path> = headers.iter().map(PathBuf::as_path).collect();
+    build(&directory.join(format!("{name}.c")), &headers, linking)
 }
 
 /// Builds one C source; what is built is kept until the source, or a header, changes.
