@@ -50,6 +50,7 @@ crate::fixtures! {
     signals_restart;
     signals_stopped;
     signals_waiting;
+    socket_pair;
     streams;
     threads_identity;
     threads_registers;

@@ -12,6 +12,7 @@ crate::fixtures! {
     motion_outputs.with_output("appended");
     motion_ping_pong;
     motion_signals;
+    motion_socket_pair;
     motion_threads;
     motion_timers;
     motion_vectors;

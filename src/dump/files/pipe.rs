@@ -13,7 +13,7 @@ use crate::model::id::{Bytes, InodeId, PipeId};
 use crate::sys::{descriptor, pipe, procfs};
 
 /// Device and inode number.
-type Identity = (u64, u64);
+pub(super) type Identity = (u64, u64);
 
 /// What is known of a pipe.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -173,10 +173,13 @@ fn is_hung_up(found: &Description, sign: i16) -> Result<bool, CollectFilesError>
     Ok(events & sign != 0)
 }
 
-/// Pipes of the job that the ancestors of its root have open, too. Only they and what else they
-/// started can have one: a pipe comes to a process by birth, or as a message on a socket. Processes
+/// Pipes and sockets of the job that the ancestors of its root have open, too. Only they and what else
+/// they started can have one: it comes to a process by birth, or as a message on a socket. Processes
 /// of other users cannot be asked, and do not count.
-fn outside_holders(scope: &Scope<'_>, pipes: &BTreeSet<Identity>) -> Vec<(Identity, Pid)> {
+pub(super) fn outside_holders(
+    scope: &Scope<'_>,
+    pipes: &BTreeSet<Identity>,
+) -> Vec<(Identity, Pid)> {
     let mut holders = Vec::new();
     let mut process = scope.root;
     while let Ok(status) = procfs::status(process) {

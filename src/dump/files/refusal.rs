@@ -76,6 +76,12 @@ pub enum RefusalKind {
     /// A socket of another kind than those that programs talk to each other with.
     #[error("{0} cannot be saved")]
     ForeignSocket(ForeignSocket),
+    /// A unix socket of a kind, or in a state, that is not known yet.
+    #[error("this unix socket cannot be saved: {reason}")]
+    UnixSocket {
+        /// What about it.
+        reason: &'static str,
+    },
     /// An option of a socket that only the administrator can set, or a filter.
     #[error("the socket has the option {what}, which cannot be saved")]
     SocketOption {
@@ -236,6 +242,7 @@ impl RefusalKind {
         match self {
             Self::Socket
             | Self::ForeignSocket(_)
+            | Self::UnixSocket { .. }
             | Self::SocketOption { .. }
             | Self::Inotify
             | Self::WatchesProc { .. }

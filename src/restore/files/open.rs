@@ -70,7 +70,7 @@ pub(super) fn open_all(
     opener.open_mapped()?;
     opener.open_directories();
     let Opener { opened, origins, unsettled, terminals, sockets, .. } = opener;
-    sockets.finish(job, &opened.files)?;
+    sockets.finish(job)?;
     Ok(OpenedJob { opened, origins, unsettled, terminals })
 }
 
@@ -169,7 +169,7 @@ impl Opener<'_> {
             OpenFileKind::Epoll { busy_poll, .. } => epoll::make(*busy_poll)
                 .map_err(|errno| OpenError::MakeEpoll { source: errno.into() }),
             OpenFileKind::Stream { stream, target } => self.open_stream(*stream, target, flags),
-            OpenFileKind::Socket { socket } => Ok(self.sockets.open(*socket)?),
+            OpenFileKind::Socket { socket } => Ok(self.sockets.open(*socket, flags)?),
             OpenFileKind::Proc { path, position } => {
                 if is_of_process(path) {
                     let late = LateFile { path: path.clone(), flags, position: *position };

@@ -7,12 +7,13 @@ mod inet;
 mod options;
 mod unix;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
 
 pub use self::foreign::ForeignSocket;
 
 use super::classify::Class;
+use super::pipe::outside_holders;
 use super::refusal::RefusalKind;
 use super::scan::Description;
 use super::{CollectFilesError, Collector, Failure, Scope, call_failed, duplicate, index};
@@ -71,16 +72,18 @@ impl SocketTable {
         descriptions: &[Description],
         classes: &[Class],
     ) -> Result<Self, CollectFilesError> {
-        let mut subjects = Vec::new();
-        for (found, class) in descriptions.iter().zip(classes) {
-            if *class == Class::Socket {
-                subjects.push(Subject::new(found)?);
-            }
-        }
+        let sockets = descriptions.iter().zip(classes);
+        let sockets = sockets.filter(|(_, class)| **class == Class::Socket).map(|(found, _)| found);
+        let identities: BTreeSet<_> = sockets.clone().map(|found| found.stat.identity()).collect();
+        // This comes before we take duplicates: we may be a parent of the job ourselves.
+        let shared =
+            if identities.is_empty() { Vec::new() } else { outside_holders(scope, &identities) };
+        let shared = shared.into_iter().map(|((_, inode), _)| inode).collect();
+        let subjects = sockets.map(Subject::new).collect::<Result<Vec<_>, _>>()?;
         Ok(Self {
             numbers: HashMap::new(),
             inet: InetTable::survey(scope, &subjects)?,
-            unix: UnixTable::survey(scope, &subjects)?,
+            unix: UnixTable::survey(&subjects, shared)?,
             recorded: BTreeMap::new(),
         })
     }
@@ -110,12 +113,13 @@ impl SocketTable {
         if let Some(kind) = foreign::judge(subject.domain, subject.kind, subject.protocol) {
             return Err(RefusalKind::ForeignSocket(kind).into());
         }
-        let detail = match subject.domain {
+        let (detail, error) = match subject.domain {
             libc::AF_UNIX => {
-                SocketDetail::Unix(self.unix.collect(collector, &subject, &self.numbers)?)
+                let (unix, error) = self.unix.collect(collector, &subject, &self.numbers)?;
+                (SocketDetail::Unix(unix), error)
             }
             libc::AF_INET | libc::AF_INET6 => {
-                SocketDetail::Inet(self.inet.collect(collector, &subject, &self.numbers)?)
+                (SocketDetail::Inet(self.inet.collect(collector, &subject, &self.numbers)?), 0)
             }
             _ => return Err(RefusalKind::Socket.into()),
         };
@@ -124,7 +128,7 @@ impl SocketTable {
             kind: subject.kind,
             protocol: subject.protocol,
             options: options::collect(&subject)?,
-            error: 0,
+            error,
             detail,
         };
         self.recorded.insert(id, record);

@@ -6,7 +6,7 @@ mod options;
 mod unix;
 
 use std::collections::BTreeMap;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
 use thiserror::Error;
@@ -14,6 +14,7 @@ use thiserror::Error;
 use crate::model::id::{Bytes, SocketId};
 use crate::model::job::Job;
 use crate::model::number::to_usize;
+use crate::sys::descriptor;
 
 /// Why a socket could not be made again.
 #[derive(Debug, Error)]
@@ -50,18 +51,23 @@ impl Sockets {
         Ok(Self { made })
     }
 
-    /// A descriptor of a socket, for the one description that refers to it.
-    pub fn open(&self, id: SocketId) -> Result<OwnedFd, SocketError> {
+    /// A descriptor of a socket, for the one description that refers to it, with the status flags
+    /// `flags`.
+    pub fn open(&self, id: SocketId, flags: i32) -> Result<OwnedFd, SocketError> {
         let failed = |source| SocketError::Make { socket: id, operation: "dup", source };
         let made = self.made.get(&id).ok_or(failed(Errno::EBADF))?;
+        descriptor::set_status_flags(made, flags).map_err(|source| SocketError::Make {
+            socket: id,
+            operation: "F_SETFL",
+            source,
+        })?;
         made.try_clone()
             .map_err(|error| failed(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EMFILE))))
     }
 
-    /// Fills the queues, and then does what would have been in the way of that. `files` has a
-    /// descriptor of every description of the job, by number.
-    pub fn finish(self, job: &Job, files: &[RawFd]) -> Result<(), SocketError> {
-        unix::finish(job, &self.made, files)?;
+    /// Fills the queues, and then does what would have been in the way of that.
+    pub fn finish(self, job: &Job) -> Result<(), SocketError> {
+        unix::finish(job, &self.made)?;
         inet::finish(job, &self.made)?;
         for (id, file) in &self.made {
             if let Some(record) = job.sockets.get(to_usize(u64::from(id.0))) {
