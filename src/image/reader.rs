@@ -208,8 +208,9 @@ impl Reader {
             .is_ok()
     }
 
-    /// Reads a chunk, one of [`Reader::chunks`], checks it and gives its pages, which
-    /// [`super::index::Run::bytes_in`] finds in them. `buffer` is only room to work in; reuse it.
+    /// Reads a chunk, one of [`Reader::chunks`], checks it, its hashes and what lies behind it, and gives
+    /// its pages, which [`super::index::Run::bytes_in`] finds in them. `buffer` is only room to work in;
+    /// reuse it.
     ///
     /// # Errors
     /// When the chunk cannot be read or is not exactly as written.
@@ -239,6 +240,9 @@ impl Reader {
                 }
             }
         }
+        // A restore has no use for these, but an image in which any byte has changed is not restored.
+        self.read_hashes(chunk, &mut Vec::new())?;
+        self.check_padding(chunk)?;
         Ok(plain)
     }
 
@@ -306,10 +310,11 @@ impl Reader {
             Depth::Stored => {
                 buffer.resize(to_usize(u64::from(chunk.stored_length)), 0);
                 self.read_stored(chunk, buffer)?;
+                self.read_hashes(chunk, table)?;
+                self.check_padding(chunk)?;
             }
         }
-        self.read_hashes(chunk, table)?;
-        self.check_padding(chunk)
+        Ok(())
     }
 
     /// Reads and checks a chunk's stored bytes.
