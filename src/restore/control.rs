@@ -27,6 +27,7 @@ use crate::model::thread::{Registers, Thread};
 use crate::sys::clone::set_limit;
 use crate::sys::memory::RemoteMemory;
 use crate::sys::ptrace::{self, Resume, Stop};
+use crate::sys::signal::kill_thread;
 
 /// Bytes of the `syscall` instruction.
 const SYSCALL: [u8; 2] = [0x0f, 0x05];
@@ -330,15 +331,13 @@ impl<'a> Rebuilt<'a> {
         }
     }
 
-    /// Lets every thread run.
+    /// Lets every thread run, or stand when the process stood stopped.
     ///
     /// # Errors
     /// When one cannot be let go. What has ended meanwhile is no error.
     pub fn release(self) -> Result<(), ControlError> {
-        if let ProcessState::Stopped { .. } = self.process.state {
-            // Pending until the threads are let go, and then the first thing that they meet.
-            kill(self.host, Signal::SIGSTOP)
-                .map_err(|source| self.trace_error("stopping", source))?;
+        if let ProcessState::Stopped { signal } = self.process.state {
+            self.stop(signal)?;
         }
         for thread in self.threads.values() {
             match ptrace::detach(*thread, 0) {
@@ -348,6 +347,52 @@ impl<'a> Rebuilt<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Stops the process by the signal that it was stopped by, which its parent can ask for. Where that
+    /// signal would not stop it now, SIGSTOP does: a handler may be there, or its group be orphaned.
+    fn stop(&self, signal: i32) -> Result<(), ControlError> {
+        for signal in [signal, libc::SIGSTOP] {
+            if let Some(thread) = self.thread_to_stop(signal)
+                && self.stop_by(thread, signal)?
+            {
+                return Ok(());
+            }
+        }
+        // Pending until the threads are let go, and then among the first things that they meet.
+        kill(self.host, Signal::SIGSTOP).map_err(|source| self.trace_error("stopping", source))
+    }
+
+    /// A thread that `signal` would stop, with no other signal of its own that could come before.
+    fn thread_to_stop(&self, signal: i32) -> Option<HostPid> {
+        let number = signal.unsigned_abs();
+        let is_default = self.process.actions.iter().all(|action| action.signal != number);
+        let takes_it = |thread: &&Thread| {
+            thread.pending.is_empty()
+                && (signal == libc::SIGSTOP || !thread.blocked.contains(number))
+        };
+        let threads = self.process.threads.iter();
+        let thread = threads.filter(|_| is_default).find(takes_it)?;
+        self.threads.get(&thread.tid).copied()
+    }
+
+    /// Has a thread take a stop signal, without an instruction of its own in between: the interruption
+    /// asked for meets it if the signal did not stop it. A signal for the thread alone comes before
+    /// those that are pending for the process.
+    fn stop_by(&self, thread: HostPid, signal: i32) -> Result<bool, ControlError> {
+        self.trace("stopping", kill_thread(self.host, thread, signal))?;
+        self.resume(thread)?;
+        match self.wait(thread)? {
+            Stop::Signal(number) if number == signal => {}
+            other => return Err(self.astray(&other)),
+        }
+        self.trace("interrupting", ptrace::interrupt(thread))?;
+        self.trace("stopping", ptrace::resume(thread, Resume::Run, signal))?;
+        match self.wait(thread)? {
+            Stop::Group(_) => Ok(true),
+            Stop::Trap => Ok(false),
+            other => Err(self.astray(&other)),
+        }
     }
 
     fn await_stop(&self, thread: HostPid, which: u64) -> Result<(), ControlError> {

@@ -25,6 +25,17 @@ pub fn kill(pid: Pid, signal: i32) -> nix::Result<()> {
     Errno::result(unsafe { libc::kill(pid.as_raw(), signal) }).map(drop)
 }
 
+/// Sends a signal to one thread of a process.
+///
+/// # Errors
+/// ESRCH when it has ended, EPERM when that is not allowed.
+#[allow(unsafe_code)]
+pub fn kill_thread(pid: Pid, tid: Pid, signal: i32) -> nix::Result<()> {
+    // SAFETY: tgkill takes three plain numbers.
+    let outcome = unsafe { libc::syscall(libc::SYS_tgkill, pid.as_raw(), tid.as_raw(), signal) };
+    Errno::result(outcome).map(drop)
+}
+
 /// Decodes the kernel's `struct sigaction` of a signal, as rt_sigaction(2) fills it.
 #[must_use]
 pub fn decode_action(signal: u32, bytes: &[u8; ACTION_SIZE]) -> SignalAction {
