@@ -4,10 +4,12 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+use serde::Serialize;
+
 use crate::job::directory::{FindError, GenerationError};
 use crate::job::restore::{self, Detached, Options, Prepared, ResumeError};
 use crate::model::id::Bytes;
-use crate::restore::files::{Decisions, Policy};
+use crate::restore::files::Policy;
 use crate::restore::plan::{Identity, PlanError};
 
 use super::failure::{self, Failure};
@@ -38,6 +40,9 @@ pub struct Arguments {
     /// Show what would be done, and start nothing
     #[arg(long)]
     dry_run: bool,
+    /// With --dry-run: report as JSON
+    #[arg(long, requires = "dry_run")]
+    json: bool,
     #[command(flatten)]
     supervision: Supervision,
 }
@@ -66,7 +71,7 @@ impl From<Files> for Policy {
 
 /// Restores the job.
 pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
-    let Arguments { dir, at, detach, pidfile, map, files, dry_run, supervision } = arguments;
+    let Arguments { dir, at, detach, pidfile, map, files, dry_run, json, supervision } = arguments;
     let prepared = restore::prepare(Options {
         path: dir,
         at,
@@ -76,7 +81,12 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
         settings: supervision.settings()?,
     })?;
     if dry_run {
-        print_plan(&prepared)?;
+        let report = report(&prepared);
+        if json {
+            output::print_json(&report)?;
+        } else {
+            output::print(render(&report))?;
+        }
         return Ok(0);
     }
     let prepared = if detach {
@@ -106,50 +116,120 @@ fn moved(word: &OsString) -> Result<(Bytes, Bytes), Failure> {
     Ok((old.into(), new.into()))
 }
 
-/// Says what a restore would do.
-fn print_plan(prepared: &Prepared) -> Result<(), Failure> {
-    let job = prepared.reader().job();
-    let way = match prepared.plan().identity {
-        Identity::InPlace => "in place, under the same process ids",
-        Identity::Namespaces { user: true } => {
-            "in a user, pid and mount namespace of its own, where its process ids are free"
-        }
-        Identity::Namespaces { user: false } => {
-            "in a pid and mount namespace of its own, where its process ids are free"
-        }
-    };
-    let threads: usize = job.processes.iter().map(|process| process.threads.len()).sum();
-    let mut text = format!(
-        "checkpoint {}\n{way}\n{} processes, {threads} threads\n",
-        prepared.generation().display(),
-        job.processes.len(),
-    );
-    for process in &job.processes {
-        let state = if process.is_zombie() { ", ended" } else { "" };
-        text.push_str(&format!(
-            "process {} ({}), child of {}{state}\n",
-            process.pid, process.name, process.ppid
-        ));
-    }
-    text.push_str(&files_text(prepared.decisions()));
-    output::print(text)
+/// What a restore would do.
+#[derive(Serialize)]
+struct Report {
+    checkpoint: String,
+    identity: Way,
+    threads: usize,
+    processes: Vec<ProcessReport>,
+    files: FilesReport,
+}
+
+/// How the job would come to its process ids.
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Way {
+    InPlace,
+    Namespaces,
+    UserNamespaces,
+}
+
+#[derive(Serialize)]
+struct ProcessReport {
+    pid: i32,
+    parent: i32,
+    name: String,
+    threads: usize,
+    /// Whether it has ended, and waits for its parent to learn of it.
+    ended: bool,
 }
 
 /// What would be done with files before the job goes on.
-fn files_text(decisions: &Decisions) -> String {
-    let mut text = String::new();
-    for cut in &decisions.cuts {
-        text.push_str(&format!("cut {} back to {} bytes\n", cut.path.display(), cut.size));
+#[derive(Serialize)]
+struct FilesReport {
+    cut: Vec<CutReport>,
+    reset: Vec<String>,
+    set_aside: Vec<String>,
+    /// Where what is taken away would be kept.
+    kept_in: String,
+}
+
+#[derive(Serialize)]
+struct CutReport {
+    path: String,
+    bytes: u64,
+}
+
+/// Puts together what a restore would do.
+fn report(prepared: &Prepared) -> Report {
+    let job = prepared.reader().job();
+    let decisions = prepared.decisions();
+    let name = |path: &PathBuf| path.display().to_string();
+    let processes: Vec<ProcessReport> = job
+        .processes
+        .iter()
+        .map(|process| ProcessReport {
+            pid: process.pid.0,
+            parent: process.ppid.0,
+            name: process.name.to_string(),
+            threads: process.threads.len(),
+            ended: process.is_zombie(),
+        })
+        .collect();
+    Report {
+        checkpoint: prepared.generation().display().to_string(),
+        identity: match prepared.plan().identity {
+            Identity::InPlace => Way::InPlace,
+            Identity::Namespaces { user: false } => Way::Namespaces,
+            Identity::Namespaces { user: true } => Way::UserNamespaces,
+        },
+        threads: processes.iter().map(|process| process.threads).sum(),
+        processes,
+        files: FilesReport {
+            cut: decisions
+                .cuts
+                .iter()
+                .map(|cut| CutReport { path: name(&cut.path), bytes: cut.size })
+                .collect(),
+            reset: decisions.resets.iter().map(name).collect(),
+            set_aside: decisions.set_aside.iter().map(name).collect(),
+            kept_in: name(&decisions.displaced),
+        },
     }
-    for path in &decisions.resets {
-        text.push_str(&format!("give {} its content back\n", path.display()));
+}
+
+/// The same in words.
+fn render(report: &Report) -> String {
+    let way = match report.identity {
+        Way::InPlace => "in place, under the same process ids",
+        Way::UserNamespaces => {
+            "in a user, pid and mount namespace of its own, where its process ids are free"
+        }
+        Way::Namespaces => {
+            "in a pid and mount namespace of its own, where its process ids are free"
+        }
+    };
+    let Report { checkpoint, threads, processes, files, .. } = report;
+    let mut text = format!(
+        "checkpoint {checkpoint}\n{way}\n{} processes, {threads} threads\n",
+        processes.len()
+    );
+    for ProcessReport { pid, parent, name, ended, .. } in processes {
+        let state = if *ended { ", ended" } else { "" };
+        text.push_str(&format!("process {pid} ({name}), child of {parent}{state}\n"));
     }
-    for path in &decisions.set_aside {
-        text.push_str(&format!("set {} aside\n", path.display()));
+    for CutReport { path, bytes } in &files.cut {
+        text.push_str(&format!("cut {path} back to {bytes} bytes\n"));
     }
-    if !text.is_empty() {
-        let kept = decisions.displaced.display();
-        text.push_str(&format!("what is taken away is kept in {kept}\n"));
+    for path in &files.reset {
+        text.push_str(&format!("give {path} its content back\n"));
+    }
+    for path in &files.set_aside {
+        text.push_str(&format!("set {path} aside\n"));
+    }
+    if !(files.cut.is_empty() && files.reset.is_empty() && files.set_aside.is_empty()) {
+        text.push_str(&format!("what is taken away is kept in {}\n", files.kept_in));
     }
     text
 }

@@ -346,7 +346,11 @@ fn dry_run_starts_nothing() {
     job.dump(&["--kill"]);
     job.lose();
     let log = fs::read(place.path("log")).expect("the job made it");
-    place.tell(&["restore", "job", "--dry-run"]);
+    let words = place.tell(&["restore", "job", "--dry-run"]);
+    let report = json(&place, &["restore", "job", "--dry-run", "--json"]);
+    assert_eq!(report["processes"].as_array().map(Vec::len), Some(2), "{report}");
+    assert!(words.contains(report["checkpoint"].as_str().expect("it has a name")), "{words}");
+    assert_eq!(report["files"]["cut"].as_array().map(Vec::len), Some(0), "{report}");
     assert!(process::descendants(nix::unistd::Pid::this()).is_empty());
     assert_eq!(fs::read(place.path("log")).expect("it is there"), log);
 }
