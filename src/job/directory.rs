@@ -260,15 +260,6 @@ pub struct JobDirectory {
     identity: Option<Identity>,
 }
 
-/// The newest generation that can be read, and those newer ones that cannot.
-#[derive(Debug)]
-pub struct NewestValid {
-    /// The generation, open; `None` when there is none.
-    pub generation: Option<(Generation, Reader)>,
-    /// Damaged ones that were passed over, newest first.
-    pub passed: Vec<(Generation, GenerationError)>,
-}
-
 impl JobDirectory {
     /// Makes `path` the directory of the job `identity`: a new directory, an empty one, one that is
     /// the same job's already, or one that another job claimed and left without any checkpoint.
@@ -388,31 +379,6 @@ impl JobDirectory {
             }),
             _ => Ok(reader),
         }
-    }
-
-    /// The newest generation for which `accept` finds nothing wrong, trying older ones in turn.
-    ///
-    /// # Errors
-    /// When the directory cannot be listed. Damaged generations are told of in the result.
-    pub fn newest_valid(
-        &self,
-        trust: Trust,
-        accept: &mut dyn FnMut(&Reader) -> Result<(), ReadError>,
-    ) -> Result<NewestValid, DirectoryError> {
-        let mut passed = Vec::new();
-        for generation in self.generations()?.into_iter().rev() {
-            let read = self.read(&generation, trust).and_then(|reader| {
-                accept(&reader)?;
-                Ok(reader)
-            });
-            match read {
-                Ok(reader) => {
-                    return Ok(NewestValid { generation: Some((generation, reader)), passed });
-                }
-                Err(error) => passed.push((generation, error)),
-            }
-        }
-        Ok(NewestValid { generation: None, passed })
     }
 
     /// Begins a generation: an empty private directory under a temporary name. What earlier writers
@@ -927,19 +893,6 @@ mod tests {
         let generation = scratch.path().join("gen-000001");
         let chosen = find(&generation, Some("1"), Trust::Own);
         assert!(matches!(chosen, Err(FindError::AtGeneration { .. })));
-    }
-
-    #[test]
-    fn damaged_generations_are_passed_over() {
-        let scratch = tempfile::tempdir().unwrap();
-        let directory = directory(scratch.path());
-        commit(&directory);
-        commit(&directory);
-        fs::write(scratch.path().join("gen-000002/image.rckpt"), "something").unwrap();
-        let newest = directory.newest_valid(Trust::Own, &mut |_| Ok(())).unwrap();
-        assert_eq!(newest.generation.unwrap().0.number, 1);
-        assert_eq!(newest.passed.len(), 1);
-        assert_eq!(newest.passed[0].0.number, 2);
     }
 
     #[test]
