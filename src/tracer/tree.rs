@@ -36,6 +36,10 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 /// How long a process may be in a state that others pass through, before that is taken for its own.
 const PASSING: Duration = Duration::from_millis(300);
 
+/// How long a tree may be held by somebody else: a checkpoint holds it for a moment, one whose rckpt was
+/// killed until that is noticed, a debugger for good.
+const HELD: Duration = Duration::from_secs(2);
+
 /// Offset of `rseq_cs` in the kernel's `struct rseq`.
 const RSEQ_CRITICAL_SECTION: u64 = 8;
 
@@ -88,6 +92,7 @@ impl Tree {
                 Err(FreezeError::MainThreadEnded { .. } | FreezeError::NotPermitted { .. }) => {
                     patience.min(PASSING)
                 }
+                Err(FreezeError::AlreadyTraced { .. }) => patience.min(HELD),
                 _ => return outcome,
             };
             if begun.elapsed() + pause >= patience {
