@@ -158,6 +158,12 @@ pub enum DurationError {
 
 /// Reads `300` (seconds), `5m`, `1h30m`, `2d`: each unit (d, h, m, s) at most once, large to small.
 pub fn duration(word: &str) -> Result<Duration, DurationError> {
+    duration_or_none(word)
+        .and_then(|it| if it.is_zero() { Err(DurationError::Zero) } else { Ok(it) })
+}
+
+/// As [`duration`]; it may also be no time at all.
+pub fn duration_or_none(word: &str) -> Result<Duration, DurationError> {
     let seconds = if word.bytes().all(|byte| byte.is_ascii_digit()) {
         number(word)?
     } else {
@@ -165,8 +171,7 @@ pub fn duration(word: &str) -> Result<Duration, DurationError> {
     };
     // The kernel counts in signed 64-bit nanoseconds; 100 years is safely within.
     match seconds {
-        0 => Err(DurationError::Zero),
-        1..=3_155_760_000 => Ok(Duration::from_secs(seconds)),
+        ..=3_155_760_000 => Ok(Duration::from_secs(seconds)),
         _ => Err(DurationError::TooLong),
     }
 }
@@ -200,7 +205,9 @@ fn number(digits: &str) -> Result<u64, DurationError> {
 mod tests {
     use std::time::Duration;
 
-    use super::{DurationError, beginning, duration, instant, printable, size, span};
+    use super::{
+        DurationError, beginning, duration, duration_or_none, instant, printable, size, span,
+    };
 
     #[test]
     fn foreign_texts() {
@@ -267,6 +274,7 @@ mod tests {
         check("5µ", Err(DurationError::Malformed));
         check("0", Err(DurationError::Zero));
         check("0h0m", Err(DurationError::Zero));
+        assert_eq!(duration_or_none("0"), Ok(Duration::ZERO));
         check("99999999999", Err(DurationError::TooLong));
         check("99999999999999999999999", Err(DurationError::TooLong));
         check("9999999999999999999d", Err(DurationError::TooLong));

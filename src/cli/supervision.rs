@@ -30,8 +30,8 @@ pub struct Supervision {
     /// Files that the job appends to and closes (path, pattern or directory; repeatable)
     #[arg(long, value_name = "WHAT")]
     outputs: Vec<PathBuf>,
-    /// How long a last checkpoint may take when rckpt is told to end
-    #[arg(long, value_name = "DUR", value_parser = options::duration, default_value = "20")]
+    /// How long a last checkpoint may take when rckpt is told to end (0: none is taken)
+    #[arg(long, value_name = "DUR", value_parser = options::duration_or_none, default_value = "20")]
     grace: Duration,
 }
 

@@ -15,6 +15,8 @@ pub enum Reaction {
     Continue,
     /// Take a last checkpoint and end the job.
     End,
+    /// Give the last checkpoint up and pass the signal on: whoever sends it will not wait.
+    EndAtOnce,
     /// Look which children have ended.
     Reap,
     /// The job got it from the same source.
@@ -54,7 +56,8 @@ pub fn handled() -> SigSet {
 pub const fn reaction(signal: Signal, origin: Origin, told: bool) -> Reaction {
     match (signal, origin) {
         (Signal::SIGCHLD, _) => Reaction::Reap,
-        (Signal::SIGTERM, _) if !told => Reaction::End,
+        (Signal::SIGTERM, _) if told => Reaction::EndAtOnce,
+        (Signal::SIGTERM, _) => Reaction::End,
         (Signal::SIGTSTP, Origin::SharedTerminal) => Reaction::Stop,
         (Signal::SIGTSTP, Origin::Directed) => Reaction::ForwardAndStop,
         // A shell's `fg` sends it to the whole group, a user perhaps to the supervisor alone; the
@@ -77,7 +80,7 @@ mod tests {
             assert_eq!(reaction(signal, origin, told), expected, "{signal} {origin:?} {told}");
         };
         check(Signal::SIGTERM, Origin::Directed, false, Reaction::End);
-        check(Signal::SIGTERM, Origin::Directed, true, Reaction::Forward);
+        check(Signal::SIGTERM, Origin::Directed, true, Reaction::EndAtOnce);
         check(Signal::SIGINT, Origin::SharedTerminal, false, Reaction::Nothing);
         check(Signal::SIGINT, Origin::Directed, false, Reaction::Forward);
         check(Signal::SIGWINCH, Origin::SharedTerminal, false, Reaction::Nothing);

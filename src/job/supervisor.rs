@@ -347,6 +347,7 @@ impl Loop<'_> {
                     }
                 }
                 Reaction::End => self.end()?,
+                Reaction::EndAtOnce => self.end_at_once(signal)?,
             }
         }
     }
@@ -370,6 +371,9 @@ impl Loop<'_> {
         self.told_to_end = true;
         self.observer.tell(Event::Ending);
         self.refuse_all(Refusal::Ending);
+        if self.own.settings.grace.is_zero() {
+            return self.grace_passed();
+        }
         self.queue.push_front((Asker::Ending, self.plain_order(Then::Kill)));
         let expiration = Expiration::OneShot(TimeSpec::from_duration(self.own.settings.grace));
         self.own
@@ -380,13 +384,30 @@ impl Loop<'_> {
 
     /// The last checkpoint did not fit.
     fn grace_passed(&mut self) -> Result<(), SuperviseError> {
+        self.give_up_ending()?;
+        self.end_without_checkpoint();
+        Ok(())
+    }
+
+    /// The job was told to end again: it hears that each time, and now without a checkpoint.
+    fn end_at_once(&mut self, signal: Signal) -> Result<(), SuperviseError> {
+        self.give_up_ending()?;
+        if self.job_told_to_end {
+            self.pass_on(signal);
+        } else {
+            self.end_without_checkpoint();
+        }
+        Ok(())
+    }
+
+    /// Gives up the last checkpoint. It must not see the signal that the job is to end by.
+    fn give_up_ending(&mut self) -> Result<(), SuperviseError> {
         self.own.grace.unset().map_err(preparing("set the timer"))?;
         self.queue.retain(|(asker, _)| *asker != Asker::Ending);
         // Whichever is being taken holds the job, which is to end now.
         if let Some((_, _, running)) = &self.running {
             running.give_up();
         }
-        self.end_without_checkpoint();
         Ok(())
     }
 

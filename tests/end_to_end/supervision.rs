@@ -129,6 +129,75 @@ fn term_takes_a_last_checkpoint() {
     job.judge();
 }
 
+/// A job that has been dumped once, and then is told to end without the time for a last checkpoint, ends
+/// as it likes; what it had is what can be restored.
+#[test]
+fn no_time_for_a_last_checkpoint() {
+    let place = Workplace::new(User::Plain);
+    let script = "trap 'echo told; exit 3' TERM; touch ready; \
+                  while [ ! -e go ]; do sleep 0.01; done; echo went on";
+    let run = ["run", "--dir", "job", "--grace", "0", "--", "sh", "-c", script];
+    let child = place.start(place.rckpt(&run));
+    assert!(poll(PATIENCE, || place.has("ready").then_some(())).is_some());
+    place.tell(&["dump", &process::children(child)[0].to_string()]);
+    kill(child, Signal::SIGTERM).expect("it runs");
+    assert_eq!(process::exit_status(child, PATIENCE), Some(3), "{}", place.text("stderr"));
+    assert_eq!(place.text("stdout"), "told\n");
+    assert!(place.text("stderr").contains("no last checkpoint"), "{}", place.text("stderr"));
+    assert_eq!(generations(&place), ["gen-000001"]);
+    place.tell(&["verify", "job", "--deep"]);
+    place.write("go", "");
+    let answer = place.ask(&["restore", "job"]);
+    assert_eq!((answer.status, answer.output.as_str()), (Some(0), "went on\n"), "{answer:#?}");
+}
+
+/// Whoever says it twice does not wait for a last checkpoint: it is given up, and the job hears of it.
+#[test]
+fn second_term_is_passed_on_at_once() {
+    let place = Workplace::new(User::Plain);
+    let script = "import os, signal, sys\n\
+                  signal.signal(signal.SIGTERM, lambda *_: sys.exit(9))\n\
+                  held = os.urandom(512 << 20)\n\
+                  open('ready', 'w')\n\
+                  while True: signal.pause()\n";
+    let run = ["run", "--dir", "job", "--", "python3", "-c", script];
+    let child = place.start(place.rckpt(&run));
+    assert!(poll(PATIENCE, || place.has("ready").then_some(())).is_some());
+    kill(child, Signal::SIGTERM).expect("it runs");
+    let begun = poll(PATIENCE, || place.text("stderr").contains("last checkpoint").then_some(()));
+    assert!(begun.is_some(), "{}", place.text("stderr"));
+    kill(child, Signal::SIGTERM).expect("it runs");
+    assert_eq!(process::exit_status(child, PATIENCE), Some(9), "{}", place.text("stderr"));
+    assert_eq!(generations(&place), [""; 0]);
+}
+
+/// What the job left in one directory is found in another.
+#[test]
+fn places_can_move() {
+    let place = Workplace::new(User::Plain);
+    place.make_directory("old");
+    let script = "cd old; exec 5>> log; echo before >&5; touch ready; \
+                  while [ ! -e ../go ]; do sleep 0.01; done; echo after >&5; echo here > relative; \
+                  pwd -P > ../where";
+    let child = place.start(place.rckpt(&["run", "--dir", "job", "--", "sh", "-c", script]));
+    assert!(poll(PATIENCE, || place.has("old/ready").then_some(())).is_some());
+    place.tell(&["dump", &process::children(child)[0].to_string()]);
+    process::kill_descendants();
+    fs::rename(place.path("old"), place.path("new")).expect("move the directory");
+    place.write("go", "");
+    let answer = place.ask(&["restore", "job"]);
+    assert_eq!(answer.status, Some(125), "{answer:#?}");
+    let old = place.path("old").display().to_string();
+    assert!(answer.words.contains(&old) && answer.words.contains("--map"), "{answer:#?}");
+    let map = format!("{old}={}", place.path("new").display());
+    let answer = place.ask(&["restore", "job", "--map", &map]);
+    assert_eq!(answer.status, Some(0), "{answer:#?}");
+    assert_eq!(place.text("new/log"), "before\nafter\n");
+    assert_eq!(place.text("new/relative"), "here\n");
+    assert_eq!(place.text("where").trim(), place.path("new").display().to_string());
+    assert!(!place.has("old"));
+}
+
 #[test]
 fn other_signals_are_passed_on() {
     let place = Workplace::new(User::Plain);
