@@ -122,7 +122,6 @@ impl From<&FreezeError> for Failure {
             }
             FreezeError::AlreadyTraced { .. }
             | FreezeError::NotPermitted { .. }
-            | FreezeError::MainThreadEnded { .. }
             | FreezeError::ThirtyTwoBit { .. } => Self::user(message),
             FreezeError::Busy { .. } | FreezeError::Growing { .. } => {
                 Self::environment(message).hint("try again in a moment")

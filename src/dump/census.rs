@@ -31,7 +31,9 @@ const FOR_CHILDREN: [(&str, &str); 2] =
 pub(super) struct Member {
     /// Its id as rckpt sees it.
     pub host: Pid,
-    /// What /proc/PID/status says.
+    /// The task that stands for it, as [`crate::tracer::tree::Process::task`]; itself for a zombie.
+    pub task: Pid,
+    /// What /proc/PID/status says of that task.
     pub status: Status,
     /// Its place among the tree's processes; `None` for a zombie.
     pub place: Option<usize>,
@@ -78,7 +80,7 @@ impl Census {
 impl Member {
     /// Its own recorded id.
     pub fn recorded(&self) -> id::Pid {
-        innermost(&self.status.ns_pid)
+        innermost(&self.status.ns_tgid)
     }
 
     /// Its process group, as the job sees it.
@@ -104,25 +106,27 @@ pub(super) fn count(
     let mut found = Vec::new();
     let mut ids = HashMap::new();
     for (place, process) in tree.processes().iter().enumerate() {
-        let status = procfs::status(process.pid)?;
+        let task = process.task();
+        let status = procfs::status(task)?;
         let mut refuse = |kind| obstacles.push(Obstacle::State { pid: process.pid, kind });
         check_rights(&status, &mut refuse);
+        ids.insert(process.pid, innermost(&status.ns_tgid));
         for thread in &process.threads {
             check_task(thread.tid, &mut refuse)?;
-            if thread.tid == process.pid {
+            if thread.tid == task {
                 ids.insert(thread.tid, innermost(&status.ns_pid));
                 continue;
             }
             let own = procfs::status(thread.tid)?;
             ids.insert(thread.tid, innermost(&own.ns_pid));
-            check_thread(process.pid, thread.tid, (&status, &own), &mut refuse)?;
+            check_thread(task, thread.tid, (&status, &own), &mut refuse)?;
         }
-        found.push(Member { host: process.pid, status, place: Some(place) });
+        found.push(Member { host: process.pid, task, status, place: Some(place) });
     }
     for zombie in tree.zombies() {
         let status = procfs::status(*zombie)?;
         ids.insert(*zombie, innermost(&status.ns_pid));
-        found.push(Member { host: *zombie, status, place: None });
+        found.push(Member { host: *zombie, task: *zombie, status, place: None });
     }
     // A zombie whose parent is outside of the job is the parent's affair.
     found.retain(|member| {
@@ -194,7 +198,7 @@ fn check_task(tid: Pid, refuse: &mut dyn FnMut(StateRefusal)) -> Result<(), Coll
 
 /// Checks that a thread shares with its process what all threads normally share.
 fn check_thread(
-    pid: Pid,
+    task: Pid,
     tid: Pid,
     (process, thread): (&Status, &Status),
     refuse: &mut dyn FnMut(StateRefusal),
@@ -212,7 +216,7 @@ fn check_thread(
         (Shared::Descriptors, "descriptors"),
         (Shared::FileSystem, "a working directory and umask"),
     ] {
-        let order = descriptor::compare_tasks(shared, pid, tid).map_err(|source| {
+        let order = descriptor::compare_tasks(shared, task, tid).map_err(|source| {
             CollectError::Ask { operation: "compare the threads", pid: tid, source }
         })?;
         if order.is_ne() {
@@ -230,24 +234,25 @@ fn check_namespaces(
     obstacles: &mut Vec<Obstacle>,
 ) -> Result<(), CollectError> {
     let me = getpid();
+    let root = members.iter().find(|member| member.host == root).map_or(root, |found| found.task);
     let restored = lives_under_restore(root)?;
     for member in members.iter().filter(|member| member.place.is_some()) {
-        let pid = member.host;
+        let (pid, task) = (member.host, member.task);
         let mut refuse = |kind| obstacles.push(Obstacle::State { pid, kind });
         for name in COMMON_NAMESPACES {
-            if namespace(pid, name)? != namespace(me, name)? {
+            if namespace(task, name)? != namespace(me, name)? {
                 refuse(StateRefusal::Namespace(name));
             }
         }
         let home = if restored { root } else { me };
         for name in OWN_NAMESPACES {
-            if namespace(pid, name)? != namespace(home, name)? {
+            if namespace(task, name)? != namespace(home, name)? {
                 refuse(StateRefusal::Namespace(name));
             }
         }
         for (own, children) in FOR_CHILDREN {
             // A restored job's time namespace is entered by exec, as is everybody's.
-            if namespace(pid, own)? != namespace(pid, children)? {
+            if namespace(task, own)? != namespace(task, children)? {
                 refuse(StateRefusal::NamespaceForChildren(own));
             }
         }
@@ -255,7 +260,7 @@ fn check_namespaces(
     Ok(())
 }
 
-/// Whether a process descends from the init of a pid namespace other than rckpt's own, through at most
+/// Whether the process of a task descends from the init of a pid namespace other than rckpt's own, through at most
 /// the process that has its old parent's id, as the roots of restored jobs do.
 fn lives_under_restore(root: Pid) -> Result<bool, CollectError> {
     const GENERATIONS: usize = 2;
@@ -289,18 +294,18 @@ fn check_memory_sharing(
     members: &[Member],
     obstacles: &mut Vec<Obstacle>,
 ) -> Result<(), CollectError> {
-    let living: Vec<Pid> =
-        members.iter().filter(|member| member.place.is_some()).map(|member| member.host).collect();
+    let living: Vec<&Member> = members.iter().filter(|member| member.place.is_some()).collect();
     let classes = super::files::identity::number_classes(&living, |left, right| {
-        descriptor::compare_tasks(Shared::Memory, *left, *right).map_err(|source| {
-            CollectError::Ask { operation: "compare the memory", pid: *left, source }
+        descriptor::compare_tasks(Shared::Memory, left.task, right.task).map_err(|source| {
+            CollectError::Ask { operation: "compare the memory", pid: left.host, source }
         })
     })?;
     let mut firsts: HashMap<usize, Pid> = HashMap::new();
-    for (pid, class) in living.iter().zip(classes) {
-        let first = *firsts.entry(class).or_insert(*pid);
-        if first != *pid {
-            obstacles.push(Obstacle::State { pid: *pid, kind: StateRefusal::SharedMemory(first) });
+    for (member, class) in living.iter().zip(classes) {
+        let pid = member.host;
+        let first = *firsts.entry(class).or_insert(pid);
+        if first != pid {
+            obstacles.push(Obstacle::State { pid, kind: StateRefusal::SharedMemory(first) });
         }
     }
     Ok(())

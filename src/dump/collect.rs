@@ -26,7 +26,7 @@ use crate::sys::machine;
 use crate::sys::procfs;
 use crate::tracer::copy::Copy;
 use crate::tracer::injection::{Call, SCRATCH_SIZE};
-use crate::tracer::tree::Tree;
+use crate::tracer::tree::{self, Tree};
 
 /// A job's records, and where its page data is.
 #[derive(Debug)]
@@ -59,13 +59,19 @@ pub(super) fn collect(
     if !obstacles.is_empty() {
         return Err(DumpError::Refused(Obstacles(obstacles)));
     }
-    let clocks = clocks::now(request.root)?;
+    let is_root = |process: &&tree::Process| process.pid == request.root;
+    let root = tree.processes().iter().find(is_root).map_or(request.root, tree::Process::task);
+    let clocks = clocks::now(root)?;
 
     let subjects: Vec<Subject> = census
         .living()
-        .map(|(_, member)| Subject { host: member.host, recorded: member.recorded() })
+        .map(|(_, member)| Subject {
+            pid: member.host,
+            task: member.task,
+            recorded: member.recorded(),
+        })
         .collect();
-    let scope = Scope { subjects: &subjects, root: request.root, supervisor: request.supervisor };
+    let scope = Scope { subjects: &subjects, root, supervisor: request.supervisor };
     let mut files = Collector::collect(&scope).map_err(CollectError::from)?;
     let sharing = files.sharing().to_vec();
 
@@ -97,7 +103,7 @@ pub(super) fn collect(
     }
 
     if let Some((number, range)) = policy::disagreement(&spaces) {
-        let (pid, kind) = (subjects[number].host, MappingRefusal::PolicyOfPart);
+        let (pid, kind) = (subjects[number].pid, MappingRefusal::PolicyOfPart);
         obstacles.push(Obstacle::Mapping { pid, range, name: Bytes::default(), kind });
     }
     let first_object =
@@ -118,7 +124,7 @@ pub(super) fn collect(
     };
     let job = Job {
         id: request.job_id.clone(),
-        command: command(request.root)?,
+        command: command(root)?,
         root: census.recorded(request.root).unwrap_or_default(),
         machine: machine::describe()
             .map_err(|source| CollectError::Machine { what: "the description", source })?,
@@ -156,7 +162,7 @@ pub(super) fn store(
     let part = if copied { Part::NotInherited } else { Part::All };
     for (space, holder) in collected.job.address_spaces.iter().zip(&collected.holders) {
         let process = &tree.processes()[*holder];
-        memory::store(request, (space, part), (process.pid, &process.memory), writer)?;
+        memory::store(request, (space, part), (process.task(), &process.memory), writer)?;
     }
     let swapping = swap_is_on();
     for content in &collected.contents {
@@ -236,7 +242,7 @@ fn residency(tree: &mut Tree, pid: Pid, range: AddrRange, swapping: bool) -> io:
     if swapping {
         return Ok(resident);
     }
-    let place = tree.processes().iter().position(|process| process.pid == pid);
+    let place = tree.processes().iter().position(|process| process.task() == pid);
     let place = place.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
     let mut injector = tree.inject(place).map_err(io::Error::other)?;
     let answer = injector.scratch().start;
@@ -258,9 +264,9 @@ fn swap_is_on() -> bool {
     fs::read("/proc/swaps").map_or(true, |text| text.split(|byte| *byte == b'\n').count() > 2)
 }
 
-/// The command line of a process.
-fn command(pid: Pid) -> Result<Vec<Bytes>, CollectError> {
-    let mut line = procfs::read(pid, "cmdline")?;
+/// The command line of the process of a task.
+fn command(task: Pid) -> Result<Vec<Bytes>, CollectError> {
+    let mut line = procfs::read(task, "cmdline")?;
     if line.last() == Some(&0) {
         line.pop();
     }

@@ -61,7 +61,7 @@ pub(super) fn collect(
     files: &mut Collector,
     obstacles: &mut Vec<Obstacle>,
 ) -> Result<AddressSpace, CollectError> {
-    let pid = process.pid;
+    let pid = process.task();
     let memory = |operation| move |source| CollectError::Memory { operation, pid, source };
     let page_map = PageMap::open(pid).map_err(memory("open the page map"))?;
     let executable = files.executable(pid)?.unwrap_or_default();

@@ -160,6 +160,12 @@ pub(super) fn collect(
     for (thread, answers) in process.threads.iter().zip(insight.threads) {
         threads.push(thread::collect(process, thread, answers, census)?);
     }
+    let main_ended = process.main_has_ended().then(|| stat.exit_code.unwrap_or_default());
+    if main_ended.is_some()
+        && let Some(other) = threads.first()
+    {
+        threads.insert(0, thread::ended(other, member.recorded(), Bytes(procfs::name(pid)?)));
+    }
     let status = &member.status;
     Ok(Process {
         pid: member.recorded(),
@@ -172,12 +178,13 @@ pub(super) fn collect(
             None => ProcessState::Alive,
         },
         threads,
+        main_ended,
         name: Bytes(procfs::name(pid)?),
         mm: MmId::default(),
         fd_table: FdTableId::default(),
         fs: FsId::default(),
         actions: insight.actions,
-        pending: ptrace::pending_signals(pid, Queue::Process)
+        pending: ptrace::pending_signals(process.task(), Queue::Process)
             .map_err(ask("read the pending signals"))?,
         interval_timers: insight.interval_timers,
         posix_timers: insight.posix_timers,
@@ -190,7 +197,9 @@ pub(super) fn collect(
             no_new_privs: status.no_new_privs,
             secure_bits: insight.secure_bits,
         },
-        personality: low_half(procfs::single_number(pid, "personality", 16)?.cast_unsigned()),
+        personality: low_half(
+            procfs::single_number(process.task(), "personality", 16)?.cast_unsigned(),
+        ),
         child_subreaper: insight.child_subreaper,
         oom_score_adj: oom_score_adj(pid)?,
         tsc_mode: insight.tsc_mode,
@@ -214,6 +223,7 @@ pub(super) fn collect_zombie(member: &Member, census: &Census) -> Result<Process
         exit_signal: stat.exit_signal.unwrap_or(libc::SIGCHLD),
         state: ProcessState::Zombie { wait_status: stat.exit_code.unwrap_or_default() },
         threads: Vec::new(),
+        main_ended: None,
         name: Bytes(procfs::name(member.host)?),
         mm: MmId::default(),
         fd_table: FdTableId::default(),
@@ -238,7 +248,7 @@ pub(super) fn collect_zombie(member: &Member, census: &Census) -> Result<Process
     })
 }
 
-/// Questions put to the main thread of a process.
+/// Questions put to the main thread of a process, or the first that lives.
 struct Questions<'question, 'tree> {
     injector: &'question mut Injector<'tree>,
     pid: Pid,
@@ -247,7 +257,7 @@ struct Questions<'question, 'tree> {
 
 impl<'question, 'tree> Questions<'question, 'tree> {
     fn new(injector: &'question mut Injector<'tree>) -> Self {
-        let (pid, area) = (injector.process().pid, injector.scratch().start.0);
+        let (pid, area) = (injector.process().task(), injector.scratch().start.0);
         Self { injector, pid, area }
     }
 

@@ -7,7 +7,7 @@ use super::census::Census;
 use super::error::CollectError;
 use super::policy;
 use crate::model::address::RemoteAddr;
-use crate::model::id::Bytes;
+use crate::model::id::{self, Bytes};
 use crate::model::memory::MemoryPolicy;
 use crate::model::signal::SignalStack;
 use crate::model::thread::{Registers, Thread};
@@ -22,6 +22,7 @@ use crate::tracer::tree;
 const PR_GET_PDEATHSIG: u64 = 2;
 const PR_GET_TIMERSLACK: u64 = 30;
 const PR_GET_TID_ADDRESS: u64 = 40;
+const SS_DISABLE: u32 = 2;
 
 /// Where in its part of the scratch page a thread's answers lie.
 const TID_ADDRESS: usize = 64;
@@ -134,6 +135,22 @@ pub(super) fn collect(
         indirect_branch: status.indirect_branch,
         early_machine_check: early_machine_check(procfs::stat(tid)?.flags),
     })
+}
+
+/// The record of a main thread that has ended: what a restore begins with is that of `other`, and nothing
+/// is left that the end of a thread would touch.
+pub(super) fn ended(other: &Thread, tid: id::Pid, name: Bytes) -> Thread {
+    Thread {
+        tid,
+        name,
+        pending: Vec::new(),
+        signal_stack: SignalStack { flags: SS_DISABLE, ..SignalStack::default() },
+        robust_list: RemoteAddr::default(),
+        rseq: None,
+        clear_child_tid: RemoteAddr::default(),
+        parent_death_signal: 0,
+        ..other.clone()
+    }
 }
 
 /// What PR_MCE_KILL has set, from the thread's flags in the kernel (include/linux/sched.h).

@@ -243,7 +243,7 @@ fn forged_records_never_panic_a_reader() {
 /// Before that, the new checksum goes here (and so does one for a change of the sample itself).
 const SAMPLE_CHECKSUMS: &str = "\
 job 1: 3ce6a2f02e98765d
-processes 1: 1aed2a5ce609bb36
+processes 1: e19ac2355c569721
 address spaces 1: bc9e4ee381291742
 descriptor tables 1: 57eeab907ce8a0f2
 directories 1: 3c499a6e7a7216da

@@ -92,6 +92,7 @@ fn process() -> Process {
         exit_signal: 17,
         state: ProcessState::Alive,
         threads: vec![thread(), second],
+        main_ended: Some(0x300),
         name: bytes("sample"),
         mm: MmId(0),
         fd_table: FdTableId(0),
@@ -131,7 +132,7 @@ fn process() -> Process {
 
 fn child() -> Process {
     let main = Thread { tid: Pid(110), ..thread() };
-    Process { pid: Pid(110), ppid: Pid(100), threads: vec![main], ..process() }
+    Process { pid: Pid(110), ppid: Pid(100), threads: vec![main], main_ended: None, ..process() }
 }
 
 fn zombie() -> Process {
@@ -140,6 +141,7 @@ fn zombie() -> Process {
         ppid: Pid(110),
         state: ProcessState::Zombie { wait_status: 256 },
         threads: Vec::new(),
+        main_ended: None,
         ..process()
     }
 }

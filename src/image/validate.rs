@@ -281,6 +281,8 @@ fn check_process(job: &Job, process: &Process) -> Checked {
         ProcessState::Alive => {}
     }
     demand(main == Some(process.pid), record, "its first thread is not its main one")?;
+    let goes_on = process.main_ended.is_none() || process.threads.len() > 1;
+    demand(goes_on, record, "its main thread has ended, and there is no other")?;
     refer(record, "address space", process.mm.0, job.address_spaces.len())?;
     refer(record, "descriptor table", process.fd_table.0, job.fd_tables.len())?;
     refer(record, "directories", process.fs.0, job.fs.len())?;
@@ -595,6 +597,9 @@ mod tests {
         });
         refused("process 110: its first thread is not its main one", |job| {
             job.processes[1].threads.clear();
+        });
+        refused("process 110: its main thread has ended, and there is no other", |job| {
+            job.processes[1].main_ended = Some(0);
         });
         refused("process 111: it has ended, and has threads", |job| {
             job.processes[2].threads = job.processes[1].threads.clone();

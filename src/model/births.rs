@@ -404,6 +404,7 @@ mod tests {
                 exit_signal: libc::SIGCHLD,
                 state: ProcessState::Alive,
                 threads: Vec::new(),
+                main_ended: None,
                 name: Bytes::default(),
                 mm: MmId(index),
                 fd_table: FdTableId(index),

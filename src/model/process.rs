@@ -97,6 +97,9 @@ pub struct Process {
     pub state: ProcessState,
     /// Threads, the main one first. Empty for a zombie.
     pub threads: Vec<Thread>,
+    /// How the main thread ended, as wait(2) would tell, when others go on without it. Of its record
+    /// the id and the name have a meaning then.
+    pub main_ended: Option<i32>,
     /// Name (`comm`), also of a zombie.
     pub name: Bytes,
     /// Address space. Meaningless for a zombie.

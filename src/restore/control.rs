@@ -6,6 +6,8 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::thread::sleep;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -26,6 +28,7 @@ use crate::model::process::{Process, ProcessState, ResourceLimit};
 use crate::model::thread::{Registers, Thread};
 use crate::sys::clone::set_limit;
 use crate::sys::memory::RemoteMemory;
+use crate::sys::procfs;
 use crate::sys::ptrace::{self, Resume, Stop};
 use crate::sys::signal::kill_thread;
 
@@ -34,6 +37,9 @@ const SYSCALL: [u8; 2] = [0x0f, 0x05];
 
 const PR_SET_MM_MAP: u64 = 14;
 const PR_SET_MM: u64 = 35;
+
+/// How often it is looked whether a thread that ends has done so.
+const ENDING: Duration = Duration::from_micros(100);
 
 /// The kernel's result of an interrupted system call that the task's restart block takes up again.
 const ERESTART_RESTARTBLOCK: i64 = -516;
@@ -263,12 +269,42 @@ impl<'a> Rebuilt<'a> {
         }
         let instruction = calls.instruction;
         calls.done()?;
-        for thread in &self.process.threads {
+        let main_ended = usize::from(self.process.main_ended.is_some());
+        for thread in self.process.threads.iter().skip(main_ended) {
             let host = self.threads.get(&thread.tid).copied().unwrap_or(self.host);
             self.set_thread(host, thread, instruction)?;
         }
         for limit in finish.limits {
             self.trace("setting resource limits", set_limit(self.host, limit))?;
+        }
+        if let Some(status) = self.process.main_ended {
+            self.end_main(status, instruction)?;
+        }
+        Ok(())
+    }
+
+    /// Has the main thread end, with the others there, as it did with wait status `status`.
+    fn end_main(&self, status: i32, instruction: u64) -> Result<(), ControlError> {
+        let host = self.host;
+        let registers = self.trace("reading registers", ptrace::registers(host))?;
+        let registers = Registers {
+            rip: instruction,
+            rax: libc::SYS_exit.cast_unsigned(),
+            rdi: u64::from(status.unsigned_abs() >> 8),
+            orig_rax: NO_SYSTEM_CALL,
+            ..registers
+        };
+        self.trace("setting registers", ptrace::set_registers(host, &registers))?;
+        self.trace("stopping at the end", ptrace::stop_at_exit(host))?;
+        self.resume(host)?;
+        match self.wait(host)? {
+            Stop::Event(libc::PTRACE_EVENT_EXIT) => {}
+            other => return Err(self.astray(&other)),
+        }
+        // Its end must not be ours to wait for, but its parent's, when the others have ended.
+        self.trace("letting go", ptrace::detach(host, 0))?;
+        while procfs::status(host).is_ok_and(|status| status.state != b'Z') {
+            sleep(ENDING);
         }
         Ok(())
     }

@@ -26,8 +26,22 @@ pub fn closes_ranges() -> bool {
 
 /// Opens a pidfd for the process `pid` (pidfd_open(2), Linux 5.3).
 pub fn pidfd_open(pid: Pid) -> Result<OwnedFd, Errno> {
+    pidfd_open_with(pid, 0)
+}
+
+/// Opens a pidfd for the process of the task `tid`, by which its descriptors can be had. That of a
+/// thread other than the main one takes Linux 6.9.
+pub fn pidfd_open_task(tid: Pid) -> Result<OwnedFd, Errno> {
+    const PIDFD_THREAD: i32 = libc::O_EXCL;
+    match pidfd_open(tid) {
+        Err(Errno::EINVAL | Errno::ENOENT) => pidfd_open_with(tid, PIDFD_THREAD),
+        outcome => outcome,
+    }
+}
+
+fn pidfd_open_with(pid: Pid, flags: i32) -> Result<OwnedFd, Errno> {
     // SAFETY: the call takes two integers and touches no memory of ours.
-    let result = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), flags) };
     owned_descriptor(result)
 }
 

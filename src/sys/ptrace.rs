@@ -118,6 +118,16 @@ pub fn follow_births(tid: Pid, follow: bool) -> nix::Result<()> {
     request(libc::PTRACE_SETOPTIONS, tid, 0, to_usize_from_int(options))
 }
 
+/// Has a stopped thread stop once more when it ends, with [`Stop::Event`] of PTRACE_EVENT_EXIT, and die
+/// with its tracer until then.
+///
+/// # Errors
+/// ESRCH when it is not stopped or has ended.
+pub fn stop_at_exit(tid: Pid) -> nix::Result<()> {
+    let options = libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_EXITKILL | libc::PTRACE_O_TRACEEXIT;
+    request(libc::PTRACE_SETOPTIONS, tid, 0, to_usize_from_int(options))
+}
+
 /// Has a stopped thread die with its tracer from now on.
 ///
 /// # Errors

@@ -149,13 +149,7 @@ impl Chase {
         };
         match status.state {
             b'X' => return Ok(false),
-            b'Z' => {
-                let threads = procfs::threads(pid).unwrap_or_default();
-                if threads.iter().any(|tid| *tid != pid) {
-                    return Err(FreezeError::MainThreadEnded { pid });
-                }
-                self.zombies.push(pid);
-            }
+            b'Z' if !others_live(pid) => self.zombies.push(pid),
             _ => {
                 let own_child = status.ppid == getpid().as_raw();
                 self.held.push(Held { pid, threads: Vec::new(), own_child });
@@ -272,6 +266,13 @@ pub(super) fn release(mut all: Vec<Held>) -> Result<(), FreezeError> {
 }
 
 impl Held {
+    /// A thread of it that lives, as [`super::tree::Process::task`].
+    pub fn task(&self) -> Pid {
+        let is_main = |thread: &&Thread| thread.tid == self.pid;
+        let thread = self.threads.iter().find(is_main).or(self.threads.first());
+        thread.map_or(self.pid, |thread| thread.tid)
+    }
+
     /// Seizes and interrupts the threads that are not held yet. Whether there were any.
     fn seize_threads(&mut self) -> Result<bool, FreezeError> {
         let tids = match procfs::threads(self.pid) {
@@ -316,7 +317,7 @@ impl Held {
         let mut missing = None;
         let (pid, own_child) = (self.pid, self.own_child);
         for thread in self.threads.iter_mut().filter(|thread| thread.hold == Hold::Seized) {
-            thread.look(pid, reaps(pid, own_child, thread.tid))?;
+            thread.look(reaps(pid, own_child, thread.tid))?;
             if thread.hold == Hold::Seized {
                 missing = Some(thread.tid);
             }
@@ -324,6 +325,11 @@ impl Held {
         self.threads.retain(|thread| thread.hold != Hold::Gone);
         Ok(missing)
     }
+}
+
+/// Whether a process whose main thread has ended goes on in others.
+fn others_live(pid: Pid) -> bool {
+    procfs::threads(pid).is_ok_and(|threads| threads.iter().any(|tid| *tid != pid))
 }
 
 /// Whether the end of a thread is to be taken note of for good. That of a child of this very process
@@ -346,7 +352,7 @@ impl Thread {
     }
 
     /// Whether it has stopped or ended meanwhile.
-    fn look(&mut self, pid: Pid, reap: bool) -> Result<(), FreezeError> {
+    fn look(&mut self, reap: bool) -> Result<(), FreezeError> {
         let tid = self.tid;
         let stop = match ptrace::poll(tid, reap) {
             Ok(Some(stop)) => stop,
@@ -359,10 +365,10 @@ impl Thread {
             Err(source) => return Err(FreezeError::Trace { operation: "stop", tid, source }),
         };
         match stop {
-            Stop::Trap => self.stopped(pid),
+            Stop::Trap => self.stopped(),
             Stop::Group(signal) => {
                 self.group_stop = Some(signal);
-                self.stopped(pid)
+                self.stopped()
             }
             Stop::Signal(signal) => self.go_on(signal),
             Stop::SystemCall | Stop::Event(_) => self.go_on(0),
@@ -376,7 +382,7 @@ impl Thread {
     /// Takes note of its stop, reads its registers, and at once, lest this tracer be killed before it
     /// has, undoes what the mere stop did to the call that the thread was in. Of a timed wait it is
     /// also noted, in the registers themselves, which one it is.
-    fn stopped(&mut self, pid: Pid) -> Result<(), FreezeError> {
+    fn stopped(&mut self) -> Result<(), FreezeError> {
         let tid = self.tid;
         self.hold = Hold::Stopped;
         self.registers = match ptrace::registers(tid) {
@@ -391,11 +397,11 @@ impl Thread {
             }
         };
         let corrected = if restart::in_timed_wait(&self.registers) {
-            timed_wait(pid, &self.registers, &self.sleeping_in)
+            timed_wait(tid, &self.registers, &self.sleeping_in)
                 .map(|number| restart::continued(&self.registers, Some(number)))
         } else {
             let wait = match restart::interrupted_wait(&self.registers) {
-                Some(Wait::At(address)) => read_wait(pid, address),
+                Some(Wait::At(address)) => read_wait(tid, address),
                 wait => wait,
             };
             wait.filter(|wait| restart::is_repeated(*wait))
@@ -432,20 +438,20 @@ impl Thread {
 
 /// Which timed wait a thread is in; `None` when that cannot be told, or when it was not begun by the
 /// SYSCALL instruction.
-fn timed_wait(pid: Pid, registers: &Registers, sleeping_in: &[u8]) -> Option<i64> {
+fn timed_wait(tid: Pid, registers: &Registers, sleeping_in: &[u8]) -> Option<i64> {
     let mut code = [0; SEARCHED_CODE + SYSCALL.len()];
     let start = registers.rip.checked_sub(to_u64(code.len()))?;
-    memory::peek(pid, RemoteAddr(start), &mut code).ok()?;
+    memory::peek(tid, RemoteAddr(start), &mut code).ok()?;
     let before = code.strip_suffix(&SYSCALL)?;
     restart::timed_wait(registers)
         .or_else(|| restart::timed_wait_by_code(before))
         .or_else(|| restart::timed_wait_by_function(sleeping_in, registers))
 }
 
-/// The wait that a `struct timespec` in a process's memory says; `None` when it cannot be read.
-fn read_wait(pid: Pid, address: RemoteAddr) -> Option<Wait> {
+/// The wait that a `struct timespec` in a thread's memory says; `None` when it cannot be read.
+fn read_wait(tid: Pid, address: RemoteAddr) -> Option<Wait> {
     let mut bytes = [0; 16];
-    memory::peek(pid, address, &mut bytes).ok()?;
+    memory::peek(tid, address, &mut bytes).ok()?;
     let (seconds, nanoseconds) = bytes.split_at(8);
     let seconds = u64::from_le_bytes(seconds.try_into().ok()?);
     let nanoseconds = u64::from_le_bytes(nanoseconds.try_into().ok()?);

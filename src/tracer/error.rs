@@ -47,14 +47,6 @@ pub enum FreezeError {
         /// What the kernel said.
         source: Errno,
     },
-    /// The main thread called `pthread_exit` while others run on.
-    #[error(
-        "the main thread of process {pid} has ended while other threads run, which cannot be restored"
-    )]
-    MainThreadEnded {
-        /// The process.
-        pid: Pid,
-    },
     /// A thread did not stop in time.
     #[error("thread {tid} of process {pid} cannot be stopped: it is {cause}; try again later")]
     Busy {

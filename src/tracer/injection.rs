@@ -116,7 +116,7 @@ impl<'tree> Injector<'tree> {
             return Err(InjectError::NoVdso { pid });
         }
         let slot = *process.room.usable().first().ok_or(InjectError::NoRoom { pid })?;
-        let scratch = find_hole(pid)?;
+        let scratch = find_hole(process.task())?;
         let mut injector = Self { process, guests: Vec::new(), scratch };
         injector.enter(0, slot, Some(scratch))?;
         let protection = libc::PROT_READ | libc::PROT_WRITE;

@@ -57,7 +57,7 @@ pub struct Tree {
 pub struct Process {
     /// Its id as rckpt sees it.
     pub pid: Pid,
-    /// Its threads, the main one first.
+    /// Its threads that live, the main one first.
     pub threads: Vec<Thread>,
     /// Its memory.
     pub memory: RemoteMemory,
@@ -87,11 +87,9 @@ impl Tree {
                 Err(FreezeError::Busy { .. } | FreezeError::Growing { .. }) => patience,
                 // It was there and has been killed, or another thread's exec has ended it.
                 Err(FreezeError::Trace { source: Errno::ESRCH, .. }) => patience,
-                // So a process looks, too, that is just ending or in the middle of exec: its main
-                // thread has ended before the others, or it is not dumpable. Neither lasts.
-                Err(FreezeError::MainThreadEnded { .. } | FreezeError::NotPermitted { .. }) => {
-                    patience.min(PASSING)
-                }
+                // So a process looks, too, that is just ending or in the middle of exec: it is not
+                // dumpable, which does not last.
+                Err(FreezeError::NotPermitted { .. }) => patience.min(PASSING),
                 Err(FreezeError::AlreadyTraced { .. }) => patience.min(HELD),
                 _ => return outcome,
             };
@@ -189,7 +187,7 @@ impl Tree {
             _not_send: PhantomData,
         };
         while let Some(held) = chase.held.pop() {
-            match RemoteMemory::open(held.pid) {
+            match RemoteMemory::open(held.task()) {
                 Ok(memory) => tree.processes.push(Process::new(held, memory)),
                 Err(source) => {
                     let pid = held.pid;
@@ -235,6 +233,19 @@ impl Process {
         Held { pid: self.pid, threads: self.threads, own_child: self.own_child }
     }
 
+    /// A thread that lives, through which the kernel shows memory and descriptors of the process: the
+    /// main one, unless that has ended before the others.
+    #[must_use]
+    pub fn task(&self) -> Pid {
+        self.threads.first().map_or(self.pid, |thread| thread.tid)
+    }
+
+    /// Whether the main thread has ended (pthread_exit(3)) while others go on.
+    #[must_use]
+    pub fn main_has_ended(&self) -> bool {
+        self.task() != self.pid
+    }
+
     /// Its vDSO, when it has one.
     #[must_use]
     pub fn vdso(&self) -> Option<AddrRange> {
@@ -261,7 +272,7 @@ impl Process {
                 return Err(FreezeError::ThirtyTwoBit { pid: self.pid, tid: thread.tid });
             }
         }
-        self.room = room::find_room(self.pid, &self.memory)?;
+        self.room = room::find_room(self.task(), &self.memory)?;
         room::heal_leftovers(self)?;
         for index in 0..self.threads.len() {
             self.abort_sequence(index)?;

@@ -66,6 +66,7 @@ crate::fixtures! {
     tree_daemon.leaving_orphans();
     tree_dead_leaders;
     tree_family;
+    tree_leaderless;
     tree_sharing;
     tree_subreaper;
     tree_zombies;

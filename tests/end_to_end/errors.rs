@@ -103,11 +103,6 @@ fn system_calls_that_are_caught() {
 }
 
 #[test]
-fn main_thread_that_has_ended() {
-    fixture_refused(&Case::new("tree_leaderless"), &["main thread", "has ended"]);
-}
-
-#[test]
 fn processes_that_share_memory() {
     fixture_refused(&Case::new("tree_sharing_memory"), &["shares its memory"]);
 }

@@ -132,7 +132,7 @@ impl ContentSource {
                 Ok(file) => Ok(Input::File { file, own: true }),
                 Err(error) => match readable {
                     Some((pid, number)) if error.kind() == io::ErrorKind::PermissionDenied => {
-                        let pidfd = descriptor::pidfd_open(*pid)?;
+                        let pidfd = descriptor::pidfd_open_task(*pid)?;
                         let file = descriptor::pidfd_getfd(&pidfd, *number)?;
                         Ok(Input::File { file: file.into(), own: false })
                     }

@@ -53,7 +53,10 @@ use crate::sys::procfs::ProcError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Subject {
     /// As rckpt sees it.
-    pub host: Pid,
+    pub pid: Pid,
+    /// The task through which the kernel shows its descriptors: itself, unless its main thread has
+    /// ended before the others.
+    pub task: Pid,
     /// As the job sees it.
     pub recorded: id::Pid,
 }
@@ -226,7 +229,7 @@ impl Collector {
     /// # Errors
     /// When something cannot be looked at. What can be looked at but not saved becomes a refusal.
     pub fn collect(scope: &Scope<'_>) -> Result<Self, CollectFilesError> {
-        let hosts: Vec<Pid> = scope.subjects.iter().map(|subject| subject.host).collect();
+        let hosts: Vec<Pid> = scope.subjects.iter().map(|subject| subject.task).collect();
         let tables = share(&hosts, Shared::Descriptors)?;
         let contexts = share(&hosts, Shared::FileSystem)?;
         let mut sharing = Vec::with_capacity(hosts.len());
@@ -234,7 +237,7 @@ impl Collector {
             sharing.push((FdTableId(index(*table)?), FsId(index(*context)?)));
         }
         let mut collector = Self {
-            recorded: scope.subjects.iter().map(|found| (found.host, found.recorded)).collect(),
+            recorded: recorded_ids(scope.subjects),
             sharing,
             fd_tables: vec![FdTable::default(); tables.firsts.len()],
             fs: Vec::with_capacity(contexts.firsts.len()),
@@ -495,11 +498,17 @@ fn share(tasks: &[Pid], what: Shared) -> Result<Sharing, CollectFilesError> {
     Ok(Sharing { class_of, firsts })
 }
 
+/// The recorded ids of processes, by theirs and by those of the tasks that stand for them.
+fn recorded_ids(subjects: &[Subject]) -> HashMap<Pid, id::Pid> {
+    let both = |found: &Subject| [found.pid, found.task].map(|pid| (pid, found.recorded));
+    subjects.iter().flat_map(both).collect()
+}
+
 /// A duplicate of the description in our own process. Nothing may be done with it that changes what
 /// it shares with the job.
 fn duplicate(found: &Description) -> Result<OwnedFd, CollectFilesError> {
     let (pid, number) = found.holder;
-    descriptor::pidfd_open(pid)
+    descriptor::pidfd_open_task(pid)
         .and_then(|pidfd| descriptor::pidfd_getfd(&pidfd, number))
         .map_err(|source| CollectFilesError::DuplicateDescriptor { pid, number, source })
 }

@@ -50,8 +50,10 @@ fn wait_for_call(pid: u32, number: i64) {
 }
 
 fn collect(pids: &[Pid], supervisor: Option<Pid>) -> Collector {
-    let subjects: Vec<Subject> =
-        pids.iter().map(|pid| Subject { host: *pid, recorded: id::Pid(pid.as_raw()) }).collect();
+    let subjects: Vec<Subject> = pids
+        .iter()
+        .map(|pid| Subject { pid: *pid, task: *pid, recorded: id::Pid(pid.as_raw()) })
+        .collect();
     Collector::collect(&Scope { subjects: &subjects, root: pids[0], supervisor }).unwrap()
 }
 

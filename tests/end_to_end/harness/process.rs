@@ -40,14 +40,22 @@ fn parents() -> BTreeMap<i32, (i32, bool)> {
         };
         // One that has ended meanwhile has no file, or an empty one.
         let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
-        let Some((_, rest)) = stat.rsplit_once(')') else { continue };
-        let mut fields = rest.split_ascii_whitespace();
-        let (Some(state), Some(Ok(parent))) = (fields.next(), fields.next().map(str::parse)) else {
-            continue;
-        };
-        parents.insert(pid, (parent, state == "Z" || state == "X"));
+        let parent = fields(&stat).nth(1).and_then(|parent| parent.parse().ok());
+        let Some(parent) = parent else { continue };
+        parents.insert(pid, (parent, tells_end(&stat)));
     }
     parents
+}
+
+/// The fields of a /proc/pid/stat, from the state on.
+fn fields(stat: &str) -> impl Iterator<Item = &str> {
+    stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_ascii_whitespace()
+}
+
+/// Whether a process has ended, as its /proc/pid/stat tells. It has not when only its main thread has.
+fn tells_end(stat: &str) -> bool {
+    let (state, threads) = (fields(stat).next(), fields(stat).nth(17));
+    state.is_none_or(|state| state == "X" || state == "Z" && threads == Some("1"))
 }
 
 /// Every process below `ancestor` that has not ended.
@@ -141,8 +149,7 @@ pub fn exit_status(pid: Pid, patience: Duration) -> Option<i32> {
 
 /// Whether a child has ended, reaped or not.
 pub fn has_ended(pid: Pid) -> bool {
-    let stat = proc_text(pid, "stat");
-    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']))
+    tells_end(&proc_text(pid, "stat"))
 }
 
 /// The file `name` of a process in /proc; empty when the process has ended.
@@ -173,7 +180,7 @@ pub struct Belongings {
 
 /// What the process has now.
 pub fn belongings(pid: Pid) -> Belongings {
-    let names = |directory: &str| -> BTreeSet<String> {
+    let names = |pid: Pid, directory: &str| -> BTreeSet<String> {
         fs::read_dir(format!("/proc/{pid}/{directory}"))
             .expect("list a living process")
             .flatten()
@@ -184,18 +191,22 @@ pub fn belongings(pid: Pid) -> Belongings {
         .lines()
         .find_map(|line| line.strip_prefix("State:"))
         .is_some_and(|state| state.contains("(stopped)") || state.contains("(tracing stop)"));
+    let threads = names(pid, "task");
+    // The main thread may have ended; then any other shows what the process has.
+    let last = threads.iter().max_by_key(|tid| (tid.len(), *tid)).and_then(|tid| tid.parse().ok());
+    let task = last.map_or(pid, Pid::from_raw);
     Belongings {
         tracer: status_number(pid, "TracerPid"),
         state: String::from(if state { "stopped" } else { "going" }),
-        mappings: proc_text(pid, "maps").lines().map(String::from).collect(),
-        descriptors: names("fd")
+        mappings: proc_text(task, "maps").lines().map(String::from).collect(),
+        descriptors: names(task, "fd")
             .into_iter()
             .filter_map(|number| {
-                let target = fs::read_link(format!("/proc/{pid}/fd/{number}")).ok()?;
+                let target = fs::read_link(format!("/proc/{task}/fd/{number}")).ok()?;
                 Some((number, target))
             })
             .collect(),
         children: children(pid),
-        threads: names("task"),
+        threads,
     }
 }
