@@ -24,6 +24,11 @@ use crate::sys::{memory, procfs};
 /// How long a thread that does not stop is waited for while the rest stands still.
 const STOP_PATIENCE: Duration = Duration::from_millis(250);
 
+/// How long a thread that was asked to stop, and is to be let go again, is waited for. One that stops with
+/// nobody there to see it, in a call that any stop breaks off, would take that for an interruption; this
+/// is much longer than a busy machine lets a thread wait for its turn.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(5);
+
 /// How soon it is looked at whether a thread waits for something that stands still itself.
 const FIRST_LOOK: Duration = Duration::from_millis(2);
 
@@ -258,7 +263,7 @@ pub(super) fn release(mut all: Vec<Held>) -> Result<(), FreezeError> {
             }
             missing |= held.threads.iter().any(|thread| thread.hold == Hold::Stopped);
         }
-        if !missing || begun.elapsed() > STOP_PATIENCE {
+        if !missing || begun.elapsed() > RELEASE_PATIENCE {
             return outcome;
         }
         sleep(LOOK_INTERVAL);
