@@ -58,8 +58,14 @@ struct Job {
     started: i64,
     /// Seconds between checkpoints.
     every: Option<u64>,
+    /// Seconds since 1970 at which the next is taken by the clock.
+    next: Option<i64>,
     /// Seconds since 1970 of the last checkpoint.
     last: Option<i64>,
+    /// For how many seconds the last checkpoint stopped the job.
+    pause: Option<f64>,
+    /// Bytes of the last checkpoint on the disk.
+    bytes: Option<u64>,
     /// Whether a checkpoint is being taken.
     busy: bool,
 }
@@ -94,7 +100,10 @@ fn job(status: Status) -> Job {
         directory: status.directory.to_string(),
         started: status.started,
         every: status.every,
-        last: status.last.map(|taken| taken.at),
+        next: status.next,
+        last: status.last.as_ref().map(|taken| taken.at),
+        pause: status.last.as_ref().map(|taken| taken.pause.as_secs_f64()),
+        bytes: status.last.as_ref().map(|taken| taken.bytes),
         busy: status.busy,
     }
 }
@@ -103,8 +112,10 @@ fn render_jobs(jobs: &[Job], now: i64) -> String {
     if jobs.is_empty() {
         return "no job of yours runs under rckpt on this machine\n".to_owned();
     }
-    let mut table =
-        vec![["PID", "RUNNING", "EVERY", "LAST", "COMMAND", "DIRECTORY"].map(str::to_owned)];
+    let mut table = vec![
+        ["PID", "RUNNING", "EVERY", "NEXT", "LAST", "PAUSE", "SIZE", "COMMAND", "DIRECTORY"]
+            .map(str::to_owned),
+    ];
     table.extend(jobs.iter().map(|job| {
         let every = job.every.and_then(|seconds| i64::try_from(seconds).ok());
         let last = match (job.busy, job.last) {
@@ -116,7 +127,10 @@ fn render_jobs(jobs: &[Job], now: i64) -> String {
             job.root.to_string(),
             options::span(now - job.started),
             every.map_or("-".to_owned(), options::span),
+            job.next.map_or("-".to_owned(), |next| format!("in {}", options::span(next - now))),
             last,
+            job.pause.map_or("-".to_owned(), |pause| format!("{pause:.3} s")),
+            job.bytes.map_or("-".to_owned(), options::size),
             options::beginning(&options::printable(&job.command), COMMAND_LETTERS),
             options::printable(&job.directory).into_owned(),
         ]

@@ -21,6 +21,7 @@ mod restore;
 mod run;
 mod supervision;
 mod verify;
+mod wrong_way;
 
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;

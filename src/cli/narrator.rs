@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::job::checkpoint::CheckpointError;
 use crate::job::report::{Event, Explanation, Observer, Totals};
 use crate::job::root::Ended;
-use crate::job::supervisor::Ending;
+use crate::job::supervisor::{Cause, Ending};
 
 use super::failure::Failure;
 use super::{options, output};
@@ -47,7 +47,17 @@ impl Observer for Narrator {
                     output::say("the job runs on");
                 }
             }
-            Event::Ending => output::say("told to end: taking a last checkpoint"),
+            Event::Ending { cause } => output::say(match cause {
+                Cause::Request => "told to end: taking a last checkpoint",
+                Cause::Limit => "the time allowed here is nearly over: taking a last checkpoint",
+                Cause::Budget => {
+                    "the time allowed by --max-total is over: taking a last checkpoint"
+                }
+            }),
+            Event::Requeued => output::say("the batch system will start the job again"),
+            Event::NotRequeued { reason } => {
+                output::say(format_args!("the job is not requeued: {reason}"));
+            }
             Event::Passed => output::say("no last checkpoint: the job is told to end"),
             Event::PassedOver { generation, reason } => output::say(format_args!(
                 "{} is damaged, and passed over for the one before it: {reason}",
@@ -84,7 +94,9 @@ fn say_last_words(ending: &Ending, ran: Duration, totals: Totals) {
     let end = match ending {
         Ending::Ended(Ended::Exited(status)) => format!("the job exited with status {status}"),
         Ending::Ended(Ended::Killed(signal)) => format!("the job was ended by signal {signal}"),
-        Ending::Suspended(taken) => format!("the job is stopped, to go on from {}", taken.path),
+        Ending::Suspended { last, .. } => {
+            format!("the job is stopped, to go on from {}", last.path)
+        }
     };
     let seconds = i64::try_from(ran.as_secs()).unwrap_or(i64::MAX);
     output::say(format_args!(

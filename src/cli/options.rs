@@ -2,6 +2,7 @@
 //! commands share.
 
 use std::borrow::Cow;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -176,6 +177,42 @@ pub fn duration_or_none(word: &str) -> Result<Duration, DurationError> {
     }
 }
 
+/// Why a word is not a size.
+#[derive(Debug, PartialEq, Eq, Error)]
+pub enum SizeError {
+    /// It is not a number with a unit or without.
+    #[error("write bytes (1048576) or one unit (512K, 512M, 4G, 1T)")]
+    Malformed,
+    /// It is nothing.
+    #[error("it must be more than nothing")]
+    Zero,
+    /// It is more than can be counted.
+    #[error("it is too large")]
+    TooLarge,
+}
+
+/// Reads `1048576` (bytes), `512K`, `512M`, `4G`, `1T`, each 1024 times the one before.
+pub fn bytes(word: &str) -> Result<NonZeroU64, SizeError> {
+    let (digits, unit) = match word.find(|letter: char| !letter.is_ascii_digit()) {
+        Some(at) => word.split_at(at),
+        None => (word, ""),
+    };
+    let shift = match unit {
+        "" => 0,
+        "K" | "KiB" => 10,
+        "M" | "MiB" => 20,
+        "G" | "GiB" => 30,
+        "T" | "TiB" => 40,
+        _ => return Err(SizeError::Malformed),
+    };
+    if digits.is_empty() {
+        return Err(SizeError::Malformed);
+    }
+    let number: u64 = digits.parse().map_err(|_| SizeError::TooLarge)?;
+    let bytes = number.checked_mul(1 << shift).ok_or(SizeError::TooLarge)?;
+    NonZeroU64::new(bytes).ok_or(SizeError::Zero)
+}
+
 fn seconds_of_units(word: &str) -> Result<u64, DurationError> {
     let mut units = [('d', 86_400), ('h', 3_600), ('m', 60), ('s', 1)].into_iter();
     let mut seconds = 0_u64;
@@ -203,10 +240,12 @@ fn number(digits: &str) -> Result<u64, DurationError> {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU64;
     use std::time::Duration;
 
     use super::{
-        DurationError, beginning, duration, duration_or_none, instant, printable, size, span,
+        DurationError, SizeError, beginning, bytes, duration, duration_or_none, instant, printable,
+        size, span,
     };
 
     #[test]
@@ -249,6 +288,25 @@ mod tests {
         check(1024, "1.0 KiB");
         check(1_572_864, "1.5 MiB");
         check(u64::MAX, "16777215.9 TiB");
+    }
+
+    #[test]
+    fn amounts() {
+        let check = |word: &str, expected: Result<u64, SizeError>| {
+            assert_eq!(bytes(word).map(NonZeroU64::get), expected, "{word:?}");
+        };
+        check("1048576", Ok(1 << 20));
+        check("512K", Ok(512 << 10));
+        check("512M", Ok(512 << 20));
+        check("4G", Ok(4 << 30));
+        check("2TiB", Ok(2 << 40));
+        check("4g", Err(SizeError::Malformed));
+        check("G", Err(SizeError::Malformed));
+        check("", Err(SizeError::Malformed));
+        check("1.5G", Err(SizeError::Malformed));
+        check("0M", Err(SizeError::Zero));
+        check("99999999T", Err(SizeError::TooLarge));
+        check("99999999999999999999", Err(SizeError::TooLarge));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::restore::plan::{Identity, PlanError};
 
 use super::failure::{self, Failure};
 use super::narrator::Narrator;
-use super::supervision::{Supervision, status_of};
+use super::supervision::Supervision;
 use super::{options, output};
 
 /// Bring a job back from a checkpoint, and give its exit status
@@ -72,6 +72,7 @@ impl From<Files> for Policy {
 /// Restores the job.
 pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
     let Arguments { dir, at, detach, pidfile, map, files, dry_run, json, supervision } = arguments;
+    let statuses = supervision.statuses();
     let prepared = restore::prepare(Options {
         path: dir,
         at,
@@ -97,7 +98,7 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
     } else {
         prepared
     };
-    Ok(status_of(&prepared.run(&mut Narrator)?))
+    Ok(statuses.of(&prepared.run(&mut Narrator)?))
 }
 
 /// Reads `OLD=NEW`, two absolute paths.

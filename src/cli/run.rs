@@ -14,7 +14,8 @@ use crate::sys::launch::LaunchError;
 
 use super::failure::{self, Failure};
 use super::narrator::{Narrator, shell_word};
-use super::supervision::{Supervision, status_of};
+use super::supervision::{OVER_BUDGET, Supervision};
+use super::wrong_way;
 
 /// Start a job, take checkpoints of it, and give its exit status
 #[derive(clap::Args)]
@@ -44,11 +45,13 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
         (true, _) => Earlier::Resume,
         (false, true) => Earlier::Forget,
     };
+    wrong_way::check(&command)?;
+    let statuses = supervision.statuses();
     let settings = supervision.settings()?;
     let options = run::Options { command, directory: dir, settings, earlier };
     Ok(match run::run(options, &mut Narrator)? {
-        Outcome::Supervised(ending) => status_of(&ending),
-        Outcome::HadFinished(status) => status_of(&Ending::Ended(Ended::Exited(status))),
+        Outcome::Supervised(ending) => statuses.of(&ending),
+        Outcome::HadFinished(status) => statuses.of(&Ending::Ended(Ended::Exited(status))),
     })
 }
 
@@ -86,6 +89,9 @@ impl From<GoOnError> for Failure {
                  or give another --dir",
                 shell_word(&path)
             )),
+            GoOnError::BudgetSpent { .. } => Self::user(message).status(OVER_BUDGET).hint(
+                "to go on, allow more with --max-total; --fresh starts over",
+            ),
             GoOnError::Directory(error) => error.into(),
             GoOnError::Resume(error) => error.into(),
             GoOnError::Record(_) | GoOnError::MoveAside { .. } => Self::environment(message),

@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::checkpoint::CheckpointError;
 use super::report::{Event, Explanation, Observer, Taken, Totals};
 use super::root::Ended;
-use super::supervisor::Ending;
+use super::supervisor::{Cause, Ending};
 
 /// The journal's name in a job's directory.
 pub const JOURNAL_FILE: &str = "events.jsonl";
@@ -48,7 +48,9 @@ enum Entry<'a> {
     Checkpoint(Checkpoint),
     CheckpointFailed { reason: &'a str },
     Signal { signal: &'a str },
-    ToldToEnd,
+    ToldToEnd { cause: &'static str },
+    Requeued,
+    NotRequeued { reason: &'a str },
     NoLastCheckpoint,
     Trouble { reason: &'a str },
     Finished { status: i32, seconds: f64 },
@@ -120,7 +122,9 @@ impl Observer for Journal<'_> {
                 self.write(Entry::CheckpointFailed { reason: &explanation.message });
             }
             Event::Signal(signal) => self.write(Entry::Signal { signal: signal.as_str() }),
-            Event::Ending => self.write(Entry::ToldToEnd),
+            Event::Ending { cause } => self.write(Entry::ToldToEnd { cause: name(cause) }),
+            Event::Requeued => self.write(Entry::Requeued),
+            Event::NotRequeued { reason } => self.write(Entry::NotRequeued { reason }),
             Event::Passed => self.write(Entry::NoLastCheckpoint),
             Event::Trouble(reason) => self.write(Entry::Trouble { reason }),
             Event::Over { ending, ran, .. } => self.write(last_entry(ending, ran)),
@@ -152,13 +156,21 @@ fn checkpoint(taken: &Taken) -> Checkpoint {
     }
 }
 
+const fn name(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Request => "request",
+        Cause::Limit => "limit",
+        Cause::Budget => "budget",
+    }
+}
+
 fn last_entry(ending: &Ending, ran: Duration) -> Entry<'static> {
     let seconds = ran.as_secs_f64();
     match ending {
         Ending::Ended(Ended::Exited(status)) => Entry::Finished { status: *status, seconds },
         Ending::Ended(Ended::Killed(signal)) => Entry::Killed { signal: *signal, seconds },
-        Ending::Suspended(taken) => {
-            Entry::Suspended { generation: taken.path.to_string(), seconds }
+        Ending::Suspended { last, .. } => {
+            Entry::Suspended { generation: last.path.to_string(), seconds }
         }
     }
 }

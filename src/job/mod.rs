@@ -4,12 +4,15 @@
 //! into a [`directory`]; [`control`] is how other rckpt commands reach a supervisor. Nothing here
 //! prints: what people are told goes through [`report::Observer`].
 
+pub mod batch;
+pub mod budget;
 pub mod checkpoint;
 pub mod claim;
 pub mod control;
 pub mod directory;
 pub mod finish;
 pub mod identity;
+pub mod interval;
 pub mod journal;
 pub mod record;
 pub mod report;

@@ -12,7 +12,7 @@ use crate::model::id::Bytes;
 
 use super::checkpoint::CheckpointError;
 use super::finish::Finish;
-use super::supervisor::Ending;
+use super::supervisor::{Cause, Ending};
 
 /// A checkpoint that is complete.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -135,8 +135,18 @@ pub enum Event<'a> {
         /// Whether the job runs on; else it is about to be told to end.
         runs_on: bool,
     },
-    /// The supervisor was told to end, and takes a last checkpoint.
-    Ending,
+    /// The supervisor is to end, and takes a last checkpoint.
+    Ending {
+        /// Why.
+        cause: Cause,
+    },
+    /// The batch system was asked to start the job again.
+    Requeued,
+    /// The batch system will not start the job again on our account.
+    NotRequeued {
+        /// Why.
+        reason: &'a str,
+    },
     /// A damaged checkpoint was passed over for an older one.
     PassedOver {
         /// The checkpoint.

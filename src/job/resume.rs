@@ -5,12 +5,14 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use thiserror::Error;
 
 use crate::model::id::Bytes;
 use crate::restore::files::Policy;
 
+use super::budget;
 use super::claim::Claim;
 use super::directory::{DirectoryError, Generation, Identity, JobDirectory};
 use super::finish::Finish;
@@ -43,6 +45,17 @@ pub enum GoOnError {
     /// The job could not be brought back, or not be supervised any more.
     #[error(transparent)]
     Resume(#[from] ResumeError),
+    /// The job has run as long as it may.
+    #[error(
+        "the job in {} has run for {} s in all, and --max-total allows no more", path.display(),
+        spent.as_secs()
+    )]
+    BudgetSpent {
+        /// The directory.
+        path: PathBuf,
+        /// For how long.
+        spent: Duration,
+    },
     /// The old directory cannot be moved aside.
     #[error("cannot move {} aside: {source}", path.display())]
     MoveAside {
@@ -92,6 +105,12 @@ pub fn go_on(
     if let Some(finish) = Finish::read(directory.path())? {
         observer.tell(Event::HadFinished { finish: &finish, directory: directory.path() });
         return Ok(Past::Finished(finish.status));
+    }
+    if let Some(most) = settings.most_total {
+        let spent = budget::read(directory.path())?;
+        if spent >= most {
+            return Err(GoOnError::BudgetSpent { path: directory.path().to_owned(), spent });
+        }
     }
     let mut journal = Journal::new(observer);
     journal.open(directory.path());

@@ -7,24 +7,30 @@
 //! of ours is no ancestor of the job. Should that thread panic, the kernel detaches the tracees of
 //! a thread that ends, and the loop goes on.
 
+mod alarms;
 mod clients;
+mod farewell;
+mod inquiry;
+mod limits;
 mod turn;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
+use nix::sys::signal::Signal;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::time::TimeSpec;
-use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use nix::unistd;
 use thiserror::Error;
 
 use crate::image::WriteOptions;
 use crate::model::id::Bytes;
 
+use self::alarms::Alarms;
+use self::inquiry::Inquiry;
+use super::batch::Batch;
 use super::checkpoint::Running;
 use super::claim::Claim;
 use super::control::discovery::Name;
@@ -32,9 +38,11 @@ use super::control::protocol::{Order, Reply};
 use super::control::server::{Client, Listener, ServeError};
 use super::directory::Identity;
 use super::finish::Finish;
+use super::interval::{Cost, Pace};
 use super::report::{Event, Observer, Taken, Totals};
 use super::root::{Ended, Root, WatchError};
-use super::{identity, signals};
+use super::signals::{Actions, Farewell};
+use super::{budget, identity, signals};
 
 /// Outcomes of checkpoints asked for from inside the job that are remembered.
 const MOST_OUTCOMES: usize = 16;
@@ -44,16 +52,24 @@ const COMMAND_LIMIT: usize = 4096;
 /// How a job is to be supervised.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Time between checkpoints; `None`: only when asked.
-    pub every: Option<Duration>,
+    /// When checkpoints are taken by the clock.
+    pub pace: Pace,
     /// How long the last checkpoint may take.
     pub grace: Duration,
     /// Generations that are kept; `None`: all.
     pub keep: Option<NonZeroUsize>,
+    /// Bytes that all generations together may take on the disk, but for the newest.
+    pub most_bytes: Option<NonZeroU64>,
     /// How generations are written.
     pub write: WriteOptions,
     /// What the user named with `--outputs`, absolute.
     pub outputs: Vec<PathBuf>,
+    /// What is done about signals.
+    pub actions: Actions,
+    /// What becomes of the job when the batch system's time is over.
+    pub farewell: Farewell,
+    /// How long the job may run in all, over every start of it.
+    pub most_total: Option<Duration>,
 }
 
 /// A job to supervise.
@@ -74,8 +90,24 @@ pub struct Supervised {
 pub enum Ending {
     /// The job ended.
     Ended(Ended),
-    /// The job was stopped after a checkpoint, as was asked, and can be resumed from it.
-    Suspended(Taken),
+    /// The job was stopped, and can be resumed from its last checkpoint.
+    Suspended {
+        /// That checkpoint.
+        last: Taken,
+        /// Why it was stopped.
+        cause: Cause,
+    },
+}
+
+/// Why a job is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Somebody asked for it.
+    Request,
+    /// The time that the batch system allows is nearly over.
+    Limit,
+    /// The time that the user allows the job in all is over.
+    Budget,
 }
 
 /// Why a job cannot be supervised any more. The job itself runs on.
@@ -105,10 +137,9 @@ pub enum SuperviseError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
     Signals,
-    Interval,
-    Grace,
     Listener,
     Checkpoint,
+    Inquiry,
     Root,
     Client(u64),
 }
@@ -116,8 +147,8 @@ enum Source {
 /// Who asked for a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Asker {
-    /// The interval has passed.
-    Interval,
+    /// The interval has passed, or a signal came that means it.
+    Nobody,
     /// The supervisor was told to end.
     Ending,
     /// A client that waits for the answer.
@@ -141,14 +172,22 @@ pub struct Supervisor {
     name: Name,
     started: SystemTime,
     signals: SignalFd,
-    interval: TimerFd,
-    grace: TimerFd,
     listener: Listener,
+    batch: Batch,
+}
+
+/// That the supervisor was told to end.
+#[derive(Clone, Debug)]
+struct Told {
+    farewell: Farewell,
+    cause: Cause,
+    /// The signals by which it was told.
+    signals: Vec<Signal>,
 }
 
 /// A supervisor at work.
 struct Loop<'a> {
-    own: Supervisor,
+    own: &'a Supervisor,
     job: Supervised,
     observer: &'a mut dyn Observer,
     guests: BTreeMap<u64, Guest>,
@@ -157,11 +196,32 @@ struct Loop<'a> {
     running: Option<(Asker, Order, Running)>,
     outcomes: BTreeMap<u64, Reply>,
     last: Option<Taken>,
-    told_to_end: bool,
+    alarms: Alarms,
+    inquiry: Option<Inquiry>,
+    /// When the time is over that the batch system allows, as far as that is known.
+    limit: Option<Instant>,
+    /// Whether that is near, unless the batch system has changed its mind.
+    is_near: bool,
+    /// Whether the job's directory is ours to write to.
+    in_charge: bool,
+    begun: Instant,
+    /// How long the job ran before.
+    spent: Duration,
+    cost: Cost,
+    slowest: Duration,
+    told: Option<Told>,
     /// Whether the job was told to end without a last checkpoint.
     job_told_to_end: bool,
     /// How the root process ended, once it has.
     ended: Option<Ended>,
+}
+
+/// How a loop came to its end.
+struct Turned {
+    ending: Ending,
+    told: Option<Told>,
+    /// The last checkpoint that it took.
+    last: Option<Taken>,
 }
 
 impl Supervisor {
@@ -179,15 +239,8 @@ impl Supervisor {
             SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
         )
         .map_err(preparing("make a signal descriptor"))?;
-        let timer = || {
-            TimerFd::new(
-                ClockId::CLOCK_MONOTONIC,
-                TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK,
-            )
-            .map_err(preparing("make a timer"))
-        };
-        let (interval, grace) = (timer()?, timer()?);
-        Ok(Self { settings, name, started: SystemTime::now(), signals, interval, grace, listener })
+        let batch = Batch::of(|name| std::env::var_os(name));
+        Ok(Self { settings, name, started: SystemTime::now(), signals, listener, batch })
     }
 
     /// Supervises until the job has ended, or has been ended after a checkpoint.
@@ -196,46 +249,79 @@ impl Supervisor {
     /// When a descriptor of the loop fails; the job runs on without a supervisor.
     pub fn supervise(
         self,
-        job: Supervised,
+        mut job: Supervised,
         observer: &mut dyn Observer,
     ) -> Result<Ending, SuperviseError> {
-        if let Some(every) = self.settings.every {
-            let expiration = Expiration::Interval(TimeSpec::from_duration(every));
-            self.interval
-                .set(expiration, TimerSetTimeFlags::empty())
-                .map_err(preparing("set the timer"))?;
-        }
         let begun = Instant::now();
-        let charge = job.claim.is_some().then(|| job.directory.clone());
-        if let Some(directory) = &charge
-            && let Err(error) = Finish::forget(directory)
-        {
-            observer.tell(Event::Trouble(&error.to_string()));
+        let claim = job.claim.take();
+        let charge = claim.is_some().then(|| job.directory.clone());
+        let mut spent = Duration::ZERO;
+        if let Some(directory) = &charge {
+            if let Err(error) = Finish::forget(directory) {
+                observer.tell(Event::Trouble(&error.to_string()));
+            }
+            match budget::read(directory) {
+                Ok(before) => spent = before,
+                Err(error) => observer.tell(Event::Trouble(&error.to_string())),
+            }
         }
-        let (ending, was_told_to_end) = Loop {
-            own: self,
+        let turned = Loop::new(&self, job, charge.is_some(), spent, observer).turn()?;
+        let ran = begun.elapsed();
+        if let Some(directory) = &charge {
+            let finished = match (&turned.ending, &turned.told) {
+                (Ending::Ended(Ended::Exited(status)), None) => {
+                    Finish::now(*status).write(directory)
+                }
+                _ => Ok(()),
+            };
+            if let Err(error) = finished.and_then(|()| budget::write(directory, spent + ran)) {
+                observer.tell(Event::Trouble(&error.to_string()));
+            }
+        }
+        let ending = farewell::ending(turned.ending, turned.told.as_ref(), turned.last.as_ref());
+        observer.tell(Event::Over { ending: &ending, ran, totals: Totals::default() });
+        if let Some(Told { farewell: Farewell::Requeue, cause, .. }) = turned.told {
+            // From now on the directory is the next start's.
+            drop(claim);
+            let went_on = turned.last.is_some();
+            farewell::requeue(&self, cause, went_on, observer)?;
+        }
+        Ok(ending)
+    }
+}
+
+impl<'a> Loop<'a> {
+    /// One that has not turned yet.
+    fn new(
+        own: &'a Supervisor,
+        job: Supervised,
+        in_charge: bool,
+        spent: Duration,
+        observer: &'a mut dyn Observer,
+    ) -> Self {
+        Self {
+            own,
             job,
-            observer: &mut *observer,
+            observer,
             guests: BTreeMap::new(),
             next_number: 0,
             queue: VecDeque::new(),
             running: None,
             outcomes: BTreeMap::new(),
             last: None,
-            told_to_end: false,
+            alarms: Alarms::default(),
+            inquiry: None,
+            limit: None,
+            is_near: false,
+            in_charge,
+            begun: Instant::now(),
+            spent,
+            cost: Cost::default(),
+            slowest: Duration::ZERO,
+            told: None,
             job_told_to_end: false,
             ended: None,
         }
-        .turn()?;
-        if let (Ending::Ended(Ended::Exited(status)), Some(directory), false) =
-            (&ending, &charge, was_told_to_end)
-            && let Err(error) = Finish::now(*status).write(directory)
-        {
-            observer.tell(Event::Trouble(&error.to_string()));
-        }
-        let ran = begun.elapsed();
-        observer.tell(Event::Over { ending: &ending, ran, totals: Totals::default() });
-        Ok(ending)
     }
 }
 

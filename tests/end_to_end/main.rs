@@ -7,6 +7,7 @@
 mod harness;
 
 mod at_rest;
+mod batch;
 mod errors;
 mod harmless;
 mod in_motion;

@@ -125,6 +125,8 @@ pub struct Status {
     pub started: i64,
     /// Seconds between checkpoints, when they are taken regularly.
     pub every: Option<u64>,
+    /// When the next one is taken by the clock, in seconds since 1970.
+    pub next: Option<i64>,
     /// The checkpoint that this supervisor took last.
     pub last: Option<Taken>,
     /// Whether one is being taken now.

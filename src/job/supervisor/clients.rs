@@ -2,8 +2,11 @@
 //!
 //! It puts what is asked into the loop's queue; it knows nothing of how a checkpoint is taken.
 
+use std::time::{Instant, SystemTime};
+
 use nix::unistd;
 
+use super::alarms::Alarm;
 use super::{Asker, COMMAND_LIMIT, Guest, Loop, seconds_since_1970};
 use crate::job::control::protocol::{self, Refusal, Reply, Request, Status};
 use crate::job::control::server::{MOST_CLIENTS, Received};
@@ -43,7 +46,7 @@ impl Loop<'_> {
             Request::Status => Some(Reply::Status(self.status())),
             Request::Outcome { .. } if !inside => Some(Reply::Refused(Refusal::NotInside)),
             Request::Outcome { ticket } => Some(self.outcome(ticket)),
-            Request::Dump(_) | Request::DumpFromInside(_) if self.told_to_end => {
+            Request::Dump(_) | Request::DumpFromInside(_) if self.told.is_some() => {
                 Some(Reply::Refused(Refusal::Ending))
             }
             Request::Dump(_) | Request::DumpFromInside(_) if self.queue.len() >= MOST_CLIENTS => {
@@ -85,7 +88,11 @@ impl Loop<'_> {
             supervisor: unistd::getpid().as_raw(),
             command: protocol::shorten(&self.job.identity.command, COMMAND_LIMIT),
             started: seconds_since_1970(self.own.started),
-            every: self.own.settings.every.map(|every| every.as_secs()),
+            every: self.own.settings.pace.interval(self.cost).map(|every| every.as_secs()),
+            next: self.alarms.at(Alarm::Interval).map(|at| {
+                let left = at.saturating_duration_since(Instant::now());
+                seconds_since_1970(SystemTime::now() + left)
+            }),
             last: self.last.clone(),
             busy: self.running.is_some(),
         }
@@ -113,7 +120,7 @@ impl Loop<'_> {
                 Asker::Inside(ticket) => {
                     self.outcomes.insert(ticket, Reply::Refused(refusal));
                 }
-                Asker::Interval | Asker::Ending => {}
+                Asker::Nobody | Asker::Ending => {}
             }
         }
     }

@@ -3,49 +3,87 @@
 //! One event at a time; nothing here waits for anything but the next one.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::thread;
+use std::time::Instant;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, raise, sigprocmask};
-use nix::sys::time::TimeSpec;
-use nix::sys::timerfd::{Expiration, TimerSetTimeFlags};
 use nix::unistd;
 
-use super::{Asker, Ending, Loop, MOST_OUTCOMES, Source, SuperviseError, preparing};
+use super::alarms::Alarm;
+use super::{
+    Asker, Cause, Ending, Loop, MOST_OUTCOMES, Source, SuperviseError, Told, Turned, preparing,
+};
+use crate::job::batch::Batch;
 use crate::job::checkpoint::{self, Running};
 use crate::job::control::protocol::{Order, Refusal, Reply, Then};
 use crate::job::control::server::MOST_CLIENTS;
+use crate::job::interval::Pace;
 use crate::job::report::{Event, Taken};
-use crate::job::signals::{self, Origin, Reaction};
+use crate::job::signals::{self, Farewell, Origin, Reaction};
 use crate::sys::relatives;
 
+/// How long the last words of a batch system may take to reach the supervisor after the job.
+const LAST_WORDS: u8 = 100;
+
 impl Loop<'_> {
-    /// Turns until the supervision is over. Gives its end, and whether the job had been told to end.
-    pub(super) fn turn(mut self) -> Result<(Ending, bool), SuperviseError> {
+    /// Turns until the supervision is over.
+    pub(super) fn turn(mut self) -> Result<Turned, SuperviseError> {
+        if let Some(interval) = self.own.settings.pace.interval(self.cost) {
+            self.alarms.set(Alarm::Interval, self.begun + interval);
+        }
+        self.set_limits();
         // The job may have ended before its first SIGCHLD could be read.
         self.look_for_the_end()?;
         loop {
             if let Some(ended) = self.ended {
                 self.refuse_all(Refusal::Ending);
-                return Ok((Ending::Ended(ended), self.told_to_end));
+                self.hear_last_words()?;
+                return Ok(self.over(Ending::Ended(ended)));
             }
             self.begin_next()?;
             for source in self.sleep()? {
                 match source {
                     Source::Signals => self.read_signals()?,
-                    Source::Interval => self.interval_passed()?,
-                    Source::Grace => self.grace_passed()?,
                     Source::Listener => self.accept(),
                     Source::Root => self.look_for_the_end()?,
+                    Source::Inquiry => self.read_answer(),
                     Source::Client(number) => self.hear(number),
                     Source::Checkpoint => {
-                        if let Some(taken) = self.checkpoint_finished()? {
-                            return Ok((Ending::Suspended(taken), true));
+                        if let Some(ending) = self.checkpoint_finished()? {
+                            return Ok(self.over(ending));
                         }
                     }
                 }
             }
+            for (alarm, at) in self.alarms.take_due(Instant::now()) {
+                match alarm {
+                    Alarm::Interval => self.interval_passed(at),
+                    Alarm::Grace => self.grace_passed(),
+                    Alarm::Limit => self.limit_is_near(),
+                    Alarm::Budget => self.budget_is_spent(),
+                    Alarm::Inquiry => self.answer_is_late(),
+                }
+            }
         }
+    }
+
+    fn over(self, ending: Ending) -> Turned {
+        Turned { ending, told: self.told, last: self.last }
+    }
+
+    /// Hears whether the job may have ended because it was told to. A batch system tells all processes
+    /// of a job, in some order: the job may have ended before the supervisor heard.
+    fn hear_last_words(&mut self) -> Result<(), SuperviseError> {
+        if self.told.is_none() && self.own.batch != Batch::None {
+            let mut polled = [PollFd::new(self.own.signals.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut polled, LAST_WORDS) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(source) => return Err(preparing("wait for events")(source)),
+            }
+        }
+        self.read_signals()
     }
 
     /// Looks whether the job has ended, unless a checkpoint is being taken.
@@ -58,11 +96,9 @@ impl Loop<'_> {
 
     /// Sleeps until something happens, and tells what.
     fn sleep(&self) -> Result<Vec<Source>, SuperviseError> {
-        let mut sources: Vec<(Source, BorrowedFd<'_>)> = vec![
-            (Source::Signals, self.own.signals.as_fd()),
-            (Source::Interval, self.own.interval.as_fd()),
-            (Source::Grace, self.own.grace.as_fd()),
-        ];
+        let mut sources: Vec<(Source, BorrowedFd<'_>)> =
+            vec![(Source::Signals, self.own.signals.as_fd())];
+        sources.extend(self.inquiry.as_ref().map(|inquiry| (Source::Inquiry, inquiry.as_fd())));
         if self.guests.len() < MOST_CLIENTS {
             sources.push((Source::Listener, self.own.listener.as_fd()));
         }
@@ -78,7 +114,7 @@ impl Loop<'_> {
         );
         let mut polled: Vec<PollFd<'_>> =
             sources.iter().map(|(_, fd)| PollFd::new(*fd, PollFlags::POLLIN)).collect();
-        match poll(&mut polled, PollTimeout::NONE) {
+        match poll(&mut polled, self.alarms.timeout(Instant::now())) {
             Ok(_) => {}
             // A stop and continuation of ourselves interrupts; there is nothing to read then.
             Err(Errno::EINTR) => return Ok(Vec::new()),
@@ -110,9 +146,10 @@ impl Loop<'_> {
             if signal != Signal::SIGCHLD && origin == Origin::Directed {
                 self.observer.tell(Event::Signal(signal));
             }
-            match signals::reaction(signal, origin, self.told_to_end) {
+            let told = self.told.as_ref().map(|told| told.signals.as_slice());
+            match self.own.settings.actions.reaction(signal, origin, told) {
                 Reaction::Reap => self.look_for_the_end()?,
-                Reaction::Nothing => {}
+                Reaction::Nothing => self.note(signal),
                 Reaction::Forward => self.pass_on(signal),
                 Reaction::ForwardAndStop => {
                     self.pass_on(signal);
@@ -124,8 +161,9 @@ impl Loop<'_> {
                         self.pass_on(signal);
                     }
                 }
-                Reaction::End => self.end()?,
-                Reaction::EndAtOnce => self.end_at_once(signal)?,
+                Reaction::Checkpoint => self.queue_checkpoint(),
+                Reaction::End(farewell) => self.end(farewell, Cause::Request, Some(signal)),
+                Reaction::EndAtOnce => self.end_at_once(signal),
             }
         }
     }
@@ -137,6 +175,10 @@ impl Loop<'_> {
 
     /// Passes a signal on to the root process.
     fn pass_on(&mut self, signal: Signal) {
+        if self.ended.is_some() {
+            // Its number may be another process's by now.
+            return;
+        }
         match kill(self.job.root.pid(), signal) {
             // It has ended, and that is about to be noticed.
             Ok(()) | Err(Errno::ESRCH) => {}
@@ -145,48 +187,52 @@ impl Loop<'_> {
     }
 
     /// Takes a last checkpoint and ends the job with it.
-    fn end(&mut self) -> Result<(), SuperviseError> {
-        self.told_to_end = true;
-        self.observer.tell(Event::Ending);
+    pub(super) fn end(&mut self, farewell: Farewell, cause: Cause, signal: Option<Signal>) {
+        self.told = Some(Told { farewell, cause, signals: signal.into_iter().collect() });
+        self.observer.tell(Event::Ending { cause });
         self.refuse_all(Refusal::Ending);
-        if self.own.settings.grace.is_zero() {
+        if self.ended.is_some() {
+            return;
+        }
+        let allowed = self.allowance(signal != Some(Signal::SIGTERM));
+        if allowed.is_zero() {
             return self.grace_passed();
         }
         self.queue.push_front((Asker::Ending, self.plain_order(Then::Kill)));
-        let expiration = Expiration::OneShot(TimeSpec::from_duration(self.own.settings.grace));
-        self.own
-            .grace
-            .set(expiration, TimerSetTimeFlags::empty())
-            .map_err(preparing("set the timer"))
+        self.alarms.set(Alarm::Grace, Instant::now() + allowed);
+    }
+
+    /// Remembers a signal that told once more to end, by another number.
+    fn note(&mut self, signal: Signal) {
+        if let Some(told) = &mut self.told {
+            told.signals.push(signal);
+        }
     }
 
     /// The last checkpoint did not fit.
-    fn grace_passed(&mut self) -> Result<(), SuperviseError> {
-        self.give_up_ending()?;
+    fn grace_passed(&mut self) {
+        self.give_up_ending();
         self.end_without_checkpoint();
-        Ok(())
     }
 
     /// The job was told to end again: it hears that each time, and now without a checkpoint.
-    fn end_at_once(&mut self, signal: Signal) -> Result<(), SuperviseError> {
-        self.give_up_ending()?;
+    fn end_at_once(&mut self, signal: Signal) {
+        self.give_up_ending();
         if self.job_told_to_end {
             self.pass_on(signal);
         } else {
             self.end_without_checkpoint();
         }
-        Ok(())
     }
 
     /// Gives up the last checkpoint. It must not see the signal that the job is to end by.
-    fn give_up_ending(&mut self) -> Result<(), SuperviseError> {
-        self.own.grace.unset().map_err(preparing("set the timer"))?;
+    fn give_up_ending(&mut self) {
+        self.alarms.unset(Alarm::Grace);
         self.queue.retain(|(asker, _)| *asker != Asker::Ending);
         // Whichever is being taken holds the job, which is to end now.
         if let Some((_, _, running)) = &self.running {
             running.give_up();
         }
-        Ok(())
     }
 
     /// Tells the job to end, once: the last checkpoint failed, or did not fit.
@@ -199,16 +245,22 @@ impl Loop<'_> {
     }
 
     /// It is time for a checkpoint, unless one is being taken or waits already.
-    fn interval_passed(&mut self) -> Result<(), SuperviseError> {
-        // Reading is what makes the timer unreadable until it expires again.
-        match self.own.interval.wait() {
-            Ok(()) | Err(Errno::EAGAIN) => {}
-            Err(source) => return Err(preparing("read the timer")(source)),
+    fn interval_passed(&mut self, at: Instant) {
+        if let Some(interval) = self.own.settings.pace.interval(self.cost) {
+            // Times that were slept through are left out.
+            self.alarms.set(Alarm::Interval, (at + interval).max(Instant::now()));
         }
-        if self.running.is_none() && self.queue.is_empty() && !self.told_to_end {
-            self.queue.push_back((Asker::Interval, self.plain_order(Then::Continue)));
+        if self.running.is_none() && self.queue.is_empty() {
+            self.queue_checkpoint();
         }
-        Ok(())
+    }
+
+    /// Has a checkpoint taken that nobody waits for, after those that are waited for.
+    fn queue_checkpoint(&mut self) {
+        let waits = self.queue.iter().any(|(asker, _)| *asker == Asker::Nobody);
+        if self.told.is_none() && !waits {
+            self.queue.push_back((Asker::Nobody, self.plain_order(Then::Continue)));
+        }
     }
 
     fn plain_order(&self, then: Then) -> Order {
@@ -217,7 +269,7 @@ impl Loop<'_> {
 
     /// Begins the next checkpoint that waits, if none is being taken.
     fn begin_next(&mut self) -> Result<(), SuperviseError> {
-        if self.running.is_some() {
+        if self.running.is_some() || self.inquiry.is_some() {
             return Ok(());
         }
         let Some((asker, order)) = self.queue.pop_front() else { return Ok(()) };
@@ -235,7 +287,7 @@ impl Loop<'_> {
     }
 
     /// A checkpoint is complete or has failed. `Some`: the job was ended with it.
-    fn checkpoint_finished(&mut self) -> Result<Option<Taken>, SuperviseError> {
+    fn checkpoint_finished(&mut self) -> Result<Option<Ending>, SuperviseError> {
         let Some((asker, order, running)) = self.running.take() else { return Ok(None) };
         let result = running.join();
         self.listen_for_children(true)?;
@@ -245,7 +297,9 @@ impl Loop<'_> {
         if ended.is_some() {
             self.refuse_all(Refusal::Ending);
         }
-        Ok(ended)
+        // A client that had the job ended asked for it, too.
+        let cause = self.told.as_ref().map_or(Cause::Request, |told| told.cause);
+        Ok(ended.map(|last| Ending::Suspended { last, cause }))
     }
 
     /// Tells everybody concerned what became of a checkpoint.
@@ -253,6 +307,7 @@ impl Loop<'_> {
         let reply = match result {
             Ok(taken) => {
                 self.observer.tell(Event::Taken(&taken));
+                self.learn(&taken);
                 let taken = taken.bounded();
                 self.last = Some(taken.clone());
                 Reply::Taken(taken)
@@ -268,7 +323,7 @@ impl Loop<'_> {
             }
         };
         match asker {
-            Asker::Interval => {}
+            Asker::Nobody => {}
             Asker::Ending => {
                 if matches!(reply, Reply::Failed(_)) && self.ended.is_none() {
                     self.end_without_checkpoint();
@@ -282,6 +337,18 @@ impl Loop<'_> {
                 }
             }
         }
+    }
+
+    /// Learns what checkpoints cost, and when the next is worth it.
+    fn learn(&mut self, taken: &Taken) {
+        self.cost.learn(taken.pause, taken.elapsed, processors());
+        self.slowest = self.slowest.max(taken.elapsed);
+        if let Pace::Auto { .. } = self.own.settings.pace
+            && let Some(interval) = self.own.settings.pace.interval(self.cost)
+        {
+            self.alarms.set(Alarm::Interval, Instant::now() + interval);
+        }
+        self.keep_account();
     }
 
     /// Starts or stops to be woken by SIGCHLD, which stays blocked, and pending if it comes.
@@ -306,4 +373,9 @@ fn stop_like_any_program() -> Result<(), SuperviseError> {
     raise(Signal::SIGTSTP).map_err(failed)?;
     sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&only), None).map_err(preparing("stop"))?;
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&only), None).map_err(preparing("stop"))
+}
+
+/// The processors that this process may run on.
+fn processors() -> u32 {
+    thread::available_parallelism().map_or(1, |number| u32::try_from(number.get()).unwrap_or(1))
 }
