@@ -124,6 +124,12 @@ impl<'a> Rebuilt<'a> {
         self.host
     }
 
+    /// Its thread `tid` as the supervisor sees it.
+    #[must_use]
+    pub fn thread(&self, tid: Pid) -> Option<HostPid> {
+        self.threads.get(&tid).copied()
+    }
+
     /// Its records.
     #[must_use]
     pub const fn process(&self) -> &'a Process {

@@ -11,6 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
@@ -18,10 +19,10 @@ use nix::unistd::{Pid as HostPid, pipe2};
 use thiserror::Error;
 
 use crate::image::Reader;
-use crate::model::id::{ObjectId, Pid};
+use crate::model::id::{ObjectId, OpenFileId, Pid};
 use crate::model::job::Job;
 use crate::sys::clone::{self, Fork};
-use crate::sys::descriptor;
+use crate::sys::descriptor::{self, Owner};
 
 use crate::model::births::Birth;
 use control::{ControlError, Finish, Rebuilt};
@@ -40,6 +41,7 @@ pub mod files;
 pub mod fill;
 pub mod line;
 pub mod opened;
+mod owner;
 pub mod plan;
 pub mod reaper;
 pub mod script;
@@ -92,6 +94,8 @@ pub enum RestoreError {
     OpenGate { gate: Gate, source: io::Error },
     #[error("taking over the content of object {object}: {source}")]
     TakeContent { object: ObjectId, source: io::Error },
+    #[error("telling a thread about events on open file {file} of the image: {source}")]
+    SetOwner { file: OpenFileId, source: Errno },
     #[error(transparent)]
     Control(#[from] ControlError),
     #[error(transparent)]
@@ -293,6 +297,7 @@ impl<'a> Supervisor<'a> {
         for process in rebuilt.values_mut() {
             process.await_threads()?;
         }
+        self.set_late_owners(&rebuilt)?;
         self.finish_all(&rebuilt)?;
         let root = self.hosts.get(&self.job.root).copied();
         let root = root.ok_or(RestoreError::FindRoot { root: self.job.root })?;
@@ -333,6 +338,24 @@ impl<'a> Supervisor<'a> {
                 self.hosts.insert(record.pid, child.host());
                 rebuilt.insert(sharer.index, child);
             }
+        }
+        Ok(())
+    }
+
+    /// Has descriptions tell the threads that they told, which all exist by now.
+    fn set_late_owners(&self, rebuilt: &BTreeMap<usize, Rebuilt<'_>>) -> Result<(), RestoreError> {
+        for late in owner::late(self.job) {
+            let file = late.file;
+            let thread = rebuilt.values().find_map(|process| process.thread(late.thread));
+            let thread = thread.ok_or(RestoreError::SetOwner { file, source: Errno::ESRCH })?;
+            let (holder, number) = late.holder;
+            let holder = self.hosts.get(&holder).copied();
+            let holder = holder.ok_or(RestoreError::SetOwner { file, source: Errno::ESRCH })?;
+            let owner = Owner { kind: owner::THREAD, id: thread.as_raw() };
+            descriptor::pidfd_open(holder)
+                .and_then(|pidfd| descriptor::pidfd_getfd(pidfd, number))
+                .and_then(|description| descriptor::set_owner(description, owner))
+                .map_err(|source| RestoreError::SetOwner { file, source })?;
         }
         Ok(())
     }

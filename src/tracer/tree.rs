@@ -38,7 +38,7 @@ const PASSING: Duration = Duration::from_millis(300);
 
 /// How long a tree may be held by somebody else: a checkpoint holds it for a moment, one whose rckpt was
 /// killed until that is noticed, a debugger for good.
-const HELD: Duration = Duration::from_secs(2);
+const HELD: Duration = Duration::from_secs(5);
 
 /// Offset of `rseq_cs` in the kernel's `struct rseq`.
 const RSEQ_CRITICAL_SECTION: u64 = 8;

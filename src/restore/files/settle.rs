@@ -16,6 +16,7 @@ use crate::model::file::{FileLockKind, Inode, InodeKind, OpenFile, OpenFileKind}
 use crate::model::job::Job;
 use crate::model::number::to_usize;
 use crate::model::time::{Clocks, TimeSpec, TimerSpec};
+use crate::restore::owner::comes_late;
 use crate::sys::descriptor::{self, Owner};
 use crate::sys::terminal::{self, TERMIOS2_SIZE};
 
@@ -34,7 +35,7 @@ pub(super) fn is_needed(file: &OpenFile) -> bool {
 
 /// Does everything that is left to be done.
 pub(super) fn settle(job: &Job, opened: &OpenedJob) -> Result<(), SettleError> {
-    settle_descriptions(job, opened, settle_description)?;
+    settle_descriptions(job, opened, |file, descriptor| settle_description(job, file, descriptor))?;
     for (id, origin) in &opened.origins {
         let Some(inode) = job.inodes.get(to_usize(u64::from(id.0))) else { continue };
         settle_file(inode, origin).map_err(|(operation, source)| SettleError::File {
@@ -112,14 +113,14 @@ fn start_timer(file: &OpenFile, descriptor: &OwnedFd, clocks: &Clocks) -> Result
     Ok(())
 }
 
-fn settle_description(file: &OpenFile, descriptor: &OwnedFd) -> Result<(), Failed> {
+fn settle_description(job: &Job, file: &OpenFile, descriptor: &OwnedFd) -> Result<(), Failed> {
     for lock in file.locks.iter().filter(|lock| lock.kind == FileLockKind::Lease) {
         descriptor::set_lease(descriptor, i32::from(lock.access))
             .map_err(|errno| ("F_SETLEASE", errno))?;
     }
     if let Some(owner) = file.owner {
         // Taking a lease makes the taker the owner, so this comes after it.
-        if owner.id.0 != 0 {
+        if owner.id.0 != 0 && !comes_late(job, &owner) {
             descriptor::set_owner(descriptor, Owner { kind: owner.kind, id: owner.id.0 })
                 .map_err(|errno| ("F_SETOWN_EX", errno))?;
         }
