@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::mem::take;
 use std::path::Path;
 
 use nix::unistd::Pid;
@@ -12,7 +13,7 @@ use super::files::{self, Collector, Content, Scope, Subject};
 use super::memory::{self, Part};
 use super::process::{self, Insight};
 use super::refusal::{MappingRefusal, Obstacle, Obstacles, StateRefusal};
-use super::{Request, clocks, policy};
+use super::{Request, clocks, detail, policy};
 use crate::image::error::WriteError;
 use crate::image::writer::{Writer, ZeroPages};
 use crate::model::address::{AddrRange, RemoteAddr};
@@ -23,7 +24,7 @@ use crate::model::job::{Job, VdsoImage};
 use crate::model::number::{PAGE_SIZE, to_u64, to_usize};
 use crate::model::process::Process;
 use crate::sys::machine;
-use crate::sys::procfs;
+use crate::sys::procfs::{self, Status};
 use crate::tracer::copy::Copy;
 use crate::tracer::injection::{Call, SCRATCH_SIZE};
 use crate::tracer::tree::{self, Tree};
@@ -37,14 +38,29 @@ pub(super) struct Collected {
     pub holders: Vec<usize>,
     /// Bytes of anonymous memory that all processes have together.
     pub anonymous: u64,
+    /// Address spaces without the details of their mappings.
+    postponed: Vec<Postponed>,
+    /// For each address space the process that has it.
+    pids: Vec<Pid>,
     /// Contents of files to store.
     contents: Vec<Content>,
     /// What the user should know.
     pub warnings: Vec<String>,
 }
 
-/// Collects everything about a frozen job but its page data. `directory` is where the image goes,
-/// which is never one of the job's outputs.
+/// An address space whose details are looked up later.
+#[derive(Debug)]
+struct Postponed {
+    /// Its number.
+    space: usize,
+    /// The process.
+    pid: Pid,
+    /// What /proc said of it.
+    status: Status,
+}
+
+/// Collects everything about a frozen job but its page data, and, when it `postpones` that, the details
+/// of large address spaces. `directory` is where the image goes, which is never one of the job's outputs.
 ///
 /// # Errors
 /// When something cannot be read, or anything cannot be saved.
@@ -52,10 +68,11 @@ pub(super) fn collect(
     request: &Request,
     directory: &Path,
     tree: &mut Tree,
+    postpones: bool,
 ) -> Result<Collected, DumpError> {
     let mut obstacles = Vec::new();
     let census = census::count(tree, request.root, &mut obstacles)?;
-    let insights = ask_all(tree, &census, &mut obstacles)?;
+    let insights = ask_all(tree, &census, postpones, &mut obstacles)?;
     if !obstacles.is_empty() {
         return Err(DumpError::Refused(Obstacles(obstacles)));
     }
@@ -78,6 +95,7 @@ pub(super) fn collect(
     let mut processes = Vec::with_capacity(census.members.len());
     let mut spaces = Vec::new();
     let mut holders = Vec::new();
+    let mut postponed = Vec::new();
     let mut insights = insights.into_iter();
     for member in &census.members {
         let (Some(place), Some(insight)) =
@@ -89,23 +107,23 @@ pub(super) fn collect(
         let frozen = &tree.processes()[place];
         let number = spaces.len();
         let id = u32::try_from(number).map_err(|_| CollectError::TooMany("processes"))?;
-        spaces.push(memory::collect(
-            frozen,
-            &insight.memory,
-            ObjectId(id),
-            &mut files,
-            &mut obstacles,
-        )?);
+        let object = ObjectId(id);
+        let mut space =
+            memory::collect(frozen, &insight.memory, object, &mut files, &mut obstacles)?;
+        match &insight.policies {
+            Some(policies) => detail::add(&mut space, frozen, policies, &mut obstacles)?,
+            None => {
+                let status = member.status.clone();
+                postponed.push(Postponed { space: number, pid: frozen.task(), status });
+            }
+        }
+        spaces.push(space);
         holders.push(place);
         let record = process::collect(member, frozen, insight, &census)?;
         let (fd_table, fs) = sharing[number];
         processes.push(Process { mm: MmId(id), fd_table, fs, ..record });
     }
 
-    if let Some((number, range)) = policy::disagreement(&spaces) {
-        let (pid, kind) = (subjects[number].pid, MappingRefusal::PolicyOfPart);
-        obstacles.push(Obstacle::Mapping { pid, range, name: Bytes::default(), kind });
-    }
     let first_object =
         u32::try_from(spaces.len()).map_err(|_| CollectError::TooMany("processes"))?;
     let files = files.finish(first_object);
@@ -145,7 +163,66 @@ pub(super) fn collect(
         .map_err(|error| DumpError::Refused(Obstacles(vec![Obstacle::Tree(error)])))?;
     let warnings = files.warnings.iter().map(ToString::to_string).collect();
     let anonymous = census.members.iter().map(|member| member.status.anonymous).sum();
-    Ok(Collected { job, holders, anonymous, contents: files.contents, warnings })
+    let pids = subjects.iter().map(|subject| subject.pid).collect();
+    let contents = files.contents;
+    let collected = Collected { job, holders, anonymous, postponed, pids, contents, warnings };
+    collected.check(Vec::new())?;
+    Ok(collected)
+}
+
+/// Adds the details that are still missing while the job stands still, except where `copies` have all
+/// of them.
+///
+/// # Errors
+/// When they cannot be read, or anything cannot be saved.
+pub(super) fn add_details(
+    collected: &mut Collected,
+    tree: &mut Tree,
+    copies: Option<&[Copy]>,
+) -> Result<(), DumpError> {
+    let mut obstacles = Vec::new();
+    for postponed in take(&mut collected.postponed) {
+        let space = &mut collected.job.address_spaces[postponed.space];
+        let process = (postponed.pid, &postponed.status);
+        let copy = copies.map(|copies| &copies[postponed.space]);
+        let told = copy.map(|copy| detail::has_all(space, process, copy)).transpose()?;
+        if told == Some(true) {
+            collected.postponed.push(postponed);
+            continue;
+        }
+        let failed = |source| CollectError::Inject { pid: postponed.pid, source };
+        let place = collected.holders[postponed.space];
+        let mut injector = tree.inject(place).map_err(failed)?;
+        let policies = policy::ask(&mut injector)?;
+        injector.finish().map_err(failed)?;
+        detail::add(space, &tree.processes()[place], &policies, &mut obstacles)?;
+    }
+    collected.check(obstacles)
+}
+
+/// Adds the details that are missing from `copies`, of a job that runs again.
+fn add_copied_details(collected: &mut Collected, copies: &mut [Copy]) -> Result<(), DumpError> {
+    let mut obstacles = Vec::new();
+    for Postponed { space: number, pid, .. } in take(&mut collected.postponed) {
+        let space = &mut collected.job.address_spaces[number];
+        detail::add_from_copy(space, pid, &mut copies[number], &mut obstacles)?;
+        detail::check_faults(space, pid, &mut obstacles)?;
+    }
+    collected.check(obstacles)
+}
+
+impl Collected {
+    /// Refuses what stands in the way, and mappings that disagree, once the details of all are known.
+    fn check(&self, mut obstacles: Vec<Obstacle>) -> Result<(), DumpError> {
+        let spaces = &self.job.address_spaces;
+        if self.postponed.is_empty()
+            && let Some((number, range)) = policy::disagreement(spaces)
+        {
+            let (pid, kind) = (self.pids[number], MappingRefusal::PolicyOfPart);
+            obstacles.push(Obstacle::Mapping { pid, range, name: Bytes::default(), kind });
+        }
+        if obstacles.is_empty() { Ok(()) } else { Err(DumpError::Refused(Obstacles(obstacles))) }
+    }
 }
 
 /// Writes page data of a job that is still frozen: all of it, or what its copies do not have.
@@ -199,13 +276,14 @@ pub(super) fn store(
 /// When a copy was killed, writing fails, or nobody wants it any more.
 pub(super) fn store_copies(
     request: &Request,
-    collected: &Collected,
+    collected: &mut Collected,
     mut copies: Vec<Copy>,
     writer: &mut Writer,
 ) -> Result<(), DumpError> {
     for copy in &mut copies {
         copy.hide()?;
     }
+    add_copied_details(collected, &mut copies)?;
     for (space, copy) in collected.job.address_spaces.iter().zip(copies) {
         let source = (copy.pid(), copy.memory());
         memory::store(request, (space, Part::Inherited), source, writer)?;
@@ -217,6 +295,7 @@ pub(super) fn store_copies(
 fn ask_all(
     tree: &mut Tree,
     census: &Census,
+    postpones: bool,
     obstacles: &mut Vec<Obstacle>,
 ) -> Result<Vec<Insight>, CollectError> {
     let mut insights = Vec::new();
@@ -228,7 +307,11 @@ fn ask_all(
         }
         let failed = |source| CollectError::Inject { pid, source };
         let mut injector = tree.inject(place).map_err(failed)?;
-        insights.push(process::ask(&mut injector, &member.status, census, obstacles)?);
+        let mut insight = process::ask(&mut injector, &member.status, census, obstacles)?;
+        if !(postpones && detail::is_large(&member.status)) {
+            insight.policies = Some(policy::ask(&mut injector)?);
+        }
+        insights.push(insight);
         injector.finish().map_err(failed)?;
     }
     Ok(insights)

@@ -10,6 +10,7 @@ use super::files::CollectFilesError;
 use super::files::outputs::OutputError;
 use super::refusal::Obstacles;
 use crate::image::error::WriteError;
+use crate::model::address::AddrRange;
 use crate::sys::procfs::ProcError;
 use crate::tracer::copy::CopyError;
 use crate::tracer::error::{FreezeError, InjectError};
@@ -92,6 +93,14 @@ pub enum CollectError {
         pid: Pid,
         /// Why.
         source: io::Error,
+    },
+    /// A mapping is not where it was a moment before, while the process stood still.
+    #[error("process {pid} has no mapping {range} any more")]
+    Mapping {
+        /// The process.
+        pid: Pid,
+        /// Where it was.
+        range: AddrRange,
     },
     /// Its files could not be looked at.
     #[error(transparent)]

@@ -1,5 +1,5 @@
 //! Collects address spaces: mappings, the areas that the kernel remembers by name, and which pages
-//! have to go into the image.
+//! have to go into the image. What only a walk over all pages tells of mappings is [`super::detail`]'s.
 
 use std::io;
 
@@ -13,9 +13,9 @@ use super::process::MemoryInsight;
 use super::refusal::{MappingRefusal, Obstacle};
 use crate::image::error::WriteError;
 use crate::image::writer::{Writer, ZeroPages};
-use crate::model::address::{AddrRange, RemoteAddr};
+use crate::model::address::RemoteAddr;
 use crate::model::id::{Bytes, InodeId, ObjectId};
-use crate::model::memory::{AddressSpace, Backing, GuardRange, MmAreas, Prot, Vma, VmaFlags};
+use crate::model::memory::{AddressSpace, Backing, MmAreas, Prot, Vma, VmaFlags};
 use crate::model::number::PAGE_SIZE;
 use crate::sys::memory::{PageMap, PageState, RemoteMemory};
 use crate::sys::procfs::{self, Mapping};
@@ -50,7 +50,7 @@ const KEPT: [([u8; 2], VmaFlags); 16] = [
 const IMPLIED: [[u8; 2]; 10] =
     [*b"rd", *b"wr", *b"ex", *b"sh", *b"mr", *b"me", *b"ms", *b"sd", *b"de", *b"gu"];
 
-/// Collects the address space of a process.
+/// Collects the address space of a process, without the details of its mappings.
 ///
 /// # Errors
 /// When /proc cannot be read. What cannot be saved becomes an obstacle.
@@ -62,66 +62,37 @@ pub(super) fn collect(
     obstacles: &mut Vec<Obstacle>,
 ) -> Result<AddressSpace, CollectError> {
     let pid = process.task();
-    let memory = |operation| move |source| CollectError::Memory { operation, pid, source };
-    let page_map = PageMap::open(pid).map_err(memory("open the page map"))?;
     let executable = files.executable(pid)?.unwrap_or_default();
     let mut vmas = Vec::new();
-    let mut guards = Vec::new();
-    for mapping in procfs::mappings(pid)? {
-        let mut refuse = |kind| {
-            obstacles.push(Obstacle::Mapping {
-                pid,
-                range: mapping.range,
-                name: Bytes(mapping.path.clone()),
-                kind,
-            });
-        };
+    for mapping in procfs::mapping_heads(pid)? {
         let kind = match classify(&mapping) {
             Ok(Some(kind)) => kind,
             Ok(None) => continue,
-            Err(refusal) => {
-                refuse(refusal);
+            Err(kind) => {
+                let name = Bytes(mapping.path);
+                obstacles.push(Obstacle::Mapping { pid, range: mapping.range, name, kind });
                 continue;
             }
         };
-        let shared = is_shared(&mapping);
         let (backing, name) = match kind {
             Kind::Vdso => (Backing::Vdso, None),
             Kind::Vvar => (Backing::Vvar, None),
             Kind::Anonymous { name } => (Backing::Anonymous, name),
             Kind::File => {
                 let Some(inode) = file_of(&mapping, pid, files)? else { continue };
-                (Backing::File { inode, offset: mapping.offset, shared }, None)
+                let (offset, shared) = (mapping.offset, is_shared(&mapping));
+                (Backing::File { inode, offset, shared }, None)
             }
         };
         let (prot, flags) = properties(&mapping);
-        let policy = insight.policies.iter().find(|(range, _)| range.contains(mapping.range.start));
-        let policy = policy.map(|(_, policy)| policy.clone());
-        vmas.push(Vma { range: mapping.range, prot, flags, backing, name, policy });
-        if matches!(backing, Backing::Vdso | Backing::Vvar) {
-            continue;
-        }
-        if page_map.tells_guards() {
-            page_map
-                .visit::<io::Error>(mapping.range, PageState::GUARD, &mut |run| {
-                    add_guard(&mut guards, run.range);
-                    Ok(())
-                })
-                .map_err(memory("read the page map"))?;
-        } else if !shared {
-            let unreadable = unreadable_page(&process.memory, &page_map, mapping.range)
-                .map_err(memory("read the page map"))?;
-            if let Some(page) = unreadable {
-                refuse(MappingRefusal::UnreadablePage(page));
-            }
-        }
+        vmas.push(Vma { range: mapping.range, prot, flags, backing, name, policy: None });
     }
     Ok(AddressSpace {
         vmas,
         areas: areas(pid, insight)?,
         executable,
         object,
-        guards,
+        guards: Vec::new(),
         dumpable: insight.dumpable,
         thp_disabled: insight.thp_disabled,
         mdwe: insight.mdwe,
@@ -210,7 +181,7 @@ enum StoreError {
 
 /// What a mapping shows, before it is known which file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Anonymous { name: Option<Bytes> },
     File,
     Vdso,
@@ -218,7 +189,7 @@ enum Kind {
 }
 
 /// Tells what a mapping is; `None` for what is no part of the process, but of every process.
-fn classify(mapping: &Mapping) -> Result<Option<Kind>, MappingRefusal> {
+pub(super) fn classify(mapping: &Mapping) -> Result<Option<Kind>, MappingRefusal> {
     match mapping.path.as_slice() {
         b"[vsyscall]" => return Ok(None),
         b"[vdso]" => return Ok(Some(Kind::Vdso)),
@@ -267,7 +238,7 @@ fn classify(mapping: &Mapping) -> Result<Option<Kind>, MappingRefusal> {
     }
 }
 
-fn properties(mapping: &Mapping) -> (Prot, VmaFlags) {
+pub(super) fn properties(mapping: &Mapping) -> (Prot, VmaFlags) {
     let mut prot = Prot::empty();
     prot.set(Prot::READ, mapping.permissions[0] == b'r');
     prot.set(Prot::WRITE, mapping.permissions[1] == b'w');
@@ -276,7 +247,7 @@ fn properties(mapping: &Mapping) -> (Prot, VmaFlags) {
     (prot, kept.map(|(_, flag)| *flag).collect())
 }
 
-fn is_shared(mapping: &Mapping) -> bool {
+pub(super) fn is_shared(mapping: &Mapping) -> bool {
     mapping.permissions[3] == b's'
 }
 
@@ -285,6 +256,10 @@ fn file_of(
     pid: Pid,
     files: &mut Collector,
 ) -> Result<Option<InodeId>, CollectError> {
+    let shared = is_shared(mapping);
+    let writable = mapping.permissions[1] == b'w';
+    // A mapping that is not writable may become it, when the file was open for writing.
+    let may_write = writable || shared && procfs::is_mapped_for_writing(pid, mapping.range)?;
     Ok(files.mapping(&FileMapping {
         pid,
         range: mapping.range,
@@ -292,34 +267,10 @@ fn file_of(
         device: mapping.device,
         inode: mapping.inode,
         path: &mapping.path,
-        shared: is_shared(mapping),
-        writable: mapping.permissions[1] == b'w',
-        may_write: mapping.codes.contains(b"mw"),
+        shared,
+        writable,
+        may_write,
     })?)
-}
-
-/// Adds a range of guard pages, joined to the last one when it continues that.
-fn add_guard(guards: &mut Vec<GuardRange>, range: AddrRange) {
-    match guards.last_mut() {
-        Some(GuardRange(last)) if last.end == range.start => last.end = range.end,
-        _ => guards.push(GuardRange(range)),
-    }
-}
-
-/// On a kernel that does not tell guard pages from pages in swap: one that cannot be read.
-fn unreadable_page(
-    memory: &RemoteMemory,
-    page_map: &PageMap,
-    range: AddrRange,
-) -> io::Result<Option<RemoteAddr>> {
-    let mut found = None;
-    page_map.visit::<io::Error>(range, PageState::SWAPPED, &mut |run| {
-        let mut pages =
-            (0..run.range.pages()).map(|page| RemoteAddr(run.range.start.0 + page * PAGE_SIZE));
-        found = found.or_else(|| pages.find(|page| memory.read(*page, &mut [0]).is_err()));
-        Ok(())
-    })?;
-    Ok(found)
 }
 
 fn areas(pid: Pid, insight: &MemoryInsight) -> Result<MmAreas, CollectError> {
@@ -350,6 +301,7 @@ fn coredump_filter(pid: Pid) -> Result<u32, CollectError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::address::AddrRange;
 
     fn mapping(permissions: &[u8; 4], path: &[u8], inode: u64, codes: &[&[u8; 2]]) -> Mapping {
         Mapping {

@@ -6,6 +6,7 @@
 mod census;
 mod clocks;
 mod collect;
+mod detail;
 pub mod error;
 pub mod files;
 mod inherit;
@@ -119,13 +120,15 @@ pub fn dump(
     let mut writer = Writer::create_on(directory, request.write, parent)?;
     let begun = Instant::now();
     let mut tree = Tree::freeze(request.root, request.adopter, PATIENCE)?;
-    let mut collected = collect::collect(request, directory, &mut tree)?;
+    let postpones = request.after == After::Continue;
+    let mut collected = collect::collect(request, directory, &mut tree, postpones)?;
     inherit::compare_all(&collected.job, &mut writer);
     let copies = match request.after {
         After::Continue => snapshot::take(&mut collected, &mut tree)?,
         // It stands still to its end: nothing is gained by copies.
         After::Kill | After::Stop => None,
     };
+    collect::add_details(&mut collected, &mut tree, copies.as_deref())?;
     let copied = copies.is_some();
     let stored = collect::store(request, &collected, &mut tree, copied, &mut writer);
     wanted(request, stored)?;
@@ -134,7 +137,7 @@ pub fn dump(
             release(tree.thaw(), "let go")?;
             let pause = begun.elapsed();
             if let Some(copies) = copies {
-                let stored = collect::store_copies(request, &collected, copies, &mut writer);
+                let stored = collect::store_copies(request, &mut collected, copies, &mut writer);
                 wanted(request, stored)?;
             }
             add_digests(&mut collected.job)?;
@@ -173,7 +176,7 @@ pub fn dump(
 /// [`DumpError::Refused`] with all that is in the way, or when looking fails.
 pub fn examine(request: &Request, directory: &Path) -> Result<Vec<String>, DumpError> {
     let mut tree = Tree::freeze(request.root, request.adopter, PATIENCE)?;
-    let collected = collect::collect(request, directory, &mut tree);
+    let collected = collect::collect(request, directory, &mut tree, false);
     release(tree.thaw(), "let go")?;
     Ok(collected?.warnings)
 }

@@ -8,19 +8,24 @@ use std::collections::BTreeMap;
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
-use super::error::CollectError;
+use super::error::{CollectError, DumpError};
+use super::thread::half;
 use crate::model::address::{AddrRange, RemoteAddr};
 use crate::model::id::InodeId;
 use crate::model::memory::{AddressSpace, Backing, MemoryPolicy, Vma};
 use crate::model::number::to_u64;
 use crate::sys::procfs;
-use crate::tracer::injection::{Call, Outcome};
+use crate::tracer::copy::Copy;
+use crate::tracer::injection::{Call, Injector, Outcome};
 
 /// Bytes of the node mask asked for: as many nodes as a kernel can be built for.
 pub(super) const NODES_SIZE: usize = 128;
 
 /// How many resident pages cost as much to walk over as one question put to the process.
 const PAGES_PER_QUESTION: u64 = 1500;
+
+/// Bytes before the node mask in an answer about a mapping: the mode, and padding.
+const MODE_SIZE: usize = 8;
 
 const MPOL_F_ADDR: u64 = 2;
 
@@ -45,16 +50,75 @@ pub(super) fn answer(outcome: Outcome, mode: i32, nodes: &[u8]) -> Result<Memory
     }
 }
 
-/// The mappings of a process that may have policies of their own.
-pub(super) fn candidates(pid: Pid) -> Result<Vec<AddrRange>, CollectError> {
-    let heads = procfs::mapping_heads(pid)?;
-    let own = heads.iter().filter(|head| !is_the_kernels(&head.path)).map(|head| head.range);
-    let questions = u64::try_from(heads.len()).unwrap_or(u64::MAX);
+/// The policies of the mappings of a frozen process that have any, as it tells itself.
+pub(super) fn ask(
+    injector: &mut Injector<'_>,
+) -> Result<Vec<(AddrRange, MemoryPolicy)>, CollectError> {
+    let (pid, area) = (injector.process().task(), injector.scratch().start);
+    let injected = |source| CollectError::Inject { pid, source };
+    ask_by(candidates(pid)?, pid, |range, content| {
+        let outcome = injector.call(&mapping_question(area, range)).map_err(injected)?;
+        injector.read(area, content).map_err(injected)?;
+        Ok(outcome)
+    })
+}
+
+/// The same of a process, as its copy tells.
+pub(super) fn ask_copy(
+    pid: Pid,
+    copy: &mut Copy,
+) -> Result<Vec<(AddrRange, MemoryPolicy)>, DumpError> {
+    let Some(unusual) = procfs::policy_places(copy.pid()).map_err(CollectError::from)? else {
+        return Ok(Vec::new());
+    };
+    let mut ranges = mappings_of(copy.pid())?;
+    ranges.retain(|range| unusual.binary_search(&range.start).is_ok());
+    ask_by(ranges, pid, |range, content| {
+        Ok(copy.ask(&|area| mapping_question(area, range), content)?)
+    })
+}
+
+/// The call that puts the policy of a mapping at `area`.
+fn mapping_question(area: RemoteAddr, range: AddrRange) -> Call {
+    question(area.0, area.0 + to_u64(MODE_SIZE), Some(range.start))
+}
+
+fn ask_by<E: From<CollectError>>(
+    ranges: Vec<AddrRange>,
+    pid: Pid,
+    mut ask: impl FnMut(AddrRange, &mut [u8]) -> Result<Outcome, E>,
+) -> Result<Vec<(AddrRange, MemoryPolicy)>, E> {
+    let mut policies = Vec::new();
+    for range in ranges {
+        let mut content = [0; MODE_SIZE + NODES_SIZE];
+        let outcome = ask(range, &mut content)?;
+        let policy =
+            answer(outcome, half(&content, 0), &content[MODE_SIZE..]).map_err(|source| {
+                CollectError::Ask { operation: "read the memory policies", pid, source }
+            })?;
+        if !policy.is_default() {
+            policies.push((range, policy));
+        }
+    }
+    Ok(policies)
+}
+
+/// The mappings of a frozen process that may have policies of their own.
+fn candidates(pid: Pid) -> Result<Vec<AddrRange>, CollectError> {
+    let mut own = mappings_of(pid)?;
+    let questions = u64::try_from(own.len()).unwrap_or(u64::MAX);
     if procfs::resident_pages(pid)? > questions.saturating_mul(PAGES_PER_QUESTION) {
-        return Ok(own.collect());
+        return Ok(own);
     }
     let Some(unusual) = procfs::policy_places(pid)? else { return Ok(Vec::new()) };
-    Ok(own.filter(|range| unusual.binary_search(&range.start).is_ok()).collect())
+    own.retain(|range| unusual.binary_search(&range.start).is_ok());
+    Ok(own)
+}
+
+/// The mappings of a process but those that every process has.
+fn mappings_of(pid: Pid) -> Result<Vec<AddrRange>, CollectError> {
+    let heads = procfs::mapping_heads(pid)?;
+    Ok(heads.iter().filter(|head| !is_the_kernels(&head.path)).map(|head| head.range).collect())
 }
 
 fn is_the_kernels(path: &[u8]) -> bool {

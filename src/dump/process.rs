@@ -4,7 +4,6 @@ use nix::unistd::Pid;
 
 use super::census::{Census, Member};
 use super::error::CollectError;
-use super::policy;
 use super::refusal::{Obstacle, StateRefusal};
 use super::thread::{self, Answers, half, word};
 use crate::model::address::{AddrRange, RemoteAddr};
@@ -43,6 +42,8 @@ pub(super) struct Insight {
     pub threads: Vec<Answers>,
     /// Its address space's.
     pub memory: MemoryInsight,
+    /// Mappings that have memory policies of their own, where it was asked for them.
+    pub policies: Option<Vec<(AddrRange, MemoryPolicy)>>,
     actions: Vec<SignalAction>,
     interval_timers: [TimerSpec; 3],
     posix_timers: Vec<PosixTimer>,
@@ -67,8 +68,6 @@ pub(super) struct MemoryInsight {
     pub memory_merge: bool,
     /// Commands registered with membarrier(2).
     pub membarrier: u32,
-    /// Mappings that have policies of their own.
-    pub policies: Vec<(AddrRange, MemoryPolicy)>,
 }
 
 /// Asks a process for everything that it alone can tell.
@@ -105,8 +104,8 @@ pub(super) fn ask(
             mdwe: low_half(mdwe),
             memory_merge: memory_merge != 0,
             membarrier: low_half(membarrier),
-            policies: questions.policies()?,
         },
+        policies: None,
         actions: questions.actions(status)?,
         interval_timers: questions.interval_timers()?,
         posix_timers: questions.posix_timers(census, obstacles)?,
@@ -325,27 +324,6 @@ impl<'question, 'tree> Questions<'question, 'tree> {
         let outcome =
             self.injector.call(&call).map_err(|source| CollectError::Inject { pid, source })?;
         Ok(outcome == Ok(0))
-    }
-
-    /// The policies of mappings that have any.
-    fn policies(&mut self) -> Result<Vec<(AddrRange, MemoryPolicy)>, CollectError> {
-        const NODES: usize = 8;
-        let pid = self.pid;
-        let injected = |source| CollectError::Inject { pid, source };
-        let mut policies = Vec::new();
-        for range in policy::candidates(pid)? {
-            let call = policy::question(self.area, self.area + to_u64(NODES), Some(range.start));
-            let outcome = self.injector.call(&call).map_err(injected)?;
-            let mut content = [0; NODES + policy::NODES_SIZE];
-            self.injector.read(RemoteAddr(self.area), &mut content).map_err(injected)?;
-            let policy = policy::answer(outcome, half(&content, 0), &content[NODES..]).map_err(
-                |source| CollectError::Ask { operation: "read the memory policies", pid, source },
-            )?;
-            if !policy.is_default() {
-                policies.push((range, policy));
-            }
-        }
-        Ok(policies)
     }
 
     fn interval_timers(&mut self) -> Result<[TimerSpec; 3], CollectError> {

@@ -175,7 +175,7 @@ impl PageMap {
         let scan = [full, full.difference(PageState::GUARD)].into_iter().find(|mask| {
             let mut region = [PageRegion::default(); 1];
             let empty = AddrRange { start: RemoteAddr(0), end: RemoteAddr(0) };
-            scan(&file, empty, *mask, *mask, &mut region).is_ok()
+            scan(&file, empty, Wanted::any(*mask), *mask, &mut region).is_ok()
         });
         Ok(Self { file, scan })
     }
@@ -210,6 +210,21 @@ impl PageMap {
         }
     }
 
+    /// Whether `range` has any page of the process's own, rather than of a file, that is not all zero
+    /// by nature; `None` on a kernel that does not scan.
+    ///
+    /// # Errors
+    /// What reading the page map gives.
+    pub fn has_own_page(&self, range: AddrRange) -> io::Result<Option<bool>> {
+        let Some(told) = self.scan else { return Ok(None) };
+        let somewhere = PageState::PRESENT | PageState::SWAPPED;
+        let foreign = PageState::FILE | PageState::ZERO | PageState::GUARD;
+        let mut regions = [PageRegion::default(); 1];
+        let wanted = Wanted { any: somewhere & told, none: foreign & told, most: 1 };
+        let (count, _) = scan(&self.file, range, wanted, told, &mut regions)?;
+        Ok(Some(count > 0))
+    }
+
     fn visit_by_scan<E: From<io::Error>>(
         &self,
         range: AddrRange,
@@ -220,7 +235,8 @@ impl PageMap {
         let mut regions = [PageRegion::default(); REGIONS];
         let mut rest = range;
         while !rest.is_empty() {
-            let (count, walked) = scan(&self.file, rest, wanted & told, told, &mut regions)?;
+            let wanted = Wanted::any(wanted & told);
+            let (count, walked) = scan(&self.file, rest, wanted, told, &mut regions)?;
             for region in &regions[..count] {
                 let range =
                     AddrRange { start: RemoteAddr(region.start), end: RemoteAddr(region.end) };
@@ -274,12 +290,29 @@ fn entry_state(entry: u64) -> PageState {
     state
 }
 
-/// One PAGEMAP_SCAN for pages in any of the states `wanted`, each reported with what is in `told` of
-/// its state: how many regions were filled, and how far the walk came.
+/// Which pages a scan is to report.
+#[derive(Clone, Copy)]
+struct Wanted {
+    /// Those in any of these states,
+    any: PageState,
+    /// and in none of these.
+    none: PageState,
+    /// How many at most; 0: all.
+    most: u64,
+}
+
+impl Wanted {
+    const fn any(any: PageState) -> Self {
+        Self { any, none: PageState::empty(), most: 0 }
+    }
+}
+
+/// One PAGEMAP_SCAN for the pages `wanted`, each reported with what is in `told` of its state: how many
+/// regions were filled, and how far the walk came.
 fn scan(
     file: &File,
     range: AddrRange,
-    wanted: PageState,
+    wanted: Wanted,
     told: PageState,
     regions: &mut [PageRegion],
 ) -> io::Result<(usize, u64)> {
@@ -289,7 +322,10 @@ fn scan(
         end: range.end.0,
         vector: to_u64(regions.as_mut_ptr().expose_provenance()),
         vector_length: to_u64(regions.len()),
-        category_any_of_mask: wanted.bits(),
+        max_pages: wanted.most,
+        category_inverted: wanted.none.bits(),
+        category_mask: wanted.none.bits(),
+        category_any_of_mask: wanted.any.bits(),
         return_mask: told.bits(),
         ..ScanArguments::default()
     };

@@ -5,7 +5,8 @@
 //! reads without assuming UTF-8 names are left to it.
 
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::Pid;
@@ -96,6 +97,10 @@ pub struct Status {
     pub indirect_branch: u32,
     /// Bytes of anonymous memory that are resident; 0 for a zombie.
     pub anonymous: u64,
+    /// Bytes of mappings that are locked in memory (mlock).
+    pub locked: u64,
+    /// Bytes of huge pages from the pool.
+    pub huge_pages: u64,
     /// x86_Thread_features: shadow stacks and the like that are switched on.
     pub thread_features: Vec<u8>,
 }
@@ -147,8 +152,13 @@ pub struct TimerEntry {
 /// # Errors
 /// When it cannot be read.
 pub fn read(pid: Pid, name: &str) -> Result<Vec<u8>, ProcError> {
+    /// Most files fit: one call gets all, and another one finds the end.
+    const USUAL_SIZE: usize = 8192;
     let path = path_of(pid, name);
-    fs::read(&path).map_err(|source| ProcError::Read { path, source })
+    let mut bytes = Vec::with_capacity(USUAL_SIZE);
+    // Their size is never known before; taken as a stream, nobody asks for it.
+    let outcome = File::open(&path).and_then(|file| file.take(u64::MAX).read_to_end(&mut bytes));
+    outcome.map(|_| bytes).map_err(|source| ProcError::Read { path, source })
 }
 
 /// Reads a link under /proc/PID.
@@ -218,6 +228,21 @@ pub fn mapping_heads(pid: Pid) -> Result<Vec<Mapping>, ProcError> {
         .map(parse_mapping)
         .collect::<Option<Vec<_>>>()
         .ok_or_else(|| ProcError::Parse { path: path_of(pid, "maps"), what: "mapping" })
+}
+
+/// Whether the file behind a mapping was opened for writing, as the mode of its link in
+/// /proc/PID/map_files tells.
+///
+/// # Errors
+/// When that cannot be read.
+pub fn is_mapped_for_writing(pid: Pid, range: AddrRange) -> Result<bool, ProcError> {
+    const OWNER_WRITES: u32 = 0o200;
+    let name = format!("map_files/{:x}-{:x}", range.start.0, range.end.0);
+    let path = path_of(pid, &name);
+    match fs::symlink_metadata(&path) {
+        Ok(link) => Ok(link.mode() & OWNER_WRITES != 0),
+        Err(source) => Err(ProcError::Read { path, source }),
+    }
 }
 
 /// How many pages of a process are in memory.
@@ -439,11 +464,9 @@ fn parse_status_line(
             status.indirect_branch = speculation(value);
             "SpeculationIndirectBranch"
         }
-        b"RssAnon" => {
-            let size = value.strip_suffix(b"kB").ok_or("RssAnon")?.trim_ascii();
-            let size = number::<u64>(size).and_then(|size| size.checked_mul(1024));
-            set(&mut status.anonymous, size, "RssAnon")?
-        }
+        b"RssAnon" => set(&mut status.anonymous, kibibytes(value), "RssAnon")?,
+        b"VmLck" => set(&mut status.locked, kibibytes(value), "VmLck")?,
+        b"HugetlbPages" => set(&mut status.huge_pages, kibibytes(value), "HugetlbPages")?,
         b"x86_Thread_features" => {
             status.thread_features = value.to_vec();
             "x86_Thread_features"
@@ -451,6 +474,11 @@ fn parse_status_line(
         _ => return Ok(None),
     };
     Ok(Some(key))
+}
+
+/// Bytes, of a size like `12 kB`.
+fn kibibytes(value: &[u8]) -> Option<u64> {
+    number::<u64>(value.strip_suffix(b"kB")?.trim_ascii())?.checked_mul(1024)
 }
 
 /// Parses /proc/PID/smaps. Gives the mappings, or the field that cannot be understood: in a mapping's

@@ -24,11 +24,14 @@ use nix::unistd::Pid;
 use thiserror::Error;
 
 use super::error::InjectError;
-use super::injection::{Injector, await_system_call_stop, decode_result, set_registers, trace};
+use super::injection::{
+    Call, Injector, Outcome, await_system_call_stop, decode_result, set_registers, trace,
+};
 use super::restart::NO_SYSTEM_CALL;
 use super::stub::{self, COPY};
 use super::tree::Process;
 use crate::model::address::RemoteAddr;
+use crate::model::number::PAGE_SIZE;
 use crate::model::thread::Registers;
 use crate::sys::memory::RemoteMemory;
 use crate::sys::ptrace::{self, Resume, Stop};
@@ -87,7 +90,12 @@ pub struct Copy {
     /// Where its own code lies.
     code: RemoteAddr,
     registers: Registers,
+    /// Where its system calls put what they have to say, once something was asked.
+    answers: Option<RemoteAddr>,
 }
+
+/// Bytes of an answer, at most.
+pub const ANSWER_SIZE: u64 = PAGE_SIZE;
 
 impl Copy {
     /// Its id as rckpt sees it.
@@ -108,17 +116,46 @@ impl Copy {
     /// # Errors
     /// When it has been killed, or kept the descriptors.
     pub fn hide(&mut self) -> Result<(), CopyError> {
-        let all = [0, u64::from(u32::MAX), CLOSE_RANGE_UNSHARE];
+        let all = [0, u64::from(u32::MAX), CLOSE_RANGE_UNSHARE, 0, 0, 0];
         let closed = self.call("close the descriptors of", libc::SYS_close_range, all)?;
         closed.map_err(|source| self.failed("close the descriptors of", source.into()))?;
         // What is left is for the eyes of others: the terminal's signals, `ps`, `pgrep`. Where it cannot
         // be done the copy is as good.
-        self.call("detach", libc::SYS_setsid, [0; 3])?.unwrap_or_default();
+        self.call("detach", libc::SYS_setsid, [0; 6])?.unwrap_or_default();
         let name = RemoteAddr(self.code.0 + NAME_OFFSET);
         let terminated: Vec<u8> = NAME.iter().copied().chain([0]).collect();
         self.memory.write(name, &terminated).map_err(|source| self.failed("write to", source))?;
-        self.call("name", libc::SYS_prctl, [PR_SET_NAME, name.0, 0])?.unwrap_or_default();
+        self.call("name", libc::SYS_prctl, [PR_SET_NAME, name.0, 0, 0, 0, 0])?.unwrap_or_default();
         Ok(())
+    }
+
+    /// Asks it something by a system call, made for the address that it may write to: what that
+    /// returns, and what it has written there. The first question adds a mapping to the copy.
+    ///
+    /// # Errors
+    /// When it has been killed, or has no room for an answer.
+    pub fn ask(
+        &mut self,
+        call: &dyn Fn(RemoteAddr) -> Call,
+        answer: &mut [u8],
+    ) -> Result<Outcome, CopyError> {
+        let place = match self.answers {
+            Some(place) => place,
+            None => self.map_answers()?,
+        };
+        let Call { number, arguments } = call(place);
+        let outcome = self.call("ask", number, arguments)?;
+        self.memory.read(place, answer).map_err(|source| self.failed("read", source))?;
+        Ok(outcome)
+    }
+
+    fn map_answers(&mut self) -> Result<RemoteAddr, CopyError> {
+        let protection = u64::from((libc::PROT_READ | libc::PROT_WRITE).unsigned_abs());
+        let flags = u64::from((libc::MAP_PRIVATE | libc::MAP_ANONYMOUS).unsigned_abs());
+        let arguments = [0, ANSWER_SIZE, protection, flags, u64::MAX, 0];
+        let mapped = self.call("map memory in", libc::SYS_mmap, arguments)?;
+        let place = mapped.map_err(|source| self.failed("map memory in", source.into()))?;
+        Ok(*self.answers.insert(RemoteAddr(place)))
     }
 
     /// Makes a system call in it.
@@ -126,8 +163,8 @@ impl Copy {
         &self,
         operation: &'static str,
         number: i64,
-        [rdi, rsi, rdx]: [u64; 3],
-    ) -> Result<Result<u64, Errno>, CopyError> {
+        [rdi, rsi, rdx, r10, r8, r9]: [u64; 6],
+    ) -> Result<Outcome, CopyError> {
         let registers = Registers {
             rip: self.code.0 + COPY,
             rax: number.cast_unsigned(),
@@ -135,6 +172,9 @@ impl Copy {
             rdi,
             rsi,
             rdx,
+            r10,
+            r8,
+            r9,
             ..self.registers
         };
         let call = || {
@@ -394,8 +434,8 @@ impl<'tree> Birth<'tree> {
             CopyError::Use { operation: "open the memory of", pid: self.pid, copy, source }
         })?;
         let registers = self.cloning(self.code.0 + COPY, 0);
-        self.copy =
-            Some(Copy { original: self.pid, pid: copy, memory, code: self.code, registers });
+        let (original, code) = (self.pid, self.code);
+        self.copy = Some(Copy { original, pid: copy, memory, code, registers, answers: None });
         Ok(())
     }
 

@@ -31,6 +31,7 @@ crate::fixtures! {
     memory_guard;
     memory_huge_pages;
     memory_hugetlb;
+    memory_large;
     memory_locked;
     memory_memfd;
     memory_names;

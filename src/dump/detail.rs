@@ -1,0 +1,196 @@
+//! What only a walk over all pages of a process tells of its mappings: their flags, guard pages, and
+//! memory policies.
+//!
+//! For a large process that takes as long as a fork. Where it is certain that a copy has all of that,
+//! too, it is looked up in the copy, once the process runs on.
+
+use std::io;
+
+use nix::unistd::Pid;
+
+use super::error::{CollectError, DumpError};
+use super::memory;
+use super::policy;
+use super::refusal::{MappingRefusal, Obstacle};
+use crate::model::address::{AddrRange, RemoteAddr};
+use crate::model::id::Bytes;
+use crate::model::memory::{AddressSpace, Backing, GuardRange, MemoryPolicy};
+use crate::model::number::PAGE_SIZE;
+use crate::sys::memory::{PageMap, PageState, RemoteMemory};
+use crate::sys::procfs::{self, Mapping, Status};
+use crate::tracer::copy::Copy;
+use crate::tracer::tree;
+
+/// Bytes of memory from which on details are looked up in the copy: less is walked over quickly.
+const LARGE: u64 = 8 << 20;
+
+/// Whether the details of a process are better looked up in its copy.
+pub(super) const fn is_large(status: &Status) -> bool {
+    status.anonymous >= LARGE
+}
+
+/// Adds the details of a frozen process, which has told its policies.
+///
+/// # Errors
+/// When they cannot be read. What cannot be saved becomes an obstacle.
+pub(super) fn add(
+    space: &mut AddressSpace,
+    process: &tree::Process,
+    policies: &[(AddrRange, MemoryPolicy)],
+    obstacles: &mut Vec<Obstacle>,
+) -> Result<(), CollectError> {
+    let task = process.task();
+    add_from(space, task, (task, &process.memory), policies, obstacles)
+}
+
+/// Whether a copy has all the details of a process that is still frozen: fork leaves out what is locked
+/// in memory, what is from the pool of huge pages may be lost, and some mappings are left out or
+/// emptied.
+///
+/// # Errors
+/// When /proc cannot be read.
+pub(super) fn has_all(
+    space: &AddressSpace,
+    (pid, status): (Pid, &Status),
+    copy: &Copy,
+) -> Result<bool, CollectError> {
+    if status.locked != 0 || status.huge_pages != 0 {
+        return Ok(false);
+    }
+    let heads = procfs::mapping_heads(copy.pid())?;
+    let kept = heads.iter().filter(|head| !matches!(memory::classify(head), Ok(None)));
+    if !kept.map(|head| head.range).eq(space.vmas.iter().map(|vma| vma.range)) {
+        return Ok(false);
+    }
+    let memory = |source| CollectError::Memory { operation: "read the page map", pid, source };
+    let [own, copied] = [pid, copy.pid()].map(PageMap::open);
+    let (own, copied) = (own.map_err(memory)?, copied.map_err(memory)?);
+    for vma in &space.vmas {
+        if !matches!(vma.backing, Backing::Anonymous | Backing::File { shared: false, .. }) {
+            continue;
+        }
+        match own.has_own_page(vma.range).map_err(memory)? {
+            None => return Ok(false),
+            Some(false) => {}
+            Some(true) if copied.has_own_page(vma.range).map_err(memory)? != Some(true) => {
+                return Ok(false);
+            }
+            Some(true) => {}
+        }
+    }
+    Ok(true)
+}
+
+/// Adds the details of a process from its copy, which has all of them. The process runs.
+///
+/// # Errors
+/// As for [`add`].
+pub(super) fn add_from_copy(
+    space: &mut AddressSpace,
+    pid: Pid,
+    copy: &mut Copy,
+    obstacles: &mut Vec<Obstacle>,
+) -> Result<(), DumpError> {
+    let policies = policy::ask_copy(pid, copy)?;
+    Ok(add_from(space, pid, (copy.pid(), copy.memory()), &policies, obstacles)?)
+}
+
+/// Finds mappings whose missing pages somebody else provides, which a copy does not tell: `running` is
+/// the process itself, which may have ended.
+///
+/// # Errors
+/// When its mappings cannot be read.
+pub(super) fn check_faults(
+    space: &AddressSpace,
+    running: Pid,
+    obstacles: &mut Vec<Obstacle>,
+) -> Result<(), CollectError> {
+    const CODES: [[u8; 2]; 3] = [*b"um", *b"uw", *b"ui"];
+    let mappings = match procfs::mappings(running) {
+        Ok(mappings) => mappings,
+        Err(error) if error.is_gone() => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    let known = |range: AddrRange| space.vmas.iter().any(|vma| vma.range.overlaps(&range));
+    for mapping in mappings {
+        if CODES.iter().any(|code| mapping.codes.contains(code)) && known(mapping.range) {
+            obstacles.push(obstacle(running, &mapping, MappingRefusal::UserFault));
+        }
+    }
+    Ok(())
+}
+
+/// Adds the details of process `pid` as `source` has them.
+fn add_from(
+    space: &mut AddressSpace,
+    pid: Pid,
+    (source, memory): (Pid, &RemoteMemory),
+    policies: &[(AddrRange, MemoryPolicy)],
+    obstacles: &mut Vec<Obstacle>,
+) -> Result<(), CollectError> {
+    let failed = |operation| move |source| CollectError::Memory { operation, pid, source };
+    let page_map = PageMap::open(source).map_err(failed("open the page map"))?;
+    let mappings = procfs::mappings(source)?;
+    let mut guards = Vec::new();
+    for vma in &mut space.vmas {
+        let found = mappings.binary_search_by_key(&vma.range.start, |found| found.range.start);
+        let mapping = found.ok().map(|place| &mappings[place]);
+        let Some(mapping) = mapping.filter(|mapping| mapping.range == vma.range) else {
+            return Err(CollectError::Mapping { pid, range: vma.range });
+        };
+        if let Err(kind) = memory::classify(mapping) {
+            obstacles.push(obstacle(pid, mapping, kind));
+            continue;
+        }
+        (_, vma.flags) = memory::properties(mapping);
+        let policy = policies.iter().find(|(range, _)| range.contains(vma.range.start));
+        vma.policy = policy.map(|(_, policy)| policy.clone());
+        if matches!(vma.backing, Backing::Vdso | Backing::Vvar) {
+            continue;
+        }
+        if page_map.tells_guards() {
+            page_map
+                .visit::<io::Error>(vma.range, PageState::GUARD, &mut |run| {
+                    add_guard(&mut guards, run.range);
+                    Ok(())
+                })
+                .map_err(failed("read the page map"))?;
+        } else if !memory::is_shared(mapping) {
+            let unreadable = unreadable_page(memory, &page_map, vma.range)
+                .map_err(failed("read the page map"))?;
+            if let Some(page) = unreadable {
+                obstacles.push(obstacle(pid, mapping, MappingRefusal::UnreadablePage(page)));
+            }
+        }
+    }
+    space.guards = guards;
+    Ok(())
+}
+
+fn obstacle(pid: Pid, mapping: &Mapping, kind: MappingRefusal) -> Obstacle {
+    Obstacle::Mapping { pid, range: mapping.range, name: Bytes(mapping.path.clone()), kind }
+}
+
+/// Adds a range of guard pages, joined to the last one when it continues that.
+fn add_guard(guards: &mut Vec<GuardRange>, range: AddrRange) {
+    match guards.last_mut() {
+        Some(GuardRange(last)) if last.end == range.start => last.end = range.end,
+        _ => guards.push(GuardRange(range)),
+    }
+}
+
+/// On a kernel that does not tell guard pages from pages in swap: one that cannot be read.
+fn unreadable_page(
+    memory: &RemoteMemory,
+    page_map: &PageMap,
+    range: AddrRange,
+) -> io::Result<Option<RemoteAddr>> {
+    let mut found = None;
+    page_map.visit::<io::Error>(range, PageState::SWAPPED, &mut |run| {
+        let mut pages =
+            (0..run.range.pages()).map(|page| RemoteAddr(run.range.start.0 + page * PAGE_SIZE));
+        found = found.or_else(|| pages.find(|page| memory.read(*page, &mut [0]).is_err()));
+        Ok(())
+    })?;
+    Ok(found)
+}
