@@ -14,4 +14,5 @@ mod in_motion;
 mod life;
 mod programs;
 mod scale;
+mod slurm;
 mod supervision;

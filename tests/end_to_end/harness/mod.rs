@@ -6,4 +6,5 @@
 pub mod fixture;
 pub mod process;
 pub mod rounds;
+pub mod slurm;
 pub mod workplace;

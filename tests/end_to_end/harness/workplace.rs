@@ -14,6 +14,8 @@ use super::process;
 
 /// The plain user's number, which no account needs to have.
 const PLAIN: u32 = 12345;
+/// The number of a plain user that every machine knows by name (nobody).
+const KNOWN: u32 = 65534;
 
 /// Who runs a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +24,8 @@ pub enum User {
     Caller,
     /// A user without privilege: the caller, unless that is root.
     Plain,
+    /// The same, with an account on the machine.
+    Known,
 }
 
 /// A directory that belongs to one test and its user. It goes away with the test, or stays and is
@@ -79,22 +83,28 @@ impl Workplace {
     }
 
     fn give(&self, path: &Path) {
-        if self.changes_user() {
-            chown(path, Some(PLAIN), Some(PLAIN)).expect("give a file to the plain user");
+        if let Some(number) = self.other_user() {
+            chown(path, Some(number), Some(number)).expect("give a file to the plain user");
         }
     }
 
-    fn changes_user(&self) -> bool {
-        self.user == User::Plain && geteuid().is_root()
+    /// The number of the user, when that is not the caller.
+    fn other_user(&self) -> Option<u32> {
+        let number = match self.user {
+            User::Caller => return None,
+            User::Plain => PLAIN,
+            User::Known => KNOWN,
+        };
+        geteuid().is_root().then_some(number)
     }
 
     /// A command run here, as the user, with no input; its words are added to the files `stdout` and
     /// `stderr`.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        let mut command = if self.changes_user() {
+        let mut command = if let Some(number) = self.other_user() {
             let mut command = Command::new("setpriv");
             command
-                .args([format!("--reuid={PLAIN}"), format!("--regid={PLAIN}")])
+                .args([format!("--reuid={number}"), format!("--regid={number}")])
                 .args(["--clear-groups", "--inh-caps=-all", "--"])
                 .arg(program);
             command
