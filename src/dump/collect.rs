@@ -59,8 +59,19 @@ struct Postponed {
     status: Status,
 }
 
-/// Collects everything about a frozen job but its page data, and, when it `postpones` that, the details
-/// of large address spaces. `directory` is where the image goes, which is never one of the job's outputs.
+/// Why a job is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To save it while it stands still.
+    SaveStopped,
+    /// To save it while it runs on: the details of large address spaces are postponed.
+    SaveRunning,
+    /// To tell what stands in the way of that: what cannot be seen without touching it is left out.
+    Look,
+}
+
+/// Collects everything about a frozen job but its page data, and, for some purposes, the details of
+/// large address spaces. `directory` is where the image goes, which is never one of the job's outputs.
 ///
 /// # Errors
 /// When something cannot be read, or anything cannot be saved.
@@ -68,10 +79,11 @@ pub(super) fn collect(
     request: &Request,
     directory: &Path,
     tree: &mut Tree,
-    postpones: bool,
+    purpose: Purpose,
 ) -> Result<Collected, DumpError> {
     let mut obstacles = Vec::new();
     let census = census::count(tree, request.root, &mut obstacles)?;
+    let postpones = purpose == Purpose::SaveRunning;
     let insights = ask_all(tree, &census, postpones, &mut obstacles)?;
     if !obstacles.is_empty() {
         return Err(DumpError::Refused(Obstacles(obstacles)));
@@ -131,6 +143,16 @@ pub(super) fn collect(
     if !obstacles.is_empty() {
         return Err(DumpError::Refused(Obstacles(obstacles)));
     }
+    let terminals = match purpose {
+        Purpose::SaveStopped | Purpose::SaveRunning => {
+            files.terminals.with_queues().map_err(CollectError::from)?
+        }
+        Purpose::Look => files.terminals.without_queues(),
+    };
+    for process in &mut processes {
+        let own = terminals.own.iter().any(|terminal| terminal.session == Some(process.pid));
+        process.controlling_terminal &= !own;
+    }
     let contents =
         u32::try_from(files.contents.len()).map_err(|_| CollectError::TooMany("files"))?;
     // The image goes into a generation of the job's directory.
@@ -156,6 +178,7 @@ pub(super) fn collect(
         inodes: files.inodes,
         pipes: files.pipes,
         sockets: files.sockets,
+        terminals,
         outputs,
         objects: first_object + contents,
     };

@@ -27,6 +27,7 @@ use nix::unistd::{Pid, getppid};
 
 pub use self::error::{DumpError, NotCommitted};
 
+use self::collect::Purpose;
 use crate::image::Reader;
 use crate::image::writer::{WriteOptions, Writer};
 use crate::model::id::Bytes;
@@ -120,8 +121,11 @@ pub fn dump(
     let mut writer = Writer::create_on(directory, request.write, parent)?;
     let begun = Instant::now();
     let mut tree = Tree::freeze(request.root, request.adopter, PATIENCE)?;
-    let postpones = request.after == After::Continue;
-    let mut collected = collect::collect(request, directory, &mut tree, postpones)?;
+    let purpose = match request.after {
+        After::Continue => Purpose::SaveRunning,
+        After::Kill | After::Stop => Purpose::SaveStopped,
+    };
+    let mut collected = collect::collect(request, directory, &mut tree, purpose)?;
     inherit::compare_all(&collected.job, &mut writer);
     let copies = match request.after {
         After::Continue => snapshot::take(&mut collected, &mut tree)?,
@@ -176,7 +180,7 @@ pub fn dump(
 /// [`DumpError::Refused`] with all that is in the way, or when looking fails.
 pub fn examine(request: &Request, directory: &Path) -> Result<Vec<String>, DumpError> {
     let mut tree = Tree::freeze(request.root, request.adopter, PATIENCE)?;
-    let collected = collect::collect(request, directory, &mut tree, false);
+    let collected = collect::collect(request, directory, &mut tree, Purpose::Look);
     release(tree.thaw(), "let go")?;
     Ok(collected?.warnings)
 }

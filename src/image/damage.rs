@@ -247,12 +247,13 @@ processes 1: e19ac2355c569721
 address spaces 1: bc9e4ee381291742
 descriptor tables 1: 57eeab907ce8a0f2
 directories 1: 3c499a6e7a7216da
-open files 1: 77f309c8b07a1e54
+open files 1: a69994601b0bac2a
 inodes 1: bf0b94eecaf3076e
 pipes 1: 77ac232272860133
 outputs 1: 9c9295a1f1b238b1
 page index 1: 2d824b93fc5fc73f
 sockets 1: a31e2c0a9a2beeda
+terminals 1: 4fa212e20e1b6806
 ";
 
 #[test]

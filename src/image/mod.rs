@@ -25,6 +25,7 @@ pub(crate) mod sample;
 pub mod section;
 pub mod validate;
 mod validate_sockets;
+mod validate_terminals;
 pub mod writer;
 
 pub use codec::Codec;

@@ -430,6 +430,7 @@ fn open_image(directory: &File, path: &Path, trust: Trust) -> Result<Image, Read
         inodes: contents.decode(SectionKind::INODES)?,
         pipes: contents.decode(SectionKind::PIPES)?,
         sockets: contents.decode(SectionKind::SOCKETS)?,
+        terminals: contents.decode(SectionKind::TERMINALS)?,
         outputs: contents.decode(SectionKind::OUTPUTS)?,
     };
     let index = contents.decode(SectionKind::PAGE_INDEX)?;

@@ -8,7 +8,7 @@ use crate::model::file::{
     OpenFileKind, Output, Outputs, Pipe, PipeEnd, Stream, StreamTarget,
 };
 use crate::model::id::{
-    Bytes, FdTableId, FsId, InodeId, MmId, ObjectId, OpenFileId, Pid, PipeId, SocketId,
+    Bytes, FdTableId, FsId, InodeId, MmId, ObjectId, OpenFileId, Pid, PipeId, SocketId, TerminalId,
 };
 use crate::model::job::{Job, Machine, VdsoImage};
 use crate::model::memory::{
@@ -21,6 +21,9 @@ use crate::model::signal::{PendingSignal, SIGINFO_SIZE, SignalAction, SignalSet}
 use crate::model::socket::{
     InetSocket, Socket, SocketCredentials, SocketDetail, SocketOption, UnixBinding, UnixConnection,
     UnixMessage, UnixSocket,
+};
+use crate::model::terminal::{
+    Flow, PseudoTerminal, TERMIOS2_SIZE, TerminalEnd, TerminalInput, TerminalState, Terminals,
 };
 use crate::model::thread::{Registers, Rseq, Scheduling, Thread};
 use crate::model::time::{Clocks, TimeSpec, TimerSpec};
@@ -60,6 +63,7 @@ pub(crate) fn job() -> Job {
         inodes: inodes(),
         pipes: vec![Pipe { capacity: 65536, queued: vec![bytes("waiting")] }],
         sockets: sockets(),
+        terminals: terminals(),
         outputs: Outputs {
             named: vec![bytes("/home/user/*.log")],
             files: vec![Output {
@@ -298,7 +302,34 @@ fn open_files() -> Vec<OpenFile> {
             }],
             busy_poll: BusyPoll { microseconds: 64, budget: 8, preferred: true },
         }),
+        open(OpenFileKind::PseudoTerminal { terminal: TerminalId(0), end: TerminalEnd::Master }),
+        open(OpenFileKind::PseudoTerminal { terminal: TerminalId(0), end: TerminalEnd::Slave }),
     ]
+}
+
+fn terminals() -> Terminals {
+    // ICANON among the local flags.
+    let mut termios = vec![0; TERMIOS2_SIZE];
+    termios[12] = 2;
+    let own = PseudoTerminal {
+        index: 3,
+        master: bytes("/dev/ptmx"),
+        state: TerminalState::Open,
+        termios,
+        window: vec![24, 0, 80, 0, 0, 0, 0, 0],
+        packet_mode: true,
+        locked: false,
+        exclusive: true,
+        flow: Flow::StoppedByKey,
+        uid: 1000,
+        gid: 5,
+        mode: 0o620,
+        session: None,
+        foreground: None,
+        input: TerminalInput::Lines { complete: vec![bytes("line\n")], begun: bytes("beg") },
+        output: bytes("shown"),
+    };
+    Terminals { own: vec![own], outer_foreground: Some(Pid(100)) }
 }
 
 fn sockets() -> Vec<Socket> {

@@ -39,6 +39,8 @@ impl SectionKind {
     pub const PAGE_INDEX: Self = Self(10);
     /// [`Job::sockets`].
     pub const SOCKETS: Self = Self(11);
+    /// [`Job::terminals`].
+    pub const TERMINALS: Self = Self(12);
 
     /// Its name, for kinds that this program knows.
     #[must_use]
@@ -55,6 +57,7 @@ impl SectionKind {
             Self::OUTPUTS => "outputs",
             Self::PAGE_INDEX => "page index",
             Self::SOCKETS => "sockets",
+            Self::TERMINALS => "terminals",
             _ => return None,
         })
     }
@@ -79,7 +82,7 @@ impl fmt::Debug for SectionKind {
 pub const SECTION_LENGTH_LIMIT: u64 = 1 << 30;
 
 /// Sections that every image of this version has, in the order they are written.
-pub const SECTIONS: [(SectionKind, u32); 11] = [
+pub const SECTIONS: [(SectionKind, u32); 12] = [
     (SectionKind::JOB, 1),
     (SectionKind::PROCESSES, 1),
     (SectionKind::ADDRESS_SPACES, 1),
@@ -91,6 +94,7 @@ pub const SECTIONS: [(SectionKind, u32); 11] = [
     (SectionKind::OUTPUTS, 1),
     (SectionKind::PAGE_INDEX, 1),
     (SectionKind::SOCKETS, 1),
+    (SectionKind::TERMINALS, 1),
 ];
 
 /// What of a [`Job`] is not a table of its own: section [`SectionKind::JOB`], version 1.

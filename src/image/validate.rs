@@ -10,7 +10,7 @@ use std::fmt;
 use thiserror::Error;
 
 use super::index::{PageIndex, Run};
-use super::validate_sockets;
+use super::{validate_sockets, validate_terminals};
 use crate::model::address::AddrRange;
 use crate::model::event::EpollItem;
 use crate::model::file::{
@@ -64,6 +64,7 @@ pub enum Record {
     OpenFile(usize),
     Inode(usize),
     Socket(usize),
+    Terminal(usize),
     Output(usize),
     Chunk(usize),
     Pages { object: ObjectId, first_page: u64, pages: u32 },
@@ -85,6 +86,7 @@ impl fmt::Display for Record {
             Self::OpenFile(number) => write!(f, "open file {number}"),
             Self::Inode(number) => write!(f, "inode {number}"),
             Self::Socket(number) => write!(f, "socket {number}"),
+            Self::Terminal(number) => write!(f, "terminal {number}"),
             Self::Output(number) => write!(f, "output {number}"),
             Self::Chunk(number) => write!(f, "page data chunk {number}"),
             Self::Pages { object, first_page, pages } => {
@@ -142,6 +144,7 @@ pub fn check_job(job: &Job) -> Checked {
         check_inode(job, Record::Inode(number), inode)?;
     }
     validate_sockets::check(job)?;
+    validate_terminals::check(job)?;
     for path in &job.outputs.named {
         check_path(Record::Job, path)?;
     }
@@ -404,8 +407,10 @@ fn check_open_file(job: &Job, record: Record, file: &OpenFile) -> Checked {
             refer_inode(job, record, *inode)?;
             refer(record, "pipe", pipe.0, job.pipes.len())
         }
-        // What sockets refer to is checked with them.
-        OpenFileKind::ControllingTerminal | OpenFileKind::Socket { .. } => Ok(()),
+        // What sockets and terminals refer to is checked with them.
+        OpenFileKind::ControllingTerminal
+        | OpenFileKind::Socket { .. }
+        | OpenFileKind::PseudoTerminal { .. } => Ok(()),
         OpenFileKind::EventFd { count, .. } => {
             demand(*count < u64::MAX, record, "its counter is beyond its maximum")
         }
@@ -509,7 +514,7 @@ fn check_name(record: Record, name: &Bytes) -> Checked {
     demand(name.0.len() <= NAME_LIMIT && !has_nul(name), record, "its name is too long")
 }
 
-fn check_path(record: Record, path: &Bytes) -> Checked {
+pub(super) fn check_path(record: Record, path: &Bytes) -> Checked {
     let sound = path.0.starts_with(b"/") && !has_nul(path);
     demand(sound, record, "its path is not absolute, or holds a NUL")
 }
@@ -635,8 +640,8 @@ mod tests {
                     Backing::File { inode, offset: 0, shared: false };
             },
         );
-        refused("descriptor 3 of table 0 refers to open file 20, of which there are 20", |job| {
-            job.fd_tables[0].entries[3].file = OpenFileId(20);
+        refused("descriptor 3 of table 0 refers to open file 22, of which there are 22", |job| {
+            job.fd_tables[0].entries[3].file = OpenFileId(22);
         });
         refused("directories 0 refers to inode 6, of which there are 5", |job| {
             job.fs[0].cwd = InodeId(6);

@@ -102,7 +102,7 @@ mod tests {
         refused("socket 0: not exactly one open file refers to it", |job| {
             job.open_files[13].kind = OpenFileKind::Socket { socket: SocketId(1) };
         });
-        refused("socket 2 refers to open file 50, of which there are 20", |job| {
+        refused("socket 2 refers to open file 50, of which there are 22", |job| {
             unix(job, 2).queued[0].files[0] = OpenFileId(50);
         });
         refused("socket 3 refers to socket 7, of which there are 5", |job| {

@@ -433,6 +433,7 @@ pub(super) fn encode_section(
         SectionKind::OUTPUTS => encode(&job.outputs),
         SectionKind::PAGE_INDEX => encode(index),
         SectionKind::SOCKETS => encode(&job.sockets),
+        SectionKind::TERMINALS => encode(&job.terminals),
         other => unreachable!("section {other} is not written"),
     }
 }

@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::event::{BusyPoll, EpollItem};
-use super::id::{Bytes, InodeId, ObjectId, OpenFileId, Pid, PipeId, SocketId};
+use super::id::{Bytes, InodeId, ObjectId, OpenFileId, Pid, PipeId, SocketId, TerminalId};
 use super::signal::SignalSet;
+use super::terminal::TerminalEnd;
 use super::time::{TimeSpec, TimerSpec};
 
 /// Name of the memfd that stands in for shared anonymous memory after a restore: only the kernel
@@ -156,6 +157,13 @@ pub enum OpenFileKind {
     },
     /// A terminal of the outside world opened by the job itself through /dev/tty.
     ControllingTerminal,
+    /// An end of a pseudo-terminal that the job has made.
+    PseudoTerminal {
+        /// The terminal.
+        terminal: TerminalId,
+        /// Which end.
+        end: TerminalEnd,
+    },
     /// `eventfd`.
     EventFd {
         /// The counter.

@@ -65,6 +65,10 @@ record_id!(
     SocketId
 );
 record_id!(
+    /// A pseudo-terminal of the job's own: index into [`crate::model::terminal::Terminals::own`].
+    TerminalId
+);
+record_id!(
     /// A body of page data in the image: an address space, or the content of an inode.
     ObjectId
 );

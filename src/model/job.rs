@@ -7,6 +7,7 @@ use super::id::{Bytes, Pid};
 use super::memory::AddressSpace;
 use super::process::Process;
 use super::socket::Socket;
+use super::terminal::Terminals;
 use super::time::Clocks;
 
 /// The machine that the checkpoint was taken on, as far as a restore depends on it.
@@ -67,6 +68,8 @@ pub struct Job {
     pub pipes: Vec<Pipe>,
     /// Sockets.
     pub sockets: Vec<Socket>,
+    /// Pseudo-terminals that the job has made, and what concerns the outer one.
+    pub terminals: Terminals,
     /// Named outputs.
     pub outputs: Outputs,
     /// Number of page objects in use; every `ObjectId` is below it.

@@ -14,6 +14,19 @@ pub const WINSIZE_SIZE: usize = 8;
 /// `struct termios2`, raw.
 pub type Termios = [u8; TERMIOS2_SIZE];
 
+/// Whether a terminal assembles lines (ICANON), and does so itself (no EXTPROC).
+#[must_use]
+pub fn assembles_lines(termios: &Termios) -> bool {
+    const LOCAL_FLAGS: usize = 12;
+    const ICANON: u32 = 0o2;
+    const EXTPROC: u32 = 0o200_000;
+    let bytes = [0, 1, 2, 3].map(|place| termios[LOCAL_FLAGS + place]);
+    u32::from_ne_bytes(bytes) & (ICANON | EXTPROC) == ICANON
+}
+
+/// Bytes that may wait in each direction: the kernel's own buffers hold less.
+pub const QUEUE_LIMIT: usize = 32 * 1024;
+
 /// Which end of a pseudo-terminal a description is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum TerminalEnd {
@@ -89,9 +102,9 @@ impl TerminalInput {
 /// A pseudo-terminal that the job has made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PseudoTerminal {
-    /// N of `/dev/pts/N`. Meaningless when it is hung up.
+    /// N of `/dev/pts/N`.
     pub index: u32,
-    /// The path by which the master was opened; empty when it is hung up.
+    /// The path by which the master was opened.
     pub master: Bytes,
     /// What its ends are like.
     pub state: TerminalState,

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::signal::kill;
@@ -64,6 +65,11 @@ pub fn probe(job: &Job) -> Result<Environment, ProbeError> {
         may_choose_pids: may(CAP_SYS_ADMIN) || may(CAP_CHECKPOINT_RESTORE),
         may_raise_limits: may(CAP_SYS_RESOURCE),
         taken,
+        terminals_taken: job
+            .terminals
+            .own
+            .iter()
+            .any(|terminal| Path::new("/dev/pts").join(terminal.index.to_string()).exists()),
         vdso,
         vdso_span,
         timer_ids: timer_ids_can_be_chosen(),

@@ -111,6 +111,7 @@ impl RestoreError {
             Self::Builder { id_taken, .. } => *id_taken,
             Self::Build(error) => error.id_is_taken(),
             Self::Control(error) => error.id_is_taken(),
+            Self::Reaper(error) => error.id_is_taken(),
             _ => false,
         }
     }
@@ -233,7 +234,7 @@ impl<'a> Supervisor<'a> {
         let opened = reaper::open_in_place(orders)?;
         let own = |(object, fd): (&ObjectId, &RawFd)| (*object, *fd);
         self.take_contents(opened.opened.contents.iter().map(own).collect())?;
-        let site = Site { job: self.job, plan: self.plan, opened: &opened.opened, line: &builder };
+        let site = Site { job: self.job, plan: self.plan, opened: &opened, line: &builder };
         let stand_ins = tree::grow(&self.plan.births, &site)?;
         Ok((opened, stand_ins))
     }

@@ -41,6 +41,8 @@ pub struct Environment {
     pub may_raise_limits: bool,
     /// Those of the job's ids that other tasks have here.
     pub taken: Vec<Pid>,
+    /// Whether a number of the job's own terminals has been taken by another one here.
+    pub terminals_taken: bool,
     /// The bytes of this kernel's vDSO.
     pub vdso: Vec<u8>,
     /// Bytes from the vDSO's first data page to its end.
@@ -291,7 +293,8 @@ pub fn plan(
     check_memory(chunks, environment)?;
     check_nodes(job, environment)?;
     let births = births::plan(job)?;
-    let identity = if environment.may_choose_pids && environment.taken.is_empty() {
+    let free = environment.taken.is_empty() && !environment.terminals_taken;
+    let identity = if environment.may_choose_pids && free {
         Identity::InPlace
     } else {
         Identity::Namespaces { user: !environment.may_choose_pids }

@@ -43,6 +43,8 @@ pub enum ReaperError {
          /proc forbids this: ask for an unmasked /proc"
     )]
     MountProc { source: Errno },
+    #[error("mounting /dev/pts for the job's own terminals: {source}")]
+    MountTerminals { source: Errno },
     #[error("setting the job's clocks by a time namespace: {source}; it needs Linux 5.6")]
     SetClocks { source: io::Error },
     #[error("forking a process in the place of the job's parent {parent}: {source}")]
@@ -53,6 +55,17 @@ pub enum ReaperError {
     Open(#[from] super::files::OpenError),
     #[error(transparent)]
     Build(#[from] BuildError),
+}
+
+impl ReaperError {
+    /// Whether somebody else has a number that the job needs.
+    #[must_use]
+    pub const fn id_is_taken(&self) -> bool {
+        match self {
+            Self::Open(error) => error.id_is_taken(),
+            _ => false,
+        }
+    }
 }
 
 /// What the reaper works from.
@@ -103,7 +116,7 @@ fn move_in(orders: &Orders<'_>, line: &BuilderSide) -> Result<Place, ReaperError
     line.report(&Report::Reached(Stage::Entered, None))?;
     line.wait(Gate::Mapped)?;
     prctl::set_name(c"rckpt-init").map_err(io::Error::from)?;
-    enter(orders.plan)?;
+    enter(orders)?;
     let Some(parent) = orders.plan.parent else { return Ok(Place::Parent) };
     match clone::fork(0, libc::SIGCHLD, Some(parent.0)) {
         Ok(Fork::Parent(_)) => Ok(Place::Init),
@@ -134,7 +147,7 @@ fn grow_tree(
     line.report(&Report::Opened(contents))?;
     line.wait(Gate::Fork)?;
     let Orders { job, plan, .. } = *orders;
-    let site = Site { job, plan, opened: &opened.opened, line };
+    let site = Site { job, plan, opened, line };
     let stand_ins = tree::grow(&plan.births, &site)?;
     line.wait(Gate::Finish)?;
     tree::bury(&stand_ins)?;
@@ -153,14 +166,21 @@ fn close_all_but(status: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the namespaces fit for the job: its own /proc, its own clocks.
-fn enter(plan: &Plan) -> Result<(), ReaperError> {
+/// Makes the namespaces fit for the job: its own /proc, its own clocks, and, when it has made terminals,
+/// its own /dev/pts, where their numbers are free.
+fn enter(Orders { job, plan, .. }: &Orders<'_>) -> Result<(), ReaperError> {
     let nothing: Option<&str> = None;
     mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_SLAVE, nothing)
         .map_err(|source| ReaperError::SeparateMounts { source })?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("proc"), "/proc", Some("proc"), flags, nothing)
         .map_err(|source| ReaperError::MountProc { source })?;
+    if !job.terminals.own.is_empty() {
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+        let options = Some("newinstance,ptmxmode=0666,mode=0620");
+        mount(Some("devpts"), "/dev/pts", Some("devpts"), flags, options)
+            .map_err(|source| ReaperError::MountTerminals { source })?;
+    }
     match &plan.clocks {
         Some(clocks) => set_clocks(clocks).map_err(|source| ReaperError::SetClocks { source }),
         None => Ok(()),

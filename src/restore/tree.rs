@@ -21,8 +21,9 @@ use nix::unistd::{Pid as HostPid, chdir, setpgid, setsid};
 use thiserror::Error;
 
 use super::blob;
+use super::files::OpenedJob;
 use super::line::{BuilderSide, Gate, Report, Stage};
-use super::opened::{Opened, lay_out};
+use super::opened::lay_out;
 use super::plan::{Plan, ProcessPlan};
 use super::script;
 use crate::model::births::{Birth, Role};
@@ -31,6 +32,7 @@ use crate::model::job::Job;
 use crate::model::process::{Process, ProcessState};
 use crate::sys::clone::{self, Fork};
 use crate::sys::descriptor::memfd_create;
+use crate::sys::terminal;
 
 /// Address-space layout without randomisation, so that the blob's place is free in the new program.
 const ADDR_NO_RANDOMIZE: u32 = 0x004_0000;
@@ -43,7 +45,7 @@ pub struct Site<'a> {
     /// The plan.
     pub plan: &'a Plan,
     /// What the reaper has opened.
-    pub opened: &'a Opened,
+    pub opened: &'a OpenedJob,
     /// The way to the supervisor.
     pub line: &'a BuilderSide,
 }
@@ -58,6 +60,10 @@ pub enum BuildError {
     ForkStandIn { source: io::Error },
     #[error("making process {pid} lead session {pid}: {source}")]
     LeadSession { pid: Pid, source: Errno },
+    #[error("giving session {pid} its terminal: {source}")]
+    TakeControl { pid: Pid, source: Errno },
+    #[error("making group {group} the foreground of session {pid}: {source}")]
+    SetForeground { pid: Pid, group: Pid, source: Errno },
     #[error("putting process {pid} into group {group}: {source}")]
     JoinGroup { pid: Pid, group: Pid, source: Errno },
     #[error("waiting for child {child} of process {pid}: {source}")]
@@ -159,6 +165,12 @@ fn live(birth: &Birth, site: &Site<'_>) -> Result<(), BuildError> {
     if birth.new_session {
         setsid().map_err(|source| BuildError::LeadSession { pid, source })?;
     }
+    if birth.new_session
+        && let Some(terminal) = site.opened.controlling.get(&pid)
+    {
+        terminal::take_control(terminal)
+            .map_err(|source| BuildError::TakeControl { pid, source })?;
+    }
     stand_ins.extend(grow(&birth.later, site)?);
 
     reach(Stage::Born, birth, site)?;
@@ -176,6 +188,7 @@ fn live(birth: &Birth, site: &Site<'_>) -> Result<(), BuildError> {
     reach(Stage::Joined, birth, site)?;
     site.line.wait(Gate::Finish)?;
 
+    set_foreground(pid, site)?;
     bury(&stand_ins)?;
     let Role::Process(index) = birth.role else { clone::exit_now(0) };
     let process = &site.job.processes[index];
@@ -185,6 +198,16 @@ fn live(birth: &Birth, site: &Site<'_>) -> Result<(), BuildError> {
     await_zombies(process, site)?;
     set_attributes(process, site)?;
     become_blob(index, site)
+}
+
+/// Gives the terminal that controls the session of its leader `pid` the foreground group that it had.
+fn set_foreground(pid: Pid, site: &Site<'_>) -> Result<(), BuildError> {
+    let Some(terminal) = site.opened.controlling.get(&pid) else { return Ok(()) };
+    let records = &site.job.terminals.own;
+    let record = records.iter().find(|record| record.session == Some(pid));
+    let Some(group) = record.and_then(|record| record.foreground) else { return Ok(()) };
+    terminal::set_foreground(terminal, HostPid::from_raw(group.0))
+        .map_err(|source| BuildError::SetForeground { pid, group, source })
 }
 
 fn reach(stage: Stage, birth: &Birth, site: &Site<'_>) -> Result<(), BuildError> {
@@ -237,7 +260,7 @@ fn set_attributes(process: &Process, site: &Site<'_>) -> Result<(), BuildError> 
     let fs = &site.job.fs[index_of(process.fs.0)];
     let space = &site.job.address_spaces[index_of(process.mm.0)];
     umask(Mode::from_bits_truncate(fs.umask));
-    let path = match site.opened.directories.get(&fs.cwd) {
+    let path = match site.opened.opened.directories.get(&fs.cwd) {
         // A directory that was removed has no path but this one.
         Some(number) => Bytes(format!("/proc/self/fd/{number}").into_bytes()),
         None => site.plan.path_of(fs.cwd, site.job),
@@ -308,16 +331,16 @@ fn become_blob(index: usize, site: &Site<'_>) -> Result<(), BuildError> {
     let Some(ProcessPlan { placement, .. }) = &site.plan.processes[index] else {
         return Err(prepare(io::ErrorKind::NotFound.into()));
     };
-    let context = site.plan.script_context(site.job, *placement, &site.opened.mapped);
+    let context = site.plan.script_context(site.job, *placement, &site.opened.opened.mapped);
     let script = script::write(&site.plan.member(site.job, index), &context);
     let program = memfd_create(c"rckpt-restorer", libc::MFD_CLOEXEC)
         .map_err(|errno| prepare(errno.into()))?;
-    let program = crate::sys::descriptor::move_above(program, site.opened.first)
+    let program = crate::sys::descriptor::move_above(program, site.opened.opened.first)
         .map_err(|errno| prepare(errno.into()))?;
     let mut file = fs::File::from(program);
     file.write_all(&blob::executable(placement, &script.bytes)).map_err(prepare)?;
 
-    lay_out(table, site.opened)
+    lay_out(table, &site.opened.opened)
         .and_then(|()| name_executables(index, site))
         .map_err(|source| BuildError::LayOut { pid, source })?;
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)
@@ -342,7 +365,7 @@ fn become_blob(index: usize, site: &Site<'_>) -> Result<(), BuildError> {
 fn name_executables(index: usize, site: &Site<'_>) -> io::Result<()> {
     let Some(plan) = &site.plan.processes[index] else { return Ok(()) };
     let space = &site.job.address_spaces[index_of(site.job.processes[index].mm.0)];
-    let opened = site.opened.mapped.get(&(space.executable, false));
+    let opened = site.opened.opened.mapped.get(&(space.executable, false));
     let opened = opened.ok_or(io::ErrorKind::NotFound)?;
     clone::duplicate_to(*opened, plan.executable_fd, false)?;
     plan.sharers.iter().try_for_each(|sharer| name_executables(sharer.index, site))

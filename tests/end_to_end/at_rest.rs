@@ -53,6 +53,9 @@ crate::fixtures! {
     signals_waiting;
     socket_pair;
     streams;
+    terminal_closed;
+    terminal_modes;
+    terminal_sessions;
     threads_identity;
     threads_registers;
     threads_robust;

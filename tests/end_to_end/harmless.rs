@@ -109,6 +109,9 @@ fixtures_left_alone! {
     pipe_processes;
     signals_stopped;
     signals_waiting;
+    terminal_closed;
+    terminal_modes;
+    terminal_sessions;
     threads_registers;
     threads_waiting;
     timers_posix;
@@ -139,6 +142,11 @@ fn dumps_killed_while_children_are_waited_for() {
 #[test]
 fn dumps_killed_while_memory_changes() {
     survives_killed_dumps("motion_allocation", User::Caller, 60, 1);
+}
+
+#[test]
+fn dumps_killed_while_terminals_are_used() {
+    survives_killed_dumps("motion_terminals", User::Plain, 100, 3);
 }
 
 #[test]

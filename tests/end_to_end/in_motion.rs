@@ -13,6 +13,7 @@ crate::fixtures! {
     motion_ping_pong;
     motion_signals;
     motion_socket_pair;
+    motion_terminals;
     motion_threads;
     motion_timers;
     motion_vectors;

@@ -12,6 +12,7 @@ use crate::model::job::Job;
 use crate::model::memory::{AddressSpace, Backing, Vma};
 use crate::model::number::{PAGE_SIZE, to_u64, to_usize};
 use crate::model::process::{Process, ProcessState};
+use crate::model::terminal::TerminalEnd;
 
 /// Everything about a checkpoint that people ask for.
 #[derive(Serialize)]
@@ -352,6 +353,16 @@ fn what(job: &Job, file: &OpenFile) -> String {
         }
         OpenFileKind::Device { inode } => path_of(job, *inode),
         OpenFileKind::ControllingTerminal => "/dev/tty".to_owned(),
+        OpenFileKind::PseudoTerminal { terminal, end } => {
+            let terminal = &job.terminals.own[to_usize(u64::from(terminal.0))];
+            let (input, output) = (terminal.input.len(), terminal.output.0.len());
+            let end = match end {
+                TerminalEnd::Master => format!("master, {output} bytes queued"),
+                TerminalEnd::Slave => format!("slave, {input} bytes queued"),
+                TerminalEnd::SlaveAsControlling => format!("slave, as /dev/tty, {input} queued"),
+            };
+            format!("/dev/pts/{} ({end})", terminal.index)
+        }
         OpenFileKind::EventFd { count, .. } => format!("eventfd, count {count}"),
         OpenFileKind::TimerFd { ticks, .. } => format!("timerfd, {ticks} ticks unread"),
         OpenFileKind::SignalFd { mask } => {

@@ -21,6 +21,8 @@ pub(super) enum Class {
     Device,
     /// /dev/tty.
     ControllingTerminal,
+    /// The master of a pseudo-terminal.
+    TerminalMaster,
     /// A terminal by its own name.
     Terminal,
     /// A socket.
@@ -97,7 +99,7 @@ fn character_device(link: &[u8], rdev: u64) -> Class {
     match (major, minor) {
         (1, 3 | 5 | 7 | 8 | 9) => Class::Device,
         (5, 0) => Class::ControllingTerminal,
-        (5, 2) => Class::Refused(RefusalKind::PseudoTerminalMaster),
+        (5, 2) => Class::TerminalMaster,
         // Consoles and serial lines; the console; pseudo-terminals.
         (4, _) | (5, 1) | (136..=143, _) => Class::Terminal,
         _ if ACCELERATORS.iter().any(|prefix| link.starts_with(prefix)) => {
@@ -131,6 +133,7 @@ mod tests {
         check("anon_inode:[eventpoll]", 0o600, none, Class::Epoll);
         check("/dev/null", libc::S_IFCHR | 0o666, (1, 3), Class::Device);
         check("/dev/tty", libc::S_IFCHR | 0o666, (5, 0), Class::ControllingTerminal);
+        check("/dev/ptmx", libc::S_IFCHR | 0o666, (5, 2), Class::TerminalMaster);
         check("/dev/pts/4", libc::S_IFCHR | 0o620, (136, 4), Class::Terminal);
     }
 
@@ -145,7 +148,6 @@ mod tests {
         refused("anon_inode:[new]", 0o600, none, RefusalKind::UnknownKernelObject);
         refused("net:[4026531840]", libc::S_IFREG | 0o444, none, RefusalKind::Namespace);
         refused("(unreachable)/x", libc::S_IFREG | 0o444, none, RefusalKind::NotReachable);
-        refused("/dev/ptmx", libc::S_IFCHR, (5, 2), RefusalKind::PseudoTerminalMaster);
         refused("/dev/nvidia0", libc::S_IFCHR, (195, 0), RefusalKind::Accelerator);
         refused("/dev/vda", libc::S_IFBLK, (254, 0), RefusalKind::BlockDevice);
         refused(

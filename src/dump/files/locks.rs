@@ -46,7 +46,7 @@ fn recorded_thread(collector: &Collector, tid: Pid) -> Option<id::Pid> {
 }
 
 /// A group is known by its members: the leader may have ended.
-fn recorded_group(collector: &Collector, group: i32) -> Option<id::Pid> {
+pub(super) fn recorded_group(collector: &Collector, group: i32) -> Option<id::Pid> {
     collector.recorded.keys().find_map(|pid| {
         let status = procfs::status(*pid).ok()?;
         (status.ns_pgid.first() == Some(&group))

@@ -22,6 +22,7 @@ mod regular;
 mod scan;
 mod socket;
 mod stream;
+mod terminal;
 #[cfg(test)]
 mod tests;
 mod timer;
@@ -37,10 +38,12 @@ use thiserror::Error;
 pub use self::content::{Content, ContentReader, PageRun, Residency};
 pub use self::refusal::{Place, Refusal, RefusalKind};
 pub use self::socket::ForeignSocket;
+pub use self::terminal::Surveyed;
 
 use self::classify::{Class, classify};
 use self::inode::InodeTable;
 use self::scan::Description;
+use self::terminal::TerminalTable;
 use crate::model::address::AddrRange;
 use crate::model::file::{Fd, FdTable, FsContext, Inode, OpenFile, OpenFileKind, Pipe};
 use crate::model::id::{self, Bytes, FdTableId, FsId, InodeId, OpenFileId};
@@ -48,6 +51,7 @@ use crate::model::socket::Socket;
 use crate::sys::descriptor::{self, Shared};
 use crate::sys::fdinfo::ParseFdInfoError;
 use crate::sys::procfs::ProcError;
+use crate::sys::terminal::queue::QueueError;
 
 /// A frozen process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +115,8 @@ pub struct Collected {
     pub pipes: Vec<Pipe>,
     /// Sockets.
     pub sockets: Vec<Socket>,
+    /// Pseudo-terminals.
+    pub terminals: Surveyed,
     /// Contents that go into the image, each with an object of its own, numbered on from the number
     /// given to [`Collector::finish`].
     pub contents: Vec<Content>,
@@ -181,6 +187,10 @@ pub enum CollectFilesError {
     DuplicateDescriptor { pid: Pid, number: i32, source: Errno },
     #[error("{operation} failed on descriptor {number} of process {pid}")]
     ReadDescriptor { operation: &'static str, pid: Pid, number: i32, source: Errno },
+    #[error("cannot {operation} terminal {number}")]
+    LookIntoTerminal { number: u32, operation: &'static str, source: Errno },
+    #[error("cannot look into the job's pseudo-terminals")]
+    LookIntoTerminals(#[from] QueueError),
     #[error("cannot find the device of the kernel's memory files")]
     FindMemoryDevice { source: Errno },
     #[error("there are more files than an image can hold")]
@@ -218,6 +228,7 @@ pub struct Collector {
     open_files: Vec<OpenFile>,
     pipes: Vec<Pipe>,
     sockets: Vec<Socket>,
+    terminals: TerminalTable,
     inodes: InodeTable,
     refusals: Vec<Refusal>,
     warnings: Vec<Warning>,
@@ -244,6 +255,7 @@ impl Collector {
             open_files: Vec::new(),
             pipes: Vec::new(),
             sockets: Vec::new(),
+            terminals: TerminalTable::default(),
             inodes: InodeTable::new()?,
             refusals: Vec::new(),
             warnings: Vec::new(),
@@ -302,6 +314,7 @@ impl Collector {
             inodes,
             pipes: self.pipes,
             sockets: self.sockets,
+            terminals: self.terminals.finish(),
             contents,
             refusals: self.refusals,
             warnings: self.warnings,
@@ -363,7 +376,9 @@ impl Collector {
             .collect();
         let mut pipes = pipe::PipeTable::survey(scope, &descriptions, &classes)?;
         let mut sockets = socket::SocketTable::survey(scope, &descriptions, &classes)?;
-        let all = stream::Streams::find(scope, &descriptions, &classes, &pipes, &sockets)?;
+        let mut terminals = TerminalTable::survey(scope, &descriptions, &classes)?;
+        let surveyed = (&pipes, &sockets, &terminals);
+        let all = stream::Streams::find(scope, &descriptions, &classes, surveyed)?;
         let mut streams_of = Vec::with_capacity(descriptions.len());
         for (found, class) in descriptions.iter().zip(&classes) {
             let streams = all.of(found, class)?;
@@ -376,7 +391,8 @@ impl Collector {
         for ((found, class), streams) in descriptions.iter().zip(classes).zip(streams_of) {
             let first = index(self.open_files.len())?;
             if streams.is_empty() {
-                match self.open_file(found, class, tables, (&mut pipes, &mut sockets)) {
+                let surveyed = (&mut pipes, &mut sockets, &mut terminals);
+                match self.open_file(found, class, tables, surveyed) {
                     Ok(file) => self.enter(file, &found.entries)?,
                     Err(Failure::Failed(error)) => return Err(error),
                     Err(Failure::Refused(kind)) => self.refuse_description(found, kind),
@@ -395,6 +411,7 @@ impl Collector {
         }
         epoll::find_watched(self, &entered)?;
         self.sockets = sockets.finish();
+        self.terminals = terminals;
         for table in &mut self.fd_tables {
             table.entries.sort_unstable_by_key(|entry| entry.number);
         }
@@ -426,7 +443,11 @@ impl Collector {
         found: &Description,
         class: Class,
         tables: &[Pid],
-        (pipes, sockets): (&mut pipe::PipeTable<'_>, &mut socket::SocketTable),
+        (pipes, sockets, terminals): (
+            &mut pipe::PipeTable<'_>,
+            &mut socket::SocketTable,
+            &mut TerminalTable,
+        ),
     ) -> Result<OpenFile, Failure> {
         let kind = match class {
             Class::Regular | Class::Directory if kernel_file::is_one(found) => {
@@ -441,12 +462,13 @@ impl Collector {
                 pipes.collect_fifo(self, found, inode)?
             }
             Class::Device => OpenFileKind::Device { inode: self.intern_description(found)? },
-            Class::ControllingTerminal => OpenFileKind::ControllingTerminal,
+            Class::ControllingTerminal | Class::Terminal | Class::TerminalMaster => {
+                terminals.collect(self, found, &class)?
+            }
             Class::EventFd => event::collect(self, found)?,
             Class::TimerFd => timer::collect(found)?,
             Class::SignalFd => event::collect_signals(found)?,
             Class::Epoll => epoll::collect(found)?,
-            Class::Terminal => return Err(RefusalKind::ForeignTerminal.into()),
             Class::Socket => sockets.collect(self, found)?,
             Class::Refused(kind) => return Err(kind.into()),
         };

@@ -138,9 +138,18 @@ pub enum RefusalKind {
     /// A namespace.
     #[error("descriptors of namespaces cannot be saved")]
     Namespace,
-    /// The master of a pseudo-terminal.
-    #[error("pseudo-terminals of the job's own cannot be saved yet")]
-    PseudoTerminalMaster,
+    /// A pseudo-terminal of the job's own in a state that cannot be saved.
+    #[error("this pseudo-terminal cannot be saved: {reason}")]
+    PseudoTerminal {
+        /// What about it.
+        reason: &'static str,
+    },
+    /// A pseudo-terminal of the job's own that a process outside uses, too.
+    #[error("process {holder} outside the job uses this pseudo-terminal, too")]
+    TerminalSharedWithOutside {
+        /// The other process.
+        holder: Pid,
+    },
     /// A terminal that is no standard stream.
     #[error("it is a terminal, and none that the job's standard streams lead to")]
     ForeignTerminal,
@@ -263,8 +272,11 @@ impl RefusalKind {
                  the number from it"
             }
             Self::IoUring => "switch io_uring off in the program (for node: UV_USE_IO_URING=0)",
-            Self::PseudoTerminalMaster => {
-                "checkpoint the program inside the terminal instead of the one that made it"
+            Self::PseudoTerminal { .. } => {
+                "try again in a moment, or checkpoint the program inside the terminal instead"
+            }
+            Self::TerminalSharedWithOutside { .. } => {
+                "checkpoint the other process, too, or have it close the terminal"
             }
             Self::ForeignTerminal => {
                 "start the job with its terminal as a standard stream, or redirect to a file"

@@ -13,6 +13,7 @@ use super::classify::Class;
 use super::pipe::PipeTable;
 use super::scan::{Description, Entry, FileStat, descriptor_path};
 use super::socket::SocketTable;
+use super::terminal::TerminalTable;
 use super::{
     CollectFilesError, Collector, Failure, RefusalKind, Scope, Warning, call_failed, duplicate,
 };
@@ -21,6 +22,9 @@ use crate::model::id::Bytes;
 use crate::sys::{descriptor, terminal};
 
 const STREAMS: [Stream; 3] = [Stream::Input, Stream::Output, Stream::Error];
+
+/// What tells which pipes, sockets and terminals are the job's own.
+type Surveyed<'a> = (&'a PipeTable<'a>, &'a SocketTable, &'a TerminalTable);
 
 /// One of the standard streams, at the process that it is known from.
 #[derive(Clone, Copy, Debug)]
@@ -43,8 +47,7 @@ impl Streams {
         scope: &Scope<'_>,
         descriptions: &[Description],
         classes: &[Class],
-        pipes: &PipeTable<'_>,
-        sockets: &SocketTable,
+        surveyed: Surveyed<'_>,
     ) -> Result<Self, CollectFilesError> {
         let mut known = Vec::new();
         for (stream, number) in STREAMS.into_iter().zip(0..) {
@@ -55,7 +58,7 @@ impl Streams {
             let stat = FileStat::from(&metadata);
             let at = (pid, number);
             if scope.supervisor.is_none()
-                && !leads_outside(at, stat, descriptions, classes, (pipes, sockets))
+                && !leads_outside(at, stat, descriptions, classes, surveyed)
             {
                 continue;
             }
@@ -156,7 +159,7 @@ fn leads_outside(
     stat: FileStat,
     descriptions: &[Description],
     classes: &[Class],
-    (pipes, sockets): (&PipeTable<'_>, &SocketTable),
+    (pipes, sockets, terminals): Surveyed<'_>,
 ) -> bool {
     let same = |found: &Description| {
         found.stat.identity() == stat.identity()
@@ -165,7 +168,8 @@ fn leads_outside(
     descriptions.iter().zip(classes).any(|(found, class)| {
         same(found)
             && match class {
-                Class::Terminal | Class::ControllingTerminal => true,
+                Class::Terminal => !terminals.is_own(found),
+                Class::ControllingTerminal => true,
                 Class::Pipe => pipes.leads_outside(found),
                 Class::Socket => sockets.leads_outside(found),
                 _ => false,

@@ -14,6 +14,7 @@ mod pipe;
 mod rollback;
 mod settle;
 mod socket;
+mod terminal;
 mod usage;
 
 use std::collections::BTreeMap;
@@ -27,11 +28,12 @@ pub use self::decide::{Choices, Connection, Cut, Decisions, Problem, Problems, d
 pub use self::judge::{Action, Policy, ProblemKind};
 pub use self::rollback::RollbackError;
 pub use self::socket::SocketError;
+pub use self::terminal::TerminalError;
 
 use super::opened::Opened;
 use super::plan::Plan;
 use crate::model::file::Stream;
-use crate::model::id::{Bytes, InodeId, OpenFileId};
+use crate::model::id::{Bytes, InodeId, OpenFileId, Pid};
 use crate::model::job::Job;
 
 /// Everything that was opened, and what is still to be done to it once it has its content.
@@ -43,8 +45,10 @@ pub struct OpenedJob {
     origins: BTreeMap<InodeId, Origin>,
     /// Descriptions that something is still to be done to.
     unsettled: Vec<(OpenFileId, OwnedFd)>,
-    /// Terminals that get their modes back, and the modes.
+    /// Outer terminals that get their modes back, and the modes.
     terminals: Vec<(OwnedFd, Vec<u8>)>,
+    /// The terminals of the job's own that control sessions, by session.
+    pub controlling: BTreeMap<Pid, OwnedFd>,
 }
 
 /// A file that was made, or is to get its content from the image.
@@ -93,7 +97,17 @@ pub enum OpenError {
     #[error(transparent)]
     Socket(#[from] SocketError),
     #[error(transparent)]
+    PseudoTerminal(#[from] TerminalError),
+    #[error(transparent)]
     Settle(#[from] SettleError),
+}
+
+impl OpenError {
+    /// Whether somebody else has a number that the job needs.
+    #[must_use]
+    pub const fn id_is_taken(&self) -> bool {
+        matches!(self, Self::PseudoTerminal(TerminalError::Taken { .. }))
+    }
 }
 
 /// Why the last touches to what the job has open failed.

@@ -17,6 +17,7 @@ use super::epoll;
 use super::hidden;
 use super::pipe::Pipes;
 use super::socket::Sockets;
+use super::terminal::Terminals;
 use super::{OpenError, OpenedJob, Origin, settle, usage};
 use crate::model::file::{FileLockKind, InodeKind, OpenFile, OpenFileKind, Stream, StreamTarget};
 use crate::model::id::{Bytes, InodeId, OpenFileId};
@@ -24,7 +25,7 @@ use crate::model::job::Job;
 use crate::model::memory::Backing;
 use crate::model::number::to_usize;
 use crate::restore::opened::{LateFile, Opened};
-use crate::restore::plan::Plan;
+use crate::restore::plan::{Identity, Plan};
 use crate::restore::script::writes_through;
 use crate::sys::{descriptor, terminal};
 
@@ -39,6 +40,7 @@ pub(super) fn open_all(
 ) -> Result<OpenedJob, OpenError> {
     raise_limit()?;
     let first = plan.first_private_fd;
+    let may_chown = plan.identity == Identity::InPlace && nix::unistd::geteuid().is_root();
     let mut opener = Opener {
         job,
         plan,
@@ -49,6 +51,7 @@ pub(super) fn open_all(
         terminals: Vec::new(),
         pipes: Pipes::default(),
         sockets: Sockets::make(job)?,
+        pseudo_terminals: Terminals::make(&job.terminals, may_chown)?,
     };
     opener.make_files()?;
     for (number, file) in (0..).zip(&job.open_files) {
@@ -69,9 +72,10 @@ pub(super) fn open_all(
     }
     opener.open_mapped()?;
     opener.open_directories();
-    let Opener { opened, origins, unsettled, terminals, sockets, .. } = opener;
+    let Opener { opened, origins, unsettled, terminals, sockets, pseudo_terminals, .. } = opener;
     sockets.finish(job)?;
-    Ok(OpenedJob { opened, origins, unsettled, terminals })
+    let controlling = pseudo_terminals.finish(&job.terminals, first)?;
+    Ok(OpenedJob { opened, origins, unsettled, terminals, controlling })
 }
 
 struct Opener<'a> {
@@ -87,6 +91,7 @@ struct Opener<'a> {
     terminals: Vec<(OwnedFd, Vec<u8>)>,
     pipes: Pipes,
     sockets: Sockets,
+    pseudo_terminals: Terminals,
 }
 
 impl Opener<'_> {
@@ -157,6 +162,9 @@ impl Opener<'_> {
             }
             OpenFileKind::ControllingTerminal => open_path(Path::new("/dev/tty"), flags)
                 .map_err(|source| OpenError::OpenTerminal { source }),
+            OpenFileKind::PseudoTerminal { terminal, end } => {
+                Ok(self.pseudo_terminals.open(*terminal, *end, flags)?)
+            }
             OpenFileKind::EventFd { count, semaphore } => {
                 event(*count, *semaphore, flags).map_err(|source| OpenError::MakeEvent { source })
             }

@@ -58,6 +58,7 @@ pub fn of_all(job: &Job) -> Vec<Usage> {
             OpenFileKind::Stream { .. }
             | OpenFileKind::Pipe { .. }
             | OpenFileKind::ControllingTerminal
+            | OpenFileKind::PseudoTerminal { .. }
             | OpenFileKind::EventFd { .. }
             | OpenFileKind::TimerFd { .. }
             | OpenFileKind::SignalFd { .. }

@@ -1,7 +1,7 @@
 //! How bytes are put into a terminal's queue so that they arrive there as they are: a pure function of
 //! its modes.
 
-use crate::model::terminal::Termios;
+use crate::model::terminal::{Termios, assembles_lines};
 
 /// Flag words and control characters of `struct termios2` that are looked at here
 /// (include/uapi/asm-generic/termbits.h).
@@ -34,12 +34,6 @@ fn word(termios: &Termios, offset: usize) -> u32 {
 
 fn set_word(termios: &mut Termios, offset: usize, value: u32) {
     termios[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());
-}
-
-/// Whether a terminal assembles lines.
-#[must_use]
-pub fn assembles_lines(termios: &Termios) -> bool {
-    word(termios, LOCAL_FLAGS) & (ICANON | EXTPROC) == ICANON
 }
 
 /// The line discipline; 0 is the terminals' own (N_TTY).

@@ -137,12 +137,15 @@ pub fn leave_control(terminal: impl AsFd) -> Result<(), Errno> {
 /// Opens the slave of a master, close-on-exec and without making it anybody's controlling terminal
 /// (TIOCGPTPEER). `flags` are O_* bits. EIO when it is locked, EBUSY when it cannot be opened again.
 pub fn open_slave(master: impl AsFd, flags: i32) -> Result<OwnedFd, Errno> {
-    let flags = flags | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // The kernel would show O_CLOEXEC among the status flags ever after.
+    let flags = (flags | libc::O_NOCTTY) & !libc::O_CLOEXEC;
     // SAFETY: TIOCGPTPEER takes the flags by value.
     let result = unsafe { libc::ioctl(master.as_fd().as_raw_fd(), libc::TIOCGPTPEER, flags) };
     let number = Errno::result(result)?;
     // SAFETY: the kernel has just made this descriptor for us; nobody else knows its number.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+    let slave = unsafe { OwnedFd::from_raw_fd(number) };
+    super::descriptor::set_close_on_exec(&slave, true)?;
+    Ok(slave)
 }
 
 /// `_IOR('T', 0x32, unsigned int)`.

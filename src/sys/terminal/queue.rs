@@ -4,19 +4,22 @@
 //! back at once. That is done while the job stands still, by a process of its own in a session of its
 //! own, the *guardian*, which goes through with it whatever becomes of rckpt meanwhile. Only who
 //! kills the guardian itself, in the fraction of a millisecond that it lives, would lose what it
-//! holds.
+//! holds; and should rckpt be killed in the microseconds in which a terminal is empty, what the job
+//! then writes at once may come before what was there. A terminal that shows by itself that nothing
+//! waits in it is left alone.
 //!
 //! The guardian is forked from a process that may have several threads: it allocates nothing and
 //! takes no lock.
 #![allow(unsafe_code)]
 
 use std::ffi::c_int;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
 
 use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
 use thiserror::Error;
 
 use super::feeding::Feeding;
@@ -71,6 +74,28 @@ pub struct Pair {
     pub packet_mode: bool,
 }
 
+impl Pair {
+    /// Whether it shows without being touched that nothing waits in it. One that assembles lines does
+    /// not show what has been typed of the next one.
+    fn is_idle(&self) -> Result<bool, Errno> {
+        let (master, slave) = (self.master.as_fd(), self.slave.as_fd());
+        // `poll` lets in what waits in front of the line discipline.
+        Ok(!self.feeding.lines
+            && !readable(slave)?
+            && queued(slave)? == 0
+            && !readable(master)?
+            && writable(slave)?)
+    }
+}
+
+impl Queues {
+    /// Nothing waits, not even for lines.
+    fn idle() -> Self {
+        let input = TerminalInput::Raw(Bytes::default());
+        Self { input, output: Bytes::default(), flow: Flow::Running }
+    }
+}
+
 /// Why terminals could not be looked into, or be filled.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 #[allow(missing_docs)] // The messages say what each field is.
@@ -90,6 +115,8 @@ pub enum QueueError {
 /// What can fail about a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
+    /// Asking whether anything waits.
+    Look,
     /// Reading lines or bytes that wait for the slave.
     ReadInput,
     /// Reading what waits for the master.
@@ -107,7 +134,8 @@ pub enum Step {
 }
 
 impl Step {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
+        Self::Look,
         Self::ReadInput,
         Self::ReadOutput,
         Self::SetModes,
@@ -119,6 +147,7 @@ impl Step {
 
     const fn words(self) -> &'static str {
         match self {
+            Self::Look => "look at the queues",
             Self::ReadInput => "read the input",
             Self::ReadOutput => "read the output",
             Self::SetModes => "set the modes",
@@ -142,6 +171,23 @@ fn at(step: Step) -> impl Fn(Errno) -> Fault {
 /// # Errors
 /// When no guardian can be made, or what is queued cannot be read or put back.
 pub fn peek(pairs: &[Pair]) -> Result<Vec<Queues>, QueueError> {
+    let mut busy = Vec::new();
+    for pair in pairs {
+        if !pair.is_idle().map_err(|source| QueueError::Step { step: Step::Look, source })? {
+            busy.push(pair);
+        }
+    }
+    let mut found = look_into(&busy)?.into_iter();
+    let mut busy = busy.into_iter().peekable();
+    let result = pairs.iter().map(|pair| match busy.next_if(|busy| ptr::eq(*busy, pair)) {
+        Some(_) => found.next().ok_or(QueueError::Lost),
+        None => Ok(Queues::idle()),
+    });
+    result.collect()
+}
+
+/// Has a guardian look into terminals.
+fn look_into(pairs: &[&Pair]) -> Result<Vec<Queues>, QueueError> {
     if pairs.is_empty() {
         return Ok(Vec::new());
     }
@@ -149,9 +195,10 @@ pub fn peek(pairs: &[Pair]) -> Result<Vec<Queues>, QueueError> {
     let failed = |error: std::io::Error| {
         QueueError::Fork(error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw))
     };
+    let parent = nix::unistd::getpid();
     match clone::fork(0, 0, None).map_err(failed)? {
         Fork::Child => {
-            guard(pairs, slots.get());
+            guard(parent, pairs, slots.get());
             clone::exit_now(0)
         }
         Fork::Parent(guardian) => loop {
@@ -372,9 +419,13 @@ impl Drop for Slots {
 }
 
 /// The life of the guardian. Errors go into the slots.
-fn guard(pairs: &[Pair], slots: &mut [Slot]) {
+fn guard(parent: Pid, pairs: &[&Pair], slots: &mut [Slot]) {
     stand_apart();
     for (pair, slot) in pairs.iter().zip(slots) {
+        // The job runs again: it is too late to begin with another one.
+        if nix::unistd::getppid() != parent {
+            return;
+        }
         let ends = Ends {
             // SAFETY: both descriptors are open as long as the pair is.
             master: unsafe { BorrowedFd::borrow_raw(pair.master.as_raw_fd()) },
