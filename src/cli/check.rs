@@ -78,9 +78,12 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
     lines.push(disk(&directory));
     if let Some(program) = command.first() {
         lines.push(program_line(program));
+        lines.extend(outputs_line(Path::new(".")));
     }
     if let Some(pid) = pid {
-        lines.push(process_line(pid, &directory));
+        // Neither would be there yet.
+        let generation = options::absolute_path(&directory)?.join("job/generation");
+        lines.push(process_line(pid, &generation));
     }
     let grade = lines.iter().map(|line| line.grade).max().unwrap_or(Grade::Works);
     if json {
@@ -374,15 +377,44 @@ fn examine(path: &Path) -> Result<String, (&'static str, &'static str)> {
     }
 }
 
+/// A word about files in `directory` that look as if programs append to them.
+fn outputs_line(directory: &Path) -> Option<Line> {
+    const ENDINGS: [&str; 6] = ["log", "out", "txt", "csv", "dat", "jsonl"];
+    const TOLD: usize = 3;
+    let appended = |path: &Path| {
+        path.extension().and_then(OsStr::to_str).is_some_and(|ending| ENDINGS.contains(&ending))
+            && path.is_file()
+    };
+    // A directory that cannot be listed has nothing to tell.
+    let entries = directory.read_dir().ok()?.flatten();
+    let mut names: Vec<String> = entries
+        .filter(|entry| appended(&entry.path()))
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort_unstable();
+    let more = if names.len() > TOLD { ", ..." } else { "" };
+    names.truncate(TOLD);
+    (!names.is_empty()).then(|| Line {
+        subject: "files in this directory".to_owned(),
+        grade: Grade::Works,
+        finding: format!(
+            "{}{more}: what the command appends to by opening and closing it should be named, or \
+             after a restore it holds some lines twice",
+            names.join(", ")
+        ),
+        remedy: Some("rckpt run --outputs WHAT -- CMD"),
+    })
+}
+
 /// Bytes at a program's start that are looked at.
 const EXAMINED: u64 = 256;
 /// ELFCLASS32.
 const CLASS_32: u8 = 1;
 
 /// What stands in the way of a checkpoint of a process and its tree.
-fn process_line(pid: Pid, directory: &Path) -> Line {
+fn process_line(pid: Pid, generation: &Path) -> Line {
     let subject = format!("process {pid} and its tree");
-    match request::examine(pid, directory) {
+    match request::examine(pid, generation) {
         Ok(warnings) if warnings.is_empty() => Line {
             subject,
             grade: Grade::Works,

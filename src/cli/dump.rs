@@ -50,6 +50,7 @@ struct Report {
     processes: u64,
     threads: u64,
     warnings: Vec<String>,
+    hint: Option<String>,
     restored: bool,
 }
 
@@ -75,6 +76,9 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
                 output::say(format_args!("warning: {warning}"));
             }
             output::say(options::summary(&taken));
+            if let Some(hint) = &taken.hint {
+                output::say(format_args!("hint: {hint}"));
+            }
             output::print(format_args!("{}\n", taken.path))?;
         }
         Outcome::Restored if json => output::print_json(&serde_json::json!({"restored": true}))?,
@@ -94,6 +98,7 @@ impl Report {
             processes: taken.processes,
             threads: taken.threads,
             warnings: taken.warnings.clone(),
+            hint: taken.hint.clone(),
             restored: false,
         }
     }

@@ -12,8 +12,11 @@ use super::failure::Failure;
 use super::{options, output};
 
 /// Tells what happens to one job.
-#[derive(Debug)]
-pub struct Narrator;
+#[derive(Debug, Default)]
+pub struct Narrator {
+    /// What the last checkpoint hinted at, told once at the end.
+    hint: Option<String>,
+}
 
 impl Observer for Narrator {
     fn tell(&mut self, event: Event<'_>) {
@@ -37,6 +40,7 @@ impl Observer for Narrator {
                     output::say(format_args!("warning: {warning}"));
                 }
                 output::say(options::summary(taken));
+                self.hint.clone_from(&taken.hint);
             }
             Event::Failed { explanation, runs_on } => {
                 output::say(format_args!("no checkpoint: {}", explanation.message));
@@ -76,7 +80,12 @@ impl Observer for Narrator {
             )),
             // The journal has it; people know what they sent.
             Event::Signal(_) => {}
-            Event::Over { ending, ran, totals } => say_last_words(ending, ran, totals),
+            Event::Over { ending, ran, totals } => {
+                say_last_words(ending, ran, totals);
+                if let Some(hint) = self.hint.take() {
+                    output::say(format_args!("hint: {hint}"));
+                }
+            }
             Event::Trouble(words) => output::say(words),
         }
     }

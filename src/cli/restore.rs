@@ -98,7 +98,7 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
     } else {
         prepared
     };
-    Ok(statuses.of(&prepared.run(&mut Narrator)?))
+    Ok(statuses.of(&prepared.run(&mut Narrator::default())?))
 }
 
 /// Reads `OLD=NEW`, two absolute paths.

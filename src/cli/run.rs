@@ -49,7 +49,7 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
     let statuses = supervision.statuses();
     let settings = supervision.settings()?;
     let options = run::Options { command, directory: dir, settings, earlier };
-    Ok(match run::run(options, &mut Narrator)? {
+    Ok(match run::run(options, &mut Narrator::default())? {
         Outcome::Supervised(ending) => statuses.of(&ending),
         Outcome::HadFinished(status) => statuses.of(&Ending::Ended(Ended::Exited(status))),
     })

@@ -1,6 +1,7 @@
 //! Reads the clocks as the job sees them.
 
 use std::io;
+use std::time::{Duration, SystemTime};
 
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Pid, getpid};
@@ -10,6 +11,8 @@ use crate::model::time::{Clocks, TimeSpec};
 use crate::sys::procfs;
 
 const NANOSECONDS: i128 = 1_000_000_000;
+/// Milliseconds in a unit of time in /proc (USER_HZ is 100 on x86).
+const TICK: u64 = 10;
 
 /// The clocks now, as a process sees them.
 ///
@@ -28,6 +31,17 @@ pub(super) fn now(pid: Pid) -> Result<Clocks, CollectError> {
         monotonic: shifted(now("the monotonic clock", ClockId::CLOCK_MONOTONIC)?, job[0] - own[0]),
         boottime: shifted(now("the boot clock", ClockId::CLOCK_BOOTTIME)?, job[1] - own[1]),
     })
+}
+
+/// When a process was started.
+///
+/// # Errors
+/// When /proc or the clock cannot be read.
+pub(super) fn started(pid: Pid) -> Result<SystemTime, CollectError> {
+    let after_boot = Duration::from_millis(procfs::stat(pid)?.starttime.saturating_mul(TICK));
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME)
+        .map_err(|errno| CollectError::Machine { what: "the boot clock", source: errno.into() })?;
+    Ok(SystemTime::now() - Duration::from(now).saturating_sub(after_boot))
 }
 
 /// A time moved by so many nanoseconds.

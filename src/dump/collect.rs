@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::mem::take;
 use std::path::Path;
+use std::time::SystemTime;
 
 use nix::unistd::Pid;
 
@@ -46,6 +47,13 @@ pub(super) struct Collected {
     contents: Vec<Content>,
     /// What the user should know.
     pub warnings: Vec<String>,
+    /// When the root process was started.
+    pub started: SystemTime,
+}
+
+/// The job's directory, which the image goes into a generation of.
+fn job_directory(generation: &Path) -> &Path {
+    generation.parent().unwrap_or(generation)
 }
 
 /// An address space whose details are looked up later.
@@ -155,8 +163,7 @@ pub(super) fn collect(
     }
     let contents =
         u32::try_from(files.contents.len()).map_err(|_| CollectError::TooMany("files"))?;
-    // The image goes into a generation of the job's directory.
-    let excluded = directory.parent().unwrap_or(directory);
+    let excluded = job_directory(directory);
     let outputs = if request.outputs.is_empty() {
         Outputs::default()
     } else {
@@ -186,9 +193,11 @@ pub(super) fn collect(
         .map_err(|error| DumpError::Refused(Obstacles(vec![Obstacle::Tree(error)])))?;
     let warnings = files.warnings.iter().map(ToString::to_string).collect();
     let anonymous = census.members.iter().map(|member| member.status.anonymous).sum();
+    let started = clocks::started(request.root)?;
     let pids = subjects.iter().map(|subject| subject.pid).collect();
     let contents = files.contents;
-    let collected = Collected { job, holders, anonymous, postponed, pids, contents, warnings };
+    let collected =
+        Collected { job, holders, anonymous, postponed, pids, contents, warnings, started };
     collected.check(Vec::new())?;
     Ok(collected)
 }
@@ -235,6 +244,12 @@ fn add_copied_details(collected: &mut Collected, copies: &mut [Copy]) -> Result<
 }
 
 impl Collected {
+    /// What the user may want to do another time, for a checkpoint in `directory`.
+    pub fn hint(&self, directory: &Path) -> Option<String> {
+        let unnamed = files::unnamed::find(&self.job, self.started, job_directory(directory));
+        files::unnamed::hint(&unnamed)
+    }
+
     /// Refuses what stands in the way, and mappings that disagree, once the details of all are known.
     fn check(&self, mut obstacles: Vec<Obstacle>) -> Result<(), DumpError> {
         let spaces = &self.job.address_spaces;

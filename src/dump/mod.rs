@@ -100,6 +100,8 @@ pub struct Report {
     pub threads: usize,
     /// What the user should know.
     pub warnings: Vec<String>,
+    /// What the user may want to do another time.
+    pub hint: Option<String>,
 }
 
 /// Saves a job into `directory`, which must exist and be empty. What has not changed since `parent`, an
@@ -162,6 +164,7 @@ pub fn dump(
             (summary, begun.elapsed())
         }
     };
+    let hint = collected.hint(directory);
     let processes = &collected.job.processes;
     Ok(Report {
         pause,
@@ -170,11 +173,12 @@ pub fn dump(
         processes: processes.len(),
         threads: processes.iter().map(|process| process.threads.len()).sum(),
         warnings: collected.warnings,
+        hint,
     })
 }
 
 /// Finds what stands in the way of a checkpoint: freezes the job, looks at everything, and lets it go
-/// on. Gives what the user should know besides.
+/// on. Gives what the user should know besides. `directory` would be the generation's.
 ///
 /// # Errors
 /// [`DumpError::Refused`] with all that is in the way, or when looking fails.
@@ -182,7 +186,10 @@ pub fn examine(request: &Request, directory: &Path) -> Result<Vec<String>, DumpE
     let mut tree = Tree::freeze(request.root, request.adopter, PATIENCE)?;
     let collected = collect::collect(request, directory, &mut tree, Purpose::Look);
     release(tree.thaw(), "let go")?;
-    Ok(collected?.warnings)
+    let mut collected = collected?;
+    let hint = collected.hint(directory);
+    collected.warnings.extend(hint);
+    Ok(collected.warnings)
 }
 
 /// Adds what tells later whether files were changed in place.

@@ -152,6 +152,7 @@ pub fn take(task: &Task) -> Result<Taken, CheckpointError> {
         processes: to_u64(report.processes),
         threads: to_u64(report.threads),
         warnings,
+        hint: report.hint,
         at: seconds_since_1970(SystemTime::now()),
     })
 }

@@ -33,6 +33,8 @@ pub struct Taken {
     pub threads: u64,
     /// What the user should know about it.
     pub warnings: Vec<String>,
+    /// What the user may want to do another time.
+    pub hint: Option<String>,
     /// When it was complete, in seconds since 1970.
     pub at: i64,
 }
@@ -205,6 +207,7 @@ mod tests {
         assert!(encode(&Reply::Failed(explanation.bounded())).is_ok());
         let taken = Taken {
             path: b"/scratch/job/gen-000001"[..].into(),
+            hint: Some("name it".to_owned()),
             pause: std::time::Duration::from_millis(7),
             elapsed: std::time::Duration::from_secs(1),
             bytes: 1,

@@ -408,6 +408,39 @@ fn reports_as_json() {
     job.judge();
 }
 
+/// Files that the job appends to and closes are pointed out, until they are named.
+#[test]
+fn outputs_are_pointed_out() {
+    let place = Workplace::new(User::Plain);
+    place.write("notes.txt", "nothing of the job's");
+    let script = "sleep 0.1; echo one >> run.log; touch ready; \
+                  while [ ! -e go ]; do sleep 0.01; done";
+    for (named, expected) in [(&[][..], true), (&["--outputs", "run.log"], false)] {
+        let run = [&["run", "--fresh", "--dir", "job"], named, &["--", "sh", "-c", script]];
+        let child = place.start(place.rckpt(&run.concat()));
+        assert!(poll(PATIENCE, || place.has("ready").then_some(())).is_some());
+        let root = process::children(child)[0].to_string();
+        let checked = place.ask(&["check", &root]);
+        assert_eq!(checked.status, Some(0), "{checked:#?}");
+        let dumped = place.ask(&["dump", &root]);
+        assert_eq!(dumped.status, Some(0), "{dumped:#?}");
+        place.write("go", "");
+        assert_eq!(process::exit_status(child, PATIENCE), Some(0));
+        let last = place.text("stderr").lines().last().unwrap_or_default().to_owned();
+        for words in [&dumped.words, &last] {
+            let told = words.contains("run.log") && words.contains("--outputs");
+            assert_eq!(told, expected, "{words}");
+        }
+        assert!(checked.output.contains("run.log"), "{checked:#?}");
+        for name in ["ready", "go"] {
+            fs::remove_file(place.path(name)).expect("forget it");
+        }
+        fs::remove_file(place.path("stderr")).expect("forget what was said");
+    }
+    let checked = place.ask(&["check", "--", "sh"]);
+    assert!(checked.output.contains("notes.txt, run.log"), "{checked:#?}");
+}
+
 #[test]
 fn dry_run_starts_nothing() {
     let place = Workplace::new(User::Plain);

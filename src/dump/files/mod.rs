@@ -26,6 +26,7 @@ mod terminal;
 #[cfg(test)]
 mod tests;
 mod timer;
+pub mod unnamed;
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
