@@ -14,7 +14,7 @@ use super::files::{self, Collector, Content, Scope, Subject};
 use super::memory::{self, Part};
 use super::process::{self, Insight};
 use super::refusal::{MappingRefusal, Obstacle, Obstacles, StateRefusal};
-use super::{Request, clocks, detail, policy};
+use super::{Request, clocks, detail, ipc, policy};
 use crate::image::error::WriteError;
 use crate::image::writer::{Writer, ZeroPages};
 use crate::model::address::{AddrRange, RemoteAddr};
@@ -24,6 +24,7 @@ use crate::model::id::{Bytes, MmId, ObjectId};
 use crate::model::job::{Job, VdsoImage};
 use crate::model::number::{PAGE_SIZE, to_u64, to_usize};
 use crate::model::process::Process;
+use crate::sys::emissary::Emissary;
 use crate::sys::machine;
 use crate::sys::procfs::{self, Status};
 use crate::tracer::copy::Copy;
@@ -45,6 +46,8 @@ pub(super) struct Collected {
     pids: Vec<Pid>,
     /// Contents of files to store.
     contents: Vec<Content>,
+    /// Who has shared memory attached that nobody of the job has.
+    emissary: Option<Emissary>,
     /// What the user should know.
     pub warnings: Vec<String>,
     /// When the root process was started.
@@ -144,6 +147,7 @@ pub(super) fn collect(
         processes.push(Process { mm: MmId(id), fd_table, fs, ..record });
     }
 
+    let ipc = ipc::collect(root, &census, tree, &mut files, &mut obstacles)?;
     let first_object =
         u32::try_from(spaces.len()).map_err(|_| CollectError::TooMany("processes"))?;
     let files = files.finish(first_object);
@@ -186,6 +190,7 @@ pub(super) fn collect(
         pipes: files.pipes,
         sockets: files.sockets,
         terminals,
+        ipc: ipc.ipc,
         outputs,
         objects: first_object + contents,
     };
@@ -195,9 +200,18 @@ pub(super) fn collect(
     let anonymous = census.members.iter().map(|member| member.status.anonymous).sum();
     let started = clocks::started(request.root)?;
     let pids = subjects.iter().map(|subject| subject.pid).collect();
-    let contents = files.contents;
-    let collected =
-        Collected { job, holders, anonymous, postponed, pids, contents, warnings, started };
+    let (contents, emissary) = (files.contents, ipc.emissary);
+    let collected = Collected {
+        job,
+        holders,
+        anonymous,
+        postponed,
+        pids,
+        contents,
+        emissary,
+        warnings,
+        started,
+    };
     collected.check(Vec::new())?;
     Ok(collected)
 }
@@ -269,7 +283,7 @@ impl Collected {
 /// When a page cannot be read, writing fails, or nobody wants it any more.
 pub(super) fn store(
     request: &Request,
-    collected: &Collected,
+    collected: &mut Collected,
     tree: &mut Tree,
     copied: bool,
     writer: &mut Writer,
@@ -280,6 +294,7 @@ pub(super) fn store(
         memory::store(request, (space, part), (process.task(), &process.memory), writer)?;
     }
     let swapping = swap_is_on();
+    let emissary = &mut collected.emissary;
     for content in &collected.contents {
         let unreadable = |source| WriteError::ReadPages {
             object: content.object,
@@ -289,7 +304,12 @@ pub(super) fn store(
         };
         let reader = content.open().map_err(unreadable)?;
         let runs = reader
-            .runs(&mut |pid, range| residency(tree, pid, range, swapping))
+            .runs(&mut |pid, range| match emissary {
+                Some(emissary) if emissary.agent() == pid && !swapping => {
+                    emissary.residency(range).map_err(io::Error::from)
+                }
+                _ => residency(tree, pid, range, swapping),
+            })
             .map_err(unreadable)?;
         for run in runs {
             writer.store(

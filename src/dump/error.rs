@@ -71,6 +71,20 @@ pub enum CollectError {
         /// Why.
         source: InjectError,
     },
+    /// Nobody could be sent into the namespaces of the job.
+    #[error("cannot enter the ipc namespace of process {pid}")]
+    Emissary {
+        /// The process.
+        pid: Pid,
+        /// Why.
+        source: io::Error,
+    },
+    /// The objects of System V IPC could not be listed.
+    #[error("cannot list System V shared memory, semaphores or message queues")]
+    ListIpc {
+        /// Why.
+        source: Errno,
+    },
     /// The process answered with an error.
     #[error("cannot {operation} of process {pid}")]
     Ask {

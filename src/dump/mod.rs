@@ -10,6 +10,7 @@ mod detail;
 pub mod error;
 pub mod files;
 mod inherit;
+pub mod ipc;
 mod memory;
 mod policy;
 mod process;
@@ -136,7 +137,7 @@ pub fn dump(
     };
     collect::add_details(&mut collected, &mut tree, copies.as_deref())?;
     let copied = copies.is_some();
-    let stored = collect::store(request, &collected, &mut tree, copied, &mut writer);
+    let stored = collect::store(request, &mut collected, &mut tree, copied, &mut writer);
     wanted(request, stored)?;
     let (summary, pause) = match request.after {
         After::Continue => {

@@ -8,6 +8,7 @@ use nix::unistd::Pid;
 use thiserror::Error;
 
 use super::files;
+use super::ipc::{IpcObject, IpcRefusal};
 use crate::model::address::AddrRange;
 use crate::model::births::BirthError;
 use crate::model::id::Bytes;
@@ -28,6 +29,15 @@ pub enum Obstacle {
         /// Why.
         kind: MappingRefusal,
     },
+    /// An object of System V IPC.
+    Ipc {
+        /// A process that uses it, or the root.
+        pid: Pid,
+        /// Which.
+        object: IpcObject,
+        /// Why.
+        kind: IpcRefusal,
+    },
     /// How processes belong together.
     Tree(BirthError),
     /// Anything else about a process.
@@ -44,6 +54,7 @@ impl fmt::Display for Obstacle {
         match self {
             Self::File(refusal) => refusal.fmt(f),
             Self::Tree(error) => error.fmt(f),
+            Self::Ipc { pid, object, kind } => write!(f, "process {pid}, {object}: {kind}"),
             Self::Mapping { pid, range, name, kind } if name.0.is_empty() => {
                 write!(f, "process {pid}, mapping {range}: {kind}")
             }

@@ -24,6 +24,7 @@ pub mod reader;
 pub(crate) mod sample;
 pub mod section;
 pub mod validate;
+mod validate_ipc;
 mod validate_sockets;
 mod validate_terminals;
 pub mod writer;

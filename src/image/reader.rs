@@ -431,6 +431,7 @@ fn open_image(directory: &File, path: &Path, trust: Trust) -> Result<Image, Read
         pipes: contents.decode(SectionKind::PIPES)?,
         sockets: contents.decode(SectionKind::SOCKETS)?,
         terminals: contents.decode(SectionKind::TERMINALS)?,
+        ipc: contents.decode(SectionKind::IPC)?,
         outputs: contents.decode(SectionKind::OUTPUTS)?,
     };
     let index = contents.decode(SectionKind::PAGE_INDEX)?;

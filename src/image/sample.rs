@@ -10,6 +10,9 @@ use crate::model::file::{
 use crate::model::id::{
     Bytes, FdTableId, FsId, InodeId, MmId, ObjectId, OpenFileId, Pid, PipeId, SocketId, TerminalId,
 };
+use crate::model::ipc::{
+    Ipc, IpcIdentity, Message, MessageQueue, Segment, Semaphore, SemaphoreSet, SemaphoreUndo,
+};
 use crate::model::job::{Job, Machine, VdsoImage};
 use crate::model::memory::{
     AddressSpace, Backing, GuardRange, MemoryPolicy, MmAreas, Prot, Vma, VmaFlags,
@@ -64,6 +67,7 @@ pub(crate) fn job() -> Job {
         pipes: vec![Pipe { capacity: 65536, queued: vec![bytes("waiting")] }],
         sockets: sockets(),
         terminals: terminals(),
+        ipc: ipc(),
         outputs: Outputs {
             named: vec![bytes("/home/user/*.log")],
             files: vec![Output {
@@ -74,7 +78,7 @@ pub(crate) fn job() -> Job {
                 digest: Bytes(vec![1; 16]),
             }],
         },
-        objects: 2,
+        objects: 3,
     }
 }
 
@@ -244,6 +248,12 @@ fn inodes() -> Vec<Inode> {
         },
         linked("/home/user/fifo", 0o010_600),
         linked("/dev/null", 0o020_666),
+        Inode {
+            kind: InodeKind::Segment { id: 32769 },
+            size: 8192,
+            content: Some(ObjectId(2)),
+            ..linked("/SYSV00001234", 0o100_600)
+        },
     ]
 }
 
@@ -380,6 +390,32 @@ fn sockets() -> Vec<Socket> {
         socket(2, SocketDetail::Unix(pair(2))),
         inet,
     ]
+}
+
+fn ipc() -> Ipc {
+    let identity = IpcIdentity { id: 32769, key: 0x1234, mode: 0o600 };
+    Ipc {
+        segments: vec![Segment {
+            identity,
+            inode: InodeId(5),
+            creator: Pid(100),
+            removed: true,
+            locked: false,
+        }],
+        semaphores: vec![SemaphoreSet {
+            identity,
+            semaphores: vec![Semaphore { value: 5, last: Pid(110) }, Semaphore::default()],
+            operated: true,
+            undo: vec![SemaphoreUndo { process: Pid(110), number: 0, adjustment: -1 }],
+        }],
+        queues: vec![MessageQueue {
+            identity,
+            capacity: 16384,
+            messages: vec![Message { kind: 7, text: bytes("first") }],
+            last_sender: Pid(100),
+            last_receiver: Pid(110),
+        }],
+    }
 }
 
 fn fd_table() -> FdTable {

@@ -41,6 +41,8 @@ impl SectionKind {
     pub const SOCKETS: Self = Self(11);
     /// [`Job::terminals`].
     pub const TERMINALS: Self = Self(12);
+    /// [`Job::ipc`].
+    pub const IPC: Self = Self(13);
 
     /// Its name, for kinds that this program knows.
     #[must_use]
@@ -58,6 +60,7 @@ impl SectionKind {
             Self::PAGE_INDEX => "page index",
             Self::SOCKETS => "sockets",
             Self::TERMINALS => "terminals",
+            Self::IPC => "interprocess communication",
             _ => return None,
         })
     }
@@ -82,7 +85,7 @@ impl fmt::Debug for SectionKind {
 pub const SECTION_LENGTH_LIMIT: u64 = 1 << 30;
 
 /// Sections that every image of this version has, in the order they are written.
-pub const SECTIONS: [(SectionKind, u32); 12] = [
+pub const SECTIONS: [(SectionKind, u32); 13] = [
     (SectionKind::JOB, 1),
     (SectionKind::PROCESSES, 1),
     (SectionKind::ADDRESS_SPACES, 1),
@@ -95,6 +98,7 @@ pub const SECTIONS: [(SectionKind, u32); 12] = [
     (SectionKind::PAGE_INDEX, 1),
     (SectionKind::SOCKETS, 1),
     (SectionKind::TERMINALS, 1),
+    (SectionKind::IPC, 1),
 ];
 
 /// What of a [`Job`] is not a table of its own: section [`SectionKind::JOB`], version 1.

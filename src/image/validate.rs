@@ -10,7 +10,7 @@ use std::fmt;
 use thiserror::Error;
 
 use super::index::{PageIndex, Run};
-use super::{validate_sockets, validate_terminals};
+use super::{validate_ipc, validate_sockets, validate_terminals};
 use crate::model::address::AddrRange;
 use crate::model::event::EpollItem;
 use crate::model::file::{
@@ -65,6 +65,7 @@ pub enum Record {
     Inode(usize),
     Socket(usize),
     Terminal(usize),
+    Ipc(i32),
     Output(usize),
     Chunk(usize),
     Pages { object: ObjectId, first_page: u64, pages: u32 },
@@ -87,6 +88,7 @@ impl fmt::Display for Record {
             Self::Inode(number) => write!(f, "inode {number}"),
             Self::Socket(number) => write!(f, "socket {number}"),
             Self::Terminal(number) => write!(f, "terminal {number}"),
+            Self::Ipc(id) => write!(f, "System V IPC object {id}"),
             Self::Output(number) => write!(f, "output {number}"),
             Self::Chunk(number) => write!(f, "page data chunk {number}"),
             Self::Pages { object, first_page, pages } => {
@@ -145,6 +147,7 @@ pub fn check_job(job: &Job) -> Checked {
     }
     validate_sockets::check(job)?;
     validate_terminals::check(job)?;
+    validate_ipc::check(job)?;
     for path in &job.outputs.named {
         check_path(Record::Job, path)?;
     }
@@ -451,7 +454,7 @@ fn check_inode(job: &Job, record: Record, inode: &Inode) -> Checked {
         InodeKind::Linked | InodeKind::Unlinked | InodeKind::MemoryFile => {
             check_path(record, &inode.path)?;
         }
-        InodeKind::Memfd { .. } | InodeKind::AnonymousShared => {
+        InodeKind::Memfd { .. } | InodeKind::AnonymousShared | InodeKind::Segment { .. } => {
             demand(!has_nul(&inode.path), record, "its name holds a NUL")?;
         }
     }

@@ -434,6 +434,7 @@ pub(super) fn encode_section(
         SectionKind::PAGE_INDEX => encode(index),
         SectionKind::SOCKETS => encode(&job.sockets),
         SectionKind::TERMINALS => encode(&job.terminals),
+        SectionKind::IPC => encode(&job.ipc),
         other => unreachable!("section {other} is not written"),
     }
 }

@@ -32,6 +32,11 @@ pub enum InodeKind {
     },
     /// MAP_SHARED | MAP_ANONYMOUS memory.
     AnonymousShared,
+    /// A segment of System V shared memory.
+    Segment {
+        /// Its number.
+        id: i32,
+    },
 }
 
 /// A file, whoever has it open or mapped.

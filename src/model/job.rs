@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::file::{FdTable, FsContext, Inode, OpenFile, Outputs, Pipe};
 use super::id::{Bytes, Pid};
+use super::ipc::Ipc;
 use super::memory::AddressSpace;
 use super::process::Process;
 use super::socket::Socket;
@@ -70,6 +71,8 @@ pub struct Job {
     pub sockets: Vec<Socket>,
     /// Pseudo-terminals that the job has made, and what concerns the outer one.
     pub terminals: Terminals,
+    /// System V shared memory, semaphores and message queues.
+    pub ipc: Ipc,
     /// Named outputs.
     pub outputs: Outputs,
     /// Number of page objects in use; every `ObjectId` is below it.

@@ -10,6 +10,7 @@ pub mod births;
 pub mod event;
 pub mod file;
 pub mod id;
+pub mod ipc;
 pub mod job;
 pub mod memory;
 pub mod number;

@@ -37,10 +37,19 @@ pub enum FillError {
     FindObject { object: ObjectId },
 }
 
+/// A file that gets the content of an inode.
+#[derive(Debug)]
+pub struct Target {
+    /// The file.
+    pub file: OwnedFd,
+    /// Where the first page goes in it.
+    pub base: u64,
+}
+
 /// Where an object's pages go.
-enum Target<'a> {
+enum Place<'a> {
     Memory(Pid, &'a RemoteMemory),
-    Content(File),
+    Content(File, u64),
 }
 
 /// Writes every page of the image to its place, on all processors.
@@ -51,18 +60,17 @@ pub fn fill<'a>(
     reader: &Reader,
     job: &Job,
     rebuilt: impl Iterator<Item = &'a Rebuilt<'a>>,
-    contents: &BTreeMap<ObjectId, OwnedFd>,
+    contents: &BTreeMap<ObjectId, Target>,
 ) -> Result<(), FillError> {
     let mut targets = BTreeMap::new();
     for process in rebuilt {
         let record = process.process();
         let space = &job.address_spaces[super::tree::index_of(record.mm.0)];
-        targets.insert(space.object, Target::Memory(record.pid, process.memory()?));
+        targets.insert(space.object, Place::Memory(record.pid, process.memory()?));
     }
-    for (object, descriptor) in contents {
-        let descriptor =
-            descriptor.try_clone().map_err(|source| FillError::Duplicate { source })?;
-        targets.insert(*object, Target::Content(File::from(descriptor)));
+    for (object, Target { file, base }) in contents {
+        let file = file.try_clone().map_err(|source| FillError::Duplicate { source })?;
+        targets.insert(*object, Place::Content(File::from(file), *base));
     }
     let chunks = reader.chunks();
     let next = AtomicUsize::new(0);
@@ -86,7 +94,7 @@ pub fn fill<'a>(
 fn put(
     reader: &Reader,
     chunk: &Chunk,
-    targets: &BTreeMap<ObjectId, Target<'_>>,
+    targets: &BTreeMap<ObjectId, Place<'_>>,
     buffer: &mut Vec<u8>,
 ) -> Result<(), FillError> {
     let pages = reader.decode(chunk, buffer)?;
@@ -94,7 +102,7 @@ fn put(
         let bytes = run.bytes_in(pages);
         let position = run.first_page.saturating_mul(PAGE_SIZE);
         match targets.get(&run.object) {
-            Some(Target::Memory(pid, memory)) => {
+            Some(Place::Memory(pid, memory)) => {
                 let address = RemoteAddr(position);
                 memory.write(address, bytes).map_err(|source| FillError::WriteMemory {
                     pid: *pid,
@@ -102,11 +110,9 @@ fn put(
                     source,
                 })?;
             }
-            Some(Target::Content(file)) => {
-                file.write_all_at(bytes, position).map_err(|source| FillError::WriteContent {
-                    object: run.object,
-                    offset: position,
-                    source,
+            Some(Place::Content(file, base)) => {
+                file.write_all_at(bytes, base.saturating_add(position)).map_err(|source| {
+                    FillError::WriteContent { object: run.object, offset: position, source }
                 })?
             }
             None => return Err(FillError::FindObject { object: run.object }),

@@ -21,6 +21,7 @@ use nix::sys::socket::{
 use nix::unistd::{Pid as HostPid, pipe2, read};
 use serde::{Deserialize, Serialize};
 
+use super::opened::ContentPlace;
 use crate::model::id::{ObjectId, Pid};
 use crate::sys::descriptor::move_above;
 
@@ -71,7 +72,7 @@ pub enum Report {
     Reached(Stage, Option<Pid>),
     /// The job's open file descriptions exist, nobody is born yet, and the content of these objects
     /// goes into these descriptors of the sender.
-    Opened(Vec<(ObjectId, RawFd)>),
+    Opened(Vec<(ObjectId, ContentPlace)>),
     /// The sender could not go on.
     Failed {
         /// Why, in words.

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -27,9 +27,9 @@ use crate::sys::descriptor::{self, Owner};
 use crate::model::births::Birth;
 use control::{ControlError, Finish, Rebuilt};
 use environment::ProbeError;
-use fill::FillError;
+use fill::{FillError, Target};
 use line::{BuilderSide, Gate, Report, Stage, SupervisorSide};
-use opened::Opened;
+use opened::{ContentPlace, Opened};
 use plan::{Identity, Plan, ProcessPlan, Start};
 use reaper::{Orders, ReaperError};
 use tree::{BuildError, Site};
@@ -39,6 +39,7 @@ pub mod control;
 pub mod environment;
 pub mod files;
 pub mod fill;
+pub mod ipc;
 pub mod line;
 pub mod opened;
 mod owner;
@@ -188,7 +189,7 @@ struct Supervisor<'a> {
     /// Every process born so far, by its id in the job.
     hosts: BTreeMap<Pid, HostPid>,
     /// Where the content of inodes goes.
-    contents: BTreeMap<ObjectId, OwnedFd>,
+    contents: BTreeMap<ObjectId, Target>,
 }
 
 /// What was opened in the supervisor itself, and the stand-ins that it forked.
@@ -203,6 +204,9 @@ impl<'a> Supervisor<'a> {
         user: bool,
     ) -> Result<(), RestoreError> {
         let mut flags = libc::CLONE_NEWPID | libc::CLONE_NEWNS;
+        if !self.job.ipc.is_empty() {
+            flags |= libc::CLONE_NEWIPC;
+        }
         if user {
             flags |= libc::CLONE_NEWUSER;
         }
@@ -232,21 +236,24 @@ impl<'a> Supervisor<'a> {
         let first = self.plan.first_private_fd;
         let builder = builder.move_up(first).map_err(|source| RestoreError::Connect { source })?;
         let opened = reaper::open_in_place(orders)?;
-        let own = |(object, fd): (&ObjectId, &RawFd)| (*object, *fd);
-        self.take_contents(opened.opened.contents.iter().map(own).collect())?;
+        let contents = opened.opened.contents.iter();
+        self.take_contents(contents.map(|(object, place)| (*object, *place)).collect())?;
         let site = Site { job: self.job, plan: self.plan, opened: &opened, line: &builder };
         let stand_ins = tree::grow(&self.plan.births, &site)?;
         Ok((opened, stand_ins))
     }
 
     /// Takes duplicates of the descriptors into which the content of inodes is to be written.
-    fn take_contents(&mut self, contents: Vec<(ObjectId, RawFd)>) -> Result<(), RestoreError> {
+    fn take_contents(
+        &mut self,
+        contents: Vec<(ObjectId, ContentPlace)>,
+    ) -> Result<(), RestoreError> {
         let owner = self.reaper.unwrap_or_else(HostPid::this);
-        for (object, number) in contents {
-            let taken = descriptor::pidfd_open(owner)
+        for (object, ContentPlace { number, base }) in contents {
+            let file = descriptor::pidfd_open(owner)
                 .and_then(|pidfd| descriptor::pidfd_getfd(pidfd.as_fd(), number))
                 .map_err(|errno| RestoreError::TakeContent { object, source: errno.into() })?;
-            self.contents.insert(object, taken);
+            self.contents.insert(object, Target { file, base });
         }
         Ok(())
     }
@@ -398,7 +405,7 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Waits until the reaper has opened the job's files; tells who it is and where content goes.
-    fn await_opened(&self) -> Result<(HostPid, Vec<(ObjectId, RawFd)>), RestoreError> {
+    fn await_opened(&self) -> Result<(HostPid, Vec<(ObjectId, ContentPlace)>), RestoreError> {
         match self.next_report(Stage::Entered)? {
             (reaper, Report::Opened(contents)) => Ok((reaper, contents)),
             (_, Report::Failed { message, id_taken }) => {
@@ -437,7 +444,8 @@ const fn executes(plan: &ProcessPlan) -> bool {
 
 /// Closes what was opened for the job in the supervisor.
 fn close_opened(opened: &Opened) -> Result<(), RestoreError> {
-    let numbers = opened.files.iter().chain(opened.mapped.values()).chain(opened.contents.values());
+    let contents = opened.contents.values().map(|place| &place.number);
+    let numbers = opened.files.iter().chain(opened.mapped.values()).chain(contents);
     for number in numbers {
         let number = number.unsigned_abs();
         descriptor::close_range(number, number)

@@ -7,6 +7,7 @@ use std::os::fd::{OwnedFd, RawFd};
 
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
+use serde::{Deserialize, Serialize};
 
 use crate::model::file::FdTable;
 use crate::model::id::{Bytes, InodeId, ObjectId, OpenFileId};
@@ -22,13 +23,22 @@ pub struct Opened {
     pub files: Vec<RawFd>,
     /// Descriptors to map files with, by inode and whether the mapping may write through.
     pub mapped: BTreeMap<(InodeId, bool), RawFd>,
-    /// Where the content of inodes is to be written before the job runs, by object. Page `n` goes to
-    /// byte `n * 4096`; the files have their sizes already.
-    pub contents: BTreeMap<ObjectId, RawFd>,
+    /// Where the content of inodes is to be written before the job runs, by object. The files have their
+    /// sizes already.
+    pub contents: BTreeMap<ObjectId, ContentPlace>,
     /// Working directories that no path leads to.
     pub directories: BTreeMap<InodeId, RawFd>,
     /// Descriptions that only the process that has them can make; [`Opened::files`] holds a stopgap.
     pub late: BTreeMap<OpenFileId, LateFile>,
+}
+
+/// Where content is written: page `n` at byte `base + n * 4096` of a descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContentPlace {
+    /// The descriptor, in the reaper.
+    pub number: RawFd,
+    /// Where the first page goes.
+    pub base: u64,
 }
 
 /// A file in a process's own part of /proc.

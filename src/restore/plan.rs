@@ -293,7 +293,8 @@ pub fn plan(
     check_memory(chunks, environment)?;
     check_nodes(job, environment)?;
     let births = births::plan(job)?;
-    let free = environment.taken.is_empty() && !environment.terminals_taken;
+    // The numbers of System V IPC are free in a namespace only, and it goes with the job.
+    let free = environment.taken.is_empty() && !environment.terminals_taken && job.ipc.is_empty();
     let identity = if environment.may_choose_pids && free {
         Identity::InPlace
     } else {

@@ -3,6 +3,7 @@
 //! A pure function of the job's records, of where the blob lies and of which descriptors lead to the
 //! mapped files. It makes no call itself. docs/RESTORE-STAGES.md tells the same story in prose.
 
+mod semaphores;
 mod signal_watch;
 
 use std::collections::BTreeMap;
@@ -16,7 +17,7 @@ pub use attributes::{
 use super::blob::layout::{STEP_SIZE, Step, kind};
 use super::blob::{Placement, TASK_SIZE};
 use crate::model::address::AddrRange;
-use crate::model::file::{FileLock, FileLockKind};
+use crate::model::file::{FileLock, FileLockKind, InodeKind};
 use crate::model::id::{Bytes, InodeId, OpenFileId, Pid};
 use crate::model::job::Job;
 use crate::model::memory::{AddressSpace, Backing, Prot, Vma, VmaFlags};
@@ -164,6 +165,7 @@ fn member_steps(
     close_descriptors(&mut steps, context);
     signal_watch::steps(author, &mut steps, process, context);
     mark_descriptors(author, &mut steps, process, context);
+    semaphores::undo(author, &mut steps, process, context.job);
     attributes::process(&mut steps, member);
     signal_actions(author, &mut steps, process);
     for thread in process.threads.iter().skip(1) {
@@ -297,6 +299,12 @@ fn map_regions(
     context: &Context<'_>,
 ) {
     for vma in &space.vmas {
+        if let Backing::File { inode, offset, .. } = vma.backing
+            && let Some(id) = segment_of(context.job, inode)
+        {
+            attach_segment(steps, id, offset, vma);
+            continue;
+        }
         let mut flags = libc::MAP_FIXED_NOREPLACE;
         if vma.flags.contains(VmaFlags::NO_RESERVE) {
             flags |= libc::MAP_NORESERVE;
@@ -335,6 +343,33 @@ fn map_regions(
         if let Some(policy) = &vma.policy {
             attributes::mapping_policy(author, steps, vma.range, policy);
         }
+    }
+}
+
+/// The number of the segment of System V shared memory that a file is.
+#[must_use]
+pub fn segment_of(job: &Job, inode: InodeId) -> Option<i32> {
+    match job.inodes.get(to_usize(u64::from(inode.0)))?.kind {
+        InodeKind::Segment { id } => Some(id),
+        _ => None,
+    }
+}
+
+/// Attaches a segment where `vma` shows it from byte `offset` on. Parts of it that differ in their
+/// access are mappings of their own, but are attached with the first one.
+fn attach_segment(steps: &mut Vec<Step>, id: i32, offset: u64, vma: &Vma) {
+    let start = vma.range.start.0;
+    let (flags, prot) = match writes_through(vma) {
+        true => (0, Prot::READ | Prot::WRITE),
+        false => (libc::SHM_RDONLY, Prot::READ),
+    };
+    if offset == 0 {
+        let arguments = [signed(id), start, signed(flags)];
+        steps.push(step(kind::CALL_EXACT, libc::SYS_shmat, &arguments, start));
+    }
+    if vma.prot != prot {
+        let arguments = [start, vma.range.len(), u64::from(vma.prot.bits())];
+        steps.push(call(libc::SYS_mprotect, &arguments));
     }
 }
 

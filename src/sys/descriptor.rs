@@ -66,6 +66,8 @@ pub enum Shared {
     FileSystem,
     /// Signal handlers.
     SignalHandlers,
+    /// What is to be undone in semaphores; none is equal to none.
+    SemaphoreUndo,
 }
 
 /// Orders two tasks by which object of the kind `what` they use; equal means shared. The order is
@@ -76,6 +78,7 @@ pub fn compare_tasks(what: Shared, left: Pid, right: Pid) -> Result<Ordering, Er
         Shared::Descriptors => KCMP_FILES,
         Shared::FileSystem => KCMP_FS,
         Shared::SignalHandlers => KCMP_SIGHAND,
+        Shared::SemaphoreUndo => KCMP_SYSVSEM,
     };
     kcmp(left, right, kind, 0, 0)
 }
@@ -354,6 +357,7 @@ const KCMP_VM: i32 = 1;
 const KCMP_FILES: i32 = 2;
 const KCMP_FS: i32 = 3;
 const KCMP_SIGHAND: i32 = 4;
+const KCMP_SYSVSEM: libc::c_int = 6;
 
 const F_SETSIG: i32 = 10;
 const F_GETSIG: i32 = 11;

@@ -22,6 +22,9 @@ crate::fixtures! {
     file_owner;
     file_paths;
     file_positions;
+    ipc_queues;
+    ipc_segments;
+    ipc_semaphores;
     memory_brk;
     memory_cow;
     memory_deleted_file;

@@ -88,8 +88,13 @@ fn io_uring() {
 }
 
 #[test]
-fn system_v_shared_memory() {
-    refused("sysv", &["SYSV"]);
+fn system_v_shared_memory_in_parts() {
+    refused("sysv-part", &["System V shared memory segment", "only a part"]);
+}
+
+#[test]
+fn system_v_shared_memory_of_others() {
+    refused("sysv-shared", &["System V shared memory segment", "outside the job"]);
 }
 
 #[test]

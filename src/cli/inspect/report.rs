@@ -264,7 +264,8 @@ fn mapping(job: &Job, space: &AddressSpace, vma: &Vma, stored: &Stored) -> Mappi
             let record = &job.inodes[to_usize(u64::from(inode.0))];
             let kind = match (&record.kind, shared) {
                 (InodeKind::Memfd { .. }, _)
-                | (InodeKind::AnonymousShared | InodeKind::MemoryFile, _) => "shared memory",
+                | (InodeKind::AnonymousShared | InodeKind::MemoryFile, _)
+                | (InodeKind::Segment { .. }, _) => "shared memory",
                 (InodeKind::Unlinked, _) => "deleted file",
                 (InodeKind::Linked, true) => "shared file",
                 (InodeKind::Linked, false) => "private file",
@@ -409,7 +410,7 @@ fn contents(job: &Job, stored: &Stored) -> Vec<ContentReport> {
             InodeKind::Unlinked => "deleted file",
             InodeKind::MemoryFile => "file in memory",
             InodeKind::Memfd { .. } => "memfd",
-            InodeKind::AnonymousShared => "shared memory",
+            InodeKind::AnonymousShared | InodeKind::Segment { .. } => "shared memory",
         };
         Some(ContentReport {
             path: path_of(job, id),
@@ -429,5 +430,6 @@ fn path_of(job: &Job, inode: InodeId) -> String {
         InodeKind::Unlinked => format!("{} (deleted)", record.path),
         InodeKind::Memfd { .. } => format!("memfd:{}", record.path),
         InodeKind::AnonymousShared => format!("shared memory {inode}"),
+        InodeKind::Segment { id } => format!("System V shared memory {id}"),
     }
 }

@@ -15,9 +15,10 @@ use super::content::{Content, ContentSource, Segment, mapped_size};
 use super::refusal::{Place, Refusal, RefusalKind};
 use super::scan::FileStat;
 use super::{CollectFilesError, Failure, FileMapping};
+use crate::model::address::{AddrRange, RemoteAddr};
 use crate::model::file::{ANONYMOUS_SHARED_NAME, Inode, InodeKind};
 use crate::model::id::{Bytes, InodeId, ObjectId};
-use crate::model::number::{PAGE_SIZE, to_usize};
+use crate::model::number::{PAGE_SIZE, to_u64, to_usize};
 use crate::model::time::TimeSpec;
 use crate::sys::{build_id, descriptor};
 
@@ -99,6 +100,9 @@ pub(super) struct InodeTable {
     by_stat: HashMap<(u64, u64), InodeId>,
     /// By the numbers that maps show, which union and some other file systems make different.
     by_map: HashMap<(u64, u64), InodeId>,
+    /// Segments of System V shared memory, whose inode numbers are their own and may be those of other
+    /// files, too.
+    by_segment: HashMap<i32, InodeId>,
     /// Device of the kernel's own memory file system, which memfds and shared memory live on.
     kernel_memory: u64,
     /// Device of /dev/shm, when there is one.
@@ -131,6 +135,7 @@ impl InodeTable {
             drafts: Vec::new(),
             by_stat: HashMap::new(),
             by_map: HashMap::new(),
+            by_segment: HashMap::new(),
             kernel_memory,
             shared_memory,
         })
@@ -182,16 +187,14 @@ impl InodeTable {
 
     /// The number of a file that somebody has mapped.
     pub fn intern_mapping(&mut self, mapping: &FileMapping<'_>) -> Result<InodeId, Failure> {
-        let key = (mapping.device, mapping.inode);
-        let id = match self.by_map.get(&key).copied() {
-            Some(id) => id,
+        let id = match self.segment_number(mapping)? {
+            Some(number) => self.segment(number, mapping)?,
             None => {
-                let id = self.find_mapped(mapping)?;
-                self.by_map.insert(key, id);
+                let id = self.intern_mapped_file(mapping)?;
+                self.check_mapped(id)?;
                 id
             }
         };
-        self.check_mapped(id)?;
         let draft = self.draft(id);
         draft.mapped_shared |= mapping.shared;
         draft.mapped_writable |= mapping.shared && mapping.writable;
@@ -203,6 +206,107 @@ impl InodeTable {
             shared: mapping.shared,
         });
         Ok(id)
+    }
+
+    fn intern_mapped_file(&mut self, mapping: &FileMapping<'_>) -> Result<InodeId, Failure> {
+        let key = (mapping.device, mapping.inode);
+        if let Some(id) = self.by_map.get(&key).copied() {
+            return Ok(id);
+        }
+        let id = self.find_mapped(mapping)?;
+        self.by_map.insert(key, id);
+        Ok(id)
+    }
+
+    /// The number of the segment of System V shared memory that a mapping shows, if it shows one.
+    fn segment_number(&self, mapping: &FileMapping<'_>) -> Result<Option<i32>, RefusalKind> {
+        if !mapping.path.starts_with(b"/SYSV") || !mapping.path.ends_with(DELETED) {
+            return Ok(None);
+        }
+        if mapping.device == self.kernel_memory {
+            return Ok(i32::try_from(mapping.inode).ok());
+        }
+        // A deleted file in the root directory may have such a name, too.
+        let is_file = std::fs::metadata("/").is_ok_and(|root| root.dev() == mapping.device);
+        if is_file { Ok(None) } else { Err(RefusalKind::SegmentOfHugePages) }
+    }
+
+    fn segment(&mut self, number: i32, mapping: &FileMapping<'_>) -> Result<InodeId, Failure> {
+        if let Some(id) = self.by_segment.get(&number) {
+            return Ok(*id);
+        }
+        let name = mapping.path.strip_suffix(DELETED).unwrap_or(mapping.path);
+        let inode = hidden_inode(mapping, InodeKind::Segment { id: number }, Bytes::from(name));
+        let user = (mapping.pid, Place::Mapping(mapping.range));
+        let id = self.insert(inode, FileSystem::Memory, user)?;
+        self.by_segment.insert(number, id);
+        Ok(id)
+    }
+
+    /// How many mappings of a segment there are.
+    pub fn segment_attachments(&self, number: i32) -> u64 {
+        let draft = self.by_segment.get(&number).map(|id| &self.drafts[to_usize(u64::from(id.0))]);
+        draft.map_or(0, |draft| to_u64(draft.segments.len()))
+    }
+
+    /// A process that has a segment mapped.
+    pub fn segment_user(&self, number: i32) -> Option<Pid> {
+        let id = self.by_segment.get(&number)?;
+        Some(self.drafts[to_usize(u64::from(id.0))].user.0)
+    }
+
+    /// The file of a segment, which has this size and mode.
+    pub fn describe_segment(
+        &mut self,
+        number: i32,
+        size: u64,
+        mode: u32,
+        user: Pid,
+    ) -> Result<InodeId, CollectFilesError> {
+        let id = match self.by_segment.get(&number) {
+            Some(id) => *id,
+            None => {
+                let inode = new_inode(InodeKind::Segment { id: number }, Bytes::default());
+                let nowhere = AddrRange { start: RemoteAddr(0), end: RemoteAddr(0) };
+                self.insert(inode, FileSystem::Memory, (user, Place::Mapping(nowhere)))?
+            }
+        };
+        self.by_segment.insert(number, id);
+        let draft = self.draft(id);
+        draft.inode.size = size;
+        draft.inode.mode = libc::S_IFREG | mode & 0o777;
+        Ok(id)
+    }
+
+    /// Whether a process has only a part of a segment of so many pages mapped.
+    pub fn segment_is_in_parts(&self, id: InodeId, pages: u64) -> bool {
+        let mut mapped = self.drafts[to_usize(u64::from(id.0))].segments.clone();
+        mapped.sort_by_key(|part| (part.pid, part.range.start));
+        // Which page has to come next, of whom, and where; none when all of a segment has come.
+        let mut next: Option<(u64, Pid, RemoteAddr)> = None;
+        for part in mapped {
+            let follows = match next {
+                None => part.first_page == 0,
+                Some(expected) => expected == (part.first_page, part.pid, part.range.start),
+            };
+            if !follows || part.end_page() > pages {
+                return true;
+            }
+            let end = part.end_page();
+            next = (end < pages).then_some((end, part.pid, part.range.end));
+        }
+        next.is_some()
+    }
+
+    /// Notes where a segment that the job has not attached is attached for reading.
+    pub fn read_segment_of(&mut self, id: InodeId, pid: Pid, range: AddrRange) {
+        self.draft(id).segments.push(Segment { pid, range, first_page: 0, shared: true });
+    }
+
+    /// Whether any segment is read in this process.
+    pub fn reads_segments_of(&self, pid: Pid) -> bool {
+        let mut parts = self.drafts.iter().flat_map(|draft| &draft.segments);
+        parts.any(|part| part.pid == pid)
     }
 
     /// Notes that somebody has the file open for its content, and whether for writing.
@@ -304,7 +408,7 @@ impl InodeTable {
     fn find_mapped(&mut self, mapping: &FileMapping<'_>) -> Result<InodeId, Failure> {
         let user = (mapping.pid, Place::Mapping(mapping.range));
         if mapping.device == self.kernel_memory || mapping.path.starts_with(b"[anon_shmem:") {
-            let (kind, path) = kernel_memory_kind(mapping.path)?;
+            let (kind, path) = kernel_memory_kind(mapping.path);
             return Ok(self.insert(hidden_inode(mapping, kind, path), FileSystem::Memory, user)?);
         }
         if mapping.path.starts_with(b"/anon_hugepage") || mapping.path.starts_with(b"/memfd:") {
@@ -441,18 +545,15 @@ fn is_mapped_file(stat: &FileStat, mapping: &FileMapping<'_>, file_system: FileS
 }
 
 /// What a mapping of the kernel's own memory file system is, by the name that maps shows.
-fn kernel_memory_kind(path: &[u8]) -> Result<(InodeKind, Bytes), RefusalKind> {
-    if path.starts_with(b"/SYSV") {
-        return Err(RefusalKind::SystemVMemory);
-    }
+fn kernel_memory_kind(path: &[u8]) -> (InodeKind, Bytes) {
     let name = path.strip_prefix(b"/memfd:").and_then(|name| name.strip_suffix(DELETED));
-    Ok(match name {
+    match name {
         Some(name) if name != ANONYMOUS_SHARED_NAME.as_bytes() => {
             // Seals cannot be seen without a descriptor, nor could anybody ask for them.
             (InodeKind::Memfd { flags: 0, seals: 0 }, Bytes::from(name))
         }
         _ => (InodeKind::AnonymousShared, Bytes::default()),
-    })
+    }
 }
 
 /// A file that `stat` describes.
@@ -519,7 +620,8 @@ fn keeps_content(draft: &Draft) -> bool {
             InodeKind::Unlinked
             | InodeKind::MemoryFile
             | InodeKind::Memfd { .. }
-            | InodeKind::AnonymousShared => true,
+            | InodeKind::AnonymousShared
+            | InodeKind::Segment { .. } => true,
         }
 }
 
@@ -552,6 +654,10 @@ fn choose_source(
         return Err(RefusalKind::ContentUnreadable { reason });
     }
     let segments = std::mem::take(&mut draft.segments);
+    if matches!(draft.inode.kind, InodeKind::Segment { .. }) {
+        // Its size is known, and every mapping shows all of it.
+        return Ok(ContentSource::Mapped { segments, holes: true });
+    }
     draft.inode.size = mapped_size(&segments)
         .map_err(|error| RefusalKind::MappedContentUnreadable { reason: error.to_string() })?;
     let in_memory = [Some(kernel_memory), shared_memory].contains(&Some(draft.inode.device));
@@ -616,12 +722,11 @@ mod tests {
 
     #[test]
     fn mappings_of_kernel_memory_are_told_apart() {
-        let kind = |path: &str| kernel_memory_kind(path.as_bytes()).map(|(kind, _)| kind);
+        let kind = |path: &str| kernel_memory_kind(path.as_bytes()).0;
         let memfd = InodeKind::Memfd { flags: 0, seals: 0 };
-        assert_eq!(kind("/dev/zero (deleted)"), Ok(InodeKind::AnonymousShared));
-        assert_eq!(kind("[anon_shmem:x]"), Ok(InodeKind::AnonymousShared));
-        assert_eq!(kind("/memfd:x (deleted)"), Ok(memfd));
-        assert_eq!(kind("/memfd:rckpt-shared-anonymous (deleted)"), Ok(InodeKind::AnonymousShared));
-        assert_eq!(kind("/SYSV00000000 (deleted)"), Err(RefusalKind::SystemVMemory));
+        assert_eq!(kind("/dev/zero (deleted)"), InodeKind::AnonymousShared);
+        assert_eq!(kind("[anon_shmem:x]"), InodeKind::AnonymousShared);
+        assert_eq!(kind("/memfd:x (deleted)"), memfd);
+        assert_eq!(kind("/memfd:rckpt-shared-anonymous (deleted)"), InodeKind::AnonymousShared);
     }
 }

@@ -303,6 +303,49 @@ impl Collector {
         }
     }
 
+    /// How many mappings of a segment of System V shared memory there are.
+    #[must_use]
+    pub fn segment_attachments(&self, number: i32) -> u64 {
+        self.inodes.segment_attachments(number)
+    }
+
+    /// A process that has a segment mapped.
+    #[must_use]
+    pub fn segment_user(&self, number: i32) -> Option<Pid> {
+        self.inodes.segment_user(number)
+    }
+
+    /// The file of a segment of this size and mode; `user` stands for the job in messages.
+    ///
+    /// # Errors
+    /// When there are too many files.
+    pub fn describe_segment(
+        &mut self,
+        number: i32,
+        size: u64,
+        mode: u32,
+        user: Pid,
+    ) -> Result<InodeId, CollectFilesError> {
+        self.inodes.describe_segment(number, size, mode, user)
+    }
+
+    /// Whether a process has only a part of a segment of so many pages mapped.
+    #[must_use]
+    pub fn segment_is_in_parts(&self, segment: InodeId, pages: u64) -> bool {
+        self.inodes.segment_is_in_parts(segment, pages)
+    }
+
+    /// Notes that a segment which the job has not attached is attached at `range` of `pid` for reading.
+    pub fn read_segment_of(&mut self, segment: InodeId, pid: Pid, range: AddrRange) {
+        self.inodes.read_segment_of(segment, pid, range);
+    }
+
+    /// Whether a segment is read in `pid`.
+    #[must_use]
+    pub fn reads_segments_of(&self, pid: Pid) -> bool {
+        self.inodes.reads_segments_of(pid)
+    }
+
     /// Ends the collection. Must be called while the processes are still frozen, and the contents be
     /// read before they are thawed.
     #[must_use]

@@ -227,9 +227,9 @@ pub enum RefusalKind {
     /// A lease that another process is waiting for.
     #[error("it holds a lease that another process is waiting for")]
     LeaseBreaking,
-    /// A System V shared memory segment.
-    #[error("System V shared memory cannot be saved yet")]
-    SystemVMemory,
+    /// A System V shared memory segment made with SHM_HUGETLB.
+    #[error("System V shared memory on huge pages (SHM_HUGETLB) cannot be saved")]
+    SegmentOfHugePages,
     /// Shared memory on huge pages without a descriptor.
     #[error("shared anonymous memory on huge pages cannot be saved yet")]
     SharedHugePages,
@@ -308,7 +308,7 @@ impl RefusalKind {
             }
             Self::OwnerOutside { .. } => "let the program set the owner (F_SETOWN) to itself",
             Self::LeaseBreaking => "try again in a moment",
-            Self::SystemVMemory => "use POSIX shared memory (shm_open), or wait for a later rckpt",
+            Self::SegmentOfHugePages => "let the program make it without SHM_HUGETLB",
             Self::SharedHugePages => "use a file on hugetlbfs, or ordinary pages",
             Self::MappedContentUnreadable { .. } => "keep the mapped file until the job has ended",
         }

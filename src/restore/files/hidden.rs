@@ -31,6 +31,8 @@ const MFD_EXEC: u32 = 0x10;
 pub(super) fn make(inode: &Inode, path: &Bytes, temporary: bool) -> io::Result<OwnedFd> {
     match inode.kind {
         InodeKind::Memfd { .. } => memory(&path.0, inode),
+        // Made apart: it has a number instead of a descriptor.
+        InodeKind::Segment { .. } => Err(Errno::EINVAL.into()),
         InodeKind::AnonymousShared => memory(ANONYMOUS_SHARED_NAME.as_bytes(), inode),
         InodeKind::Linked | InodeKind::MemoryFile | InodeKind::Unlinked => {
             match inode.mode & libc::S_IFMT {

@@ -30,6 +30,7 @@ pub use self::rollback::RollbackError;
 pub use self::socket::SocketError;
 pub use self::terminal::TerminalError;
 
+use super::ipc::{self, IpcError};
 use super::opened::Opened;
 use super::plan::Plan;
 use crate::model::file::Stream;
@@ -49,6 +50,8 @@ pub struct OpenedJob {
     terminals: Vec<(OwnedFd, Vec<u8>)>,
     /// The terminals of the job's own that control sessions, by session.
     pub controlling: BTreeMap<Pid, OwnedFd>,
+    /// System V IPC.
+    objects: ipc::Objects,
 }
 
 /// A file that was made, or is to get its content from the image.
@@ -98,6 +101,8 @@ pub enum OpenError {
     Socket(#[from] SocketError),
     #[error(transparent)]
     PseudoTerminal(#[from] TerminalError),
+    #[error(transparent)]
+    Ipc(#[from] IpcError),
     #[error(transparent)]
     Settle(#[from] SettleError),
 }
@@ -162,5 +167,6 @@ pub fn take_back(decisions: &Decisions) -> Result<(), RollbackError> {
 /// # Errors
 /// When it fails.
 pub fn settle(job: &Job, opened: &OpenedJob) -> Result<(), OpenError> {
-    Ok(settle::settle(job, opened)?)
+    settle::settle(job, opened)?;
+    Ok(ipc::settle(job, &opened.objects)?)
 }

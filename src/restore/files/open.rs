@@ -24,9 +24,10 @@ use crate::model::id::{Bytes, InodeId, OpenFileId};
 use crate::model::job::Job;
 use crate::model::memory::Backing;
 use crate::model::number::to_usize;
-use crate::restore::opened::{LateFile, Opened};
+use crate::restore::ipc;
+use crate::restore::opened::{ContentPlace, LateFile, Opened};
 use crate::restore::plan::{Identity, Plan};
-use crate::restore::script::writes_through;
+use crate::restore::script::{segment_of, writes_through};
 use crate::sys::{descriptor, terminal};
 
 /// The bit that O_TMPFILE has beside O_DIRECTORY (`__O_TMPFILE`).
@@ -54,6 +55,7 @@ pub(super) fn open_all(
         pseudo_terminals: Terminals::make(&job.terminals, may_chown)?,
     };
     opener.make_files()?;
+    let objects = ipc::make(job, &mut opener.opened)?;
     for (number, file) in (0..).zip(&job.open_files) {
         let id = OpenFileId(number);
         let made = opener.open(id, file)?;
@@ -75,7 +77,7 @@ pub(super) fn open_all(
     let Opener { opened, origins, unsettled, terminals, sockets, pseudo_terminals, .. } = opener;
     sockets.finish(job)?;
     let controlling = pseudo_terminals.finish(&job.terminals, first)?;
-    Ok(OpenedJob { opened, origins, unsettled, terminals, controlling })
+    Ok(OpenedJob { opened, origins, unsettled, terminals, controlling, objects })
 }
 
 struct Opener<'a> {
@@ -102,6 +104,9 @@ impl Opener<'_> {
             let id = InodeId(number);
             let path = self.plan.path_of(id, self.job);
             let action = self.decisions.contents.get(&id).copied();
+            if matches!(inode.kind, InodeKind::Segment { .. }) {
+                continue;
+            }
             let hidden = !matches!(inode.kind, InodeKind::Linked | InodeKind::MemoryFile);
             let made = match action {
                 _ if !usage.is_needed() => None,
@@ -122,7 +127,8 @@ impl Opener<'_> {
                         .map_err(|source| OpenError::Open { path, source })?,
                 };
                 let target = move_up(target, self.opened.first)?;
-                self.opened.contents.insert(object, descriptor::leave_open(target));
+                let number = descriptor::leave_open(target);
+                self.opened.contents.insert(object, ContentPlace { number, base: 0 });
             }
             if let Some(made) = made {
                 let file = move_up(made, self.opened.first)?;
@@ -262,7 +268,9 @@ impl Opener<'_> {
         for space in &self.job.address_spaces {
             wanted.insert((space.executable, false));
             for vma in &space.vmas {
-                if let Backing::File { inode, .. } = vma.backing {
+                if let Backing::File { inode, .. } = vma.backing
+                    && segment_of(self.job, inode).is_none()
+                {
                     wanted.insert((inode, writes_through(vma)));
                 }
             }
