@@ -249,9 +249,8 @@ impl From<ResumeError> for Failure {
                 "rckpt verify DIR checks all of them; rckpt restore DIR --at GEN takes an older one",
             ),
             ResumeError::Read(GenerationError::AnotherJob { .. }) => Self::user(message),
-            ResumeError::Plan(PlanError::Identity { .. }) | ResumeError::Files(_) => {
-                Self::user(message)
-            }
+            ResumeError::Plan(PlanError::Identity { .. } | PlanError::Groups { .. })
+            | ResumeError::Files(_) => Self::user(message),
             ResumeError::WritePid { .. } => Self::user(message).hint("the job runs nevertheless"),
             ResumeError::Probe(_)
             | ResumeError::Plan(_)

@@ -7,7 +7,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::time::{ClockId, clock_gettime};
-use nix::unistd::{Pid as HostPid, getgid, getuid};
+use nix::unistd::{Gid, Pid as HostPid, getgid, getgroups, getuid};
 use thiserror::Error;
 
 use super::plan::Environment;
@@ -57,6 +57,11 @@ pub fn probe(job: &Job) -> Result<Environment, ProbeError> {
             .map_err(|source| ProbeError::Ask { what: "description of the machine", source })?,
         uid: getuid().as_raw(),
         gid: getgid().as_raw(),
+        groups: getgroups()
+            .map_err(|errno| ProbeError::Ask { what: "groups", source: errno.into() })?
+            .into_iter()
+            .map(Gid::as_raw)
+            .collect(),
         capabilities: procfs::status(HostPid::this())
             .map_err(|source| ProbeError::ReadSelf { what: "capabilities", source })?
             .capabilities,

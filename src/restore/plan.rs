@@ -31,6 +31,8 @@ pub struct Environment {
     pub uid: u32,
     /// The caller's group id.
     pub gid: u32,
+    /// Its supplementary groups.
+    pub groups: Vec<u32>,
     /// The caller's capabilities, in the order of [`crate::model::process::Credentials`].
     pub capabilities: [u64; 5],
     /// The NUMA nodes that the caller may have memory from: a bit mask, low nodes first.
@@ -231,6 +233,12 @@ pub enum PlanError {
     )]
     Identity { pid: Pid, recorded_uid: u32, recorded_gid: u32, uid: u32, gid: u32 },
     #[error(
+        "process {pid} belonged to the supplementary groups {}, which this rckpt does not: restore where \
+         and as who belongs to them (id, newgrp)",
+        numbers(missing)
+    )]
+    Groups { pid: Pid, missing: Vec<u32> },
+    #[error(
         "process {pid} had a soft limit of {soft} for {}, and the hard limit here is {hard}: raise it \
          (ulimit -H), or ask the administrator to",
         resource_name(*resource)
@@ -406,7 +414,7 @@ fn family(plan: &Plan, index: usize) -> Vec<usize> {
 }
 
 fn check_identity(job: &Job, environment: &Environment) -> Result<(), PlanError> {
-    let &Environment { uid, gid, .. } = environment;
+    let &Environment { uid, gid, ref groups, .. } = environment;
     for process in job.processes.iter().filter(|process| !process.is_zombie()) {
         let credentials = &process.credentials;
         if credentials.uids != [uid; 4] || credentials.gids != [gid; 4] {
@@ -418,8 +426,17 @@ fn check_identity(job: &Job, environment: &Environment) -> Result<(), PlanError>
                 gid,
             });
         }
+        let is_missing = |group: &&u32| **group != gid && !groups.contains(group);
+        let missing: Vec<u32> = credentials.groups.iter().filter(is_missing).copied().collect();
+        if !missing.is_empty() {
+            return Err(PlanError::Groups { pid: process.pid, missing });
+        }
     }
     Ok(())
+}
+
+fn numbers(groups: &[u32]) -> String {
+    groups.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// Instruction sets by their names in /proc/cpuinfo that a program may use once it has seen them.

@@ -305,6 +305,25 @@ fn the_same_checkpoint_twice() {
     assert_eq!(place.text("output"), "one\ntwo\n");
 }
 
+/// Only root can be in a group that is not its own.
+#[test]
+fn group_that_is_missing() {
+    if !geteuid().is_root() {
+        return;
+    }
+    let place = Workplace::new(User::Caller);
+    let rckpt = crate::harness::workplace::rckpt_binary();
+    let mut run = place.command("setpriv");
+    run.args(["--groups", "4711", "--"]).arg(rckpt).args(["run", "--dir", "job", "--"]);
+    let child = place.start(run.args(["sleep", "1000"]));
+    let job = poll(PATIENCE, || process::children(child).first().copied()).expect("it starts");
+    let starts = poll(PATIENCE, || (process::proc_text(job, "comm") == "sleep\n").then_some(()));
+    assert!(starts.is_some());
+    place.tell(&["dump", &job.to_string(), "--kill"]);
+    process::kill_descendants();
+    check_not_restored(&place, &["supplementary group", "4711"]);
+}
+
 /// Namespaces are what a plain user needs to have the same process numbers again.
 #[test]
 fn namespaces_forbidden() {
