@@ -63,6 +63,59 @@ fn one_line_does_it_all_caller() {
     killed_again_and_again(User::Caller);
 }
 
+/// A pipeline of a walk, a copy of it, and a count, with so many seconds between two steps.
+fn walk(seconds: &str) -> String {
+    format!("python3 walk.py {seconds} | tee output.copy | awk '{{ print NR, $0; fflush() }}'")
+}
+
+/// What a walk has written.
+fn walked(place: &Workplace) -> [String; 3] {
+    ["stdout", "output.copy", "output.log"].map(|name| place.text(name))
+}
+
+/// Twenty times everything is killed at moments that nobody chose, and the same line goes on.
+#[test]
+fn killed_twenty_times_at_random() {
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/programs/walk.py");
+    let source = fs::read_to_string(source).expect("read a program");
+    let undisturbed = Workplace::new(User::Plain);
+    undisturbed.write("walk.py", &source);
+    let child = undisturbed.start(undisturbed.command("sh").args(["-c", &walk("0")]));
+    assert_eq!(process::exit_status(child, PATIENCE), Some(0), "{}", undisturbed.text("stderr"));
+    let expected = walked(&undisturbed);
+
+    let place = undisturbed.another("killed");
+    place.write("walk.py", &source);
+    let start = || {
+        let words =
+            ["run", "--resume", "--every", "1", "--outputs", "output.log", "--dir", "job", "--"];
+        place.start(place.rckpt(&words).args(["sh", "-c", &walk("0.04")]))
+    };
+    let mut moments = Vec::new();
+    for _ in 0..20 {
+        let child = start();
+        let moment = Duration::from_millis(200 + u64::from(random()) * 8);
+        moments.push(moment);
+        std::thread::sleep(moment);
+        assert!(!process::has_ended(child), "killed at {moments:?}: {}", place.text("stderr"));
+        process::kill_descendants();
+    }
+    let last = start();
+    let status = process::exit_status(last, PATIENCE);
+    assert_eq!(status, Some(0), "killed at {moments:?}: {}", place.text("stderr"));
+    for (expected, found) in expected.iter().zip(walked(&place)) {
+        assert!(*expected == found, "killed at {moments:?}: {found}");
+    }
+}
+
+/// A number that nobody chose.
+fn random() -> u8 {
+    let mut byte = [0];
+    let source = fs::File::open("/dev/urandom").expect("there are random numbers");
+    std::io::Read::read_exact(&mut { source }, &mut byte).expect("read one");
+    byte[0]
+}
+
 #[test]
 fn damaged_checkpoint_is_passed_over() {
     let place = Workplace::new(User::Plain);

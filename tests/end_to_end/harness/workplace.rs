@@ -49,6 +49,16 @@ impl Workplace {
         place
     }
 
+    /// Another directory for the same test and user, which goes the same way.
+    pub fn another(&self, name: &str) -> Self {
+        let mut directory = self.directory.clone().into_os_string();
+        directory.push(format!("-{name}"));
+        let place = Self { directory: directory.into(), user: self.user };
+        fs::create_dir_all(&place.directory).expect("make the test's directory");
+        place.give(&place.directory);
+        place
+    }
+
     /// The path of `name` in it.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
