@@ -82,7 +82,10 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
             output::print(format_args!("{}\n", taken.path))?;
         }
         Outcome::Restored if json => output::print_json(&serde_json::json!({"restored": true}))?,
-        Outcome::Restored => output::say("this job was brought back from the checkpoint"),
+        Outcome::Restored => {
+            output::say("this job was brought back from the checkpoint");
+            output::print("restored\n")?;
+        }
     }
     Ok(0)
 }
@@ -109,6 +112,9 @@ impl From<RequestError> for Failure {
         let message = failure::chain(&error);
         match error {
             RequestError::NotInsideJob => Self::user(message).hint("rckpt dump PID"),
+            RequestError::NotSupervised(_) => {
+                Self::user(message).hint("only a supervisor takes checkpoints by itself: rckpt run")
+            }
             RequestError::SupervisorGone(_) => {
                 Self::environment(message).hint("rckpt dump PID, from outside the job, still works")
             }

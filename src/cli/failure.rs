@@ -84,6 +84,7 @@ impl From<&CheckpointError> for Failure {
         let message = chain(error);
         match error {
             CheckpointError::Directory(error) => Self::from(error),
+            CheckpointError::Hook(_) => Self::user(message),
             CheckpointError::StartThread(_) => Self::environment(message),
             CheckpointError::Dump(error) => Self::from(error),
             CheckpointError::Panicked => Self::internal(message),

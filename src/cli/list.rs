@@ -68,6 +68,8 @@ struct Job {
     bytes: Option<u64>,
     /// Whether a checkpoint is being taken.
     busy: bool,
+    /// Whether checkpoints are held off.
+    held: bool,
 }
 
 /// My jobs that have a supervisor on this machine.
@@ -105,6 +107,7 @@ fn job(status: Status) -> Job {
         pause: status.last.as_ref().map(|taken| taken.pause.as_secs_f64()),
         bytes: status.last.as_ref().map(|taken| taken.bytes),
         busy: status.busy,
+        held: status.held,
     }
 }
 
@@ -127,7 +130,9 @@ fn render_jobs(jobs: &[Job], now: i64) -> String {
             job.root.to_string(),
             options::span(now - job.started),
             every.map_or("-".to_owned(), options::span),
-            job.next.map_or("-".to_owned(), |next| format!("in {}", options::span(next - now))),
+            job.next
+                .filter(|_| !job.held)
+                .map_or("-".to_owned(), |next| format!("in {}", options::span(next - now))),
             last,
             job.pause.map_or("-".to_owned(), |pause| format!("{pause:.3} s")),
             job.bytes.map_or("-".to_owned(), options::size),

@@ -9,6 +9,7 @@ mod completions;
 mod dump;
 #[allow(dead_code)] // Until every command is in place.
 mod failure;
+mod hold;
 mod inspect;
 mod list;
 mod man;
@@ -64,6 +65,8 @@ enum Command {
     Run(run::Arguments),
     Dump(dump::Arguments),
     Restore(restore::Arguments),
+    Hold(hold::HoldArguments),
+    Release(hold::ReleaseArguments),
     List(list::Arguments),
     Inspect(inspect::Arguments),
     Verify(verify::Arguments),
@@ -80,6 +83,8 @@ impl Command {
             Self::Run(arguments) => run::execute(arguments),
             Self::Dump(arguments) => dump::execute(arguments),
             Self::Restore(arguments) => restore::execute(arguments),
+            Self::Hold(arguments) => hold::hold(arguments),
+            Self::Release(arguments) => hold::release(arguments),
             Self::List(arguments) => list::execute(arguments),
             Self::Inspect(arguments) => inspect::execute(arguments),
             Self::Verify(arguments) => verify::execute(arguments),

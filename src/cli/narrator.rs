@@ -58,6 +58,7 @@ impl Observer for Narrator {
                     "the time allowed by --max-total is over: taking a last checkpoint"
                 }
             }),
+            Event::PutOff => output::say("a checkpoint is put off until rckpt release"),
             Event::Requeued => output::say("the batch system will start the job again"),
             Event::NotRequeued { reason } => {
                 output::say(format_args!("the job is not requeued: {reason}"));

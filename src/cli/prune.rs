@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::image::reader::Trust;
 use crate::job::directory::JobDirectory;
+use crate::job::retention;
 
 use super::failure::Failure;
 use super::output;
@@ -22,7 +23,7 @@ pub struct Arguments {
 /// Prunes, and prints what is gone.
 pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
     let Arguments { dir, keep } = arguments;
-    let removed = JobDirectory::open(&dir, Trust::Own)?.retain(keep)?;
+    let removed = retention::by_number(&JobDirectory::open(&dir, Trust::Own)?, keep)?;
     for generation in removed {
         output::print(format_args!("removed {}\n", generation.path.display()))?;
     }

@@ -31,6 +31,12 @@ pub struct Supervision {
     /// With --every auto: the time to be expected between interruptions
     #[arg(long, value_name = "DUR", value_parser = options::duration)]
     mtbi: Option<Duration>,
+    /// Take no checkpoint by the clock in the first time (a start-up that is quickly done again)
+    #[arg(long, value_name = "DUR", value_parser = options::duration)]
+    no_checkpoint_before: Option<Duration>,
+    /// A directory with programs to run: before-dump, after-dump, after-restore
+    #[arg(long, value_name = "DIR")]
+    hook: Option<PathBuf>,
     /// How many checkpoints to keep (default: 3 with --every, else all)
     #[arg(long, value_name = "N")]
     keep: Option<NonZeroUsize>,
@@ -145,6 +151,8 @@ impl Supervision {
         };
         Ok(Settings {
             pace,
+            not_before: self.no_checkpoint_before.unwrap_or_default(),
+            hooks: self.hook.map(|hook| options::absolute_path(&hook)).transpose()?,
             grace: self.grace,
             keep: keep.or(every.map(|_| KEPT)),
             most_bytes: max_bytes,

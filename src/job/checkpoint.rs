@@ -2,7 +2,8 @@
 //!
 //! Whatever fails, the job runs on and the partial generation is removed.
 
-use std::num::NonZeroUsize;
+use std::ffi::OsString;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,7 +22,10 @@ use crate::model::number::to_u64;
 
 use super::control::protocol::{Order, Then};
 use super::directory::{DirectoryError, Generation, Identity, JobDirectory};
+use super::hooks::{self, HookError, Moment};
 use super::report::Taken;
+use super::retention;
+use super::run::{DIRECTORY_VARIABLE, JOB_VARIABLE};
 use super::supervisor::{Settings, Supervised, seconds_since_1970};
 
 /// Why there is no new checkpoint. The job runs on.
@@ -30,6 +34,9 @@ pub enum CheckpointError {
     /// The directory or the new generation in it.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
+    /// The user's hook before it.
+    #[error(transparent)]
+    Hook(#[from] HookError),
     /// The dump itself.
     #[error(transparent)]
     Dump(#[from] DumpError),
@@ -62,6 +69,10 @@ pub struct Task {
     pub outputs: Vec<PathBuf>,
     /// Generations that are kept; `None`: all.
     pub keep: Option<NonZeroUsize>,
+    /// Bytes that all generations together may take, but for the newest.
+    pub most_bytes: Option<NonZeroU64>,
+    /// Where the user's hooks are.
+    pub hooks: Option<PathBuf>,
     /// The parent process, when the checkpoint is for it and given up at its end.
     pub caller: Option<Pid>,
     /// Set from another thread when it is to be given up.
@@ -89,9 +100,37 @@ impl Task {
             write,
             outputs,
             keep: settings.keep.filter(|_| directory.is_none()),
+            most_bytes: settings.most_bytes.filter(|_| directory.is_none()),
+            hooks: settings.hooks.clone(),
             caller: None,
             given_up: Arc::default(),
         }
+    }
+
+    /// Removes old generations, as far as the user wants that.
+    fn retain(&self, directory: &JobDirectory) -> Result<(), DirectoryError> {
+        if let Some(keep) = self.keep {
+            retention::by_number(directory, keep)?;
+        }
+        if let Some(most) = self.most_bytes {
+            retention::by_bytes(directory, most)?;
+        }
+        Ok(())
+    }
+
+    /// What all hooks are told.
+    fn facts(&self) -> Vec<(&'static str, OsString)> {
+        let then = match self.then {
+            Then::Continue => "continue",
+            Then::Kill => "kill",
+            Then::Stop => "stop",
+        };
+        vec![
+            (DIRECTORY_VARIABLE, self.directory.clone().into()),
+            (JOB_VARIABLE, self.job.id.as_os_str().to_owned()),
+            ("RCKPT_ROOT", self.root.to_string().into()),
+            ("RCKPT_THEN", then.into()),
+        ]
     }
 
     fn request(&self) -> dump::Request {
@@ -121,11 +160,38 @@ pub fn examine(task: &Task) -> Result<Vec<String>, CheckpointError> {
     Ok(dump::examine(&task.request(), &task.directory)?)
 }
 
-/// Takes a checkpoint.
+/// Takes a checkpoint, with the user's hooks around it.
 ///
 /// # Errors
 /// When there is none; the partial generation is removed then.
 pub fn take(task: &Task) -> Result<Taken, CheckpointError> {
+    let Some(hooks) = &task.hooks else { return take_plainly(task) };
+    hooks::run(hooks, Moment::BeforeDump, &task.facts(), &task.given_up)?;
+    let mut outcome = take_plainly(task);
+    let mut facts = task.facts();
+    match &outcome {
+        Ok(taken) => facts.extend(facts_of(taken)),
+        Err(error) => facts.push(("RCKPT_FAILURE", error.to_string().into())),
+    }
+    let after = hooks::run(hooks, Moment::AfterDump, &facts, &task.given_up);
+    if let (Ok(taken), Err(error)) = (&mut outcome, after) {
+        taken.warnings.push(error.to_string());
+    }
+    outcome
+}
+
+/// What hooks are told of a checkpoint.
+fn facts_of(taken: &Taken) -> [(&'static str, OsString); 4] {
+    let path = taken.path.as_os_str().to_owned();
+    [
+        ("RCKPT_GENERATION", path),
+        ("RCKPT_PAUSE_MS", taken.pause.as_millis().to_string().into()),
+        ("RCKPT_BYTES", taken.bytes.to_string().into()),
+        ("RCKPT_SECONDS", taken.elapsed.as_secs().to_string().into()),
+    ]
+}
+
+fn take_plainly(task: &Task) -> Result<Taken, CheckpointError> {
     let begun = Instant::now();
     let directory = JobDirectory::create(&task.directory, &task.job)?;
     let mut notes = Vec::new();
@@ -139,7 +205,7 @@ pub fn take(task: &Task) -> Result<Taken, CheckpointError> {
     };
     let mut warnings = report.warnings;
     warnings.extend(notes);
-    if let Some(Err(error)) = task.keep.map(|keep| directory.retain(keep)) {
+    if let Err(error) = task.retain(&directory) {
         // The checkpoint is complete, and the job may have been ended on its account.
         warnings.push(format!("old checkpoints stay: {error}"));
     }

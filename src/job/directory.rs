@@ -17,7 +17,6 @@
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
-use std::num::NonZeroUsize;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -418,23 +417,15 @@ impl JobDirectory {
         }
     }
 
-    /// Removes all but the newest `keep` generations, never the one that `latest` names. Gives those
-    /// removed.
+    /// Removes a generation.
     ///
     /// # Errors
-    /// When one cannot be removed; those before it are gone.
-    pub fn retain(&self, keep: NonZeroUsize) -> Result<Vec<Generation>, DirectoryError> {
-        let latest = self.latest()?;
-        let mut generations = self.generations()?;
-        generations.truncate(generations.len().saturating_sub(keep.get()));
-        generations.retain(|generation| Some(generation) != latest.as_ref());
-        for generation in &generations {
-            // Under its own name it would look complete while it is being taken apart.
-            let doomed = self.path.join(format!("{REMOVING}{}", GenerationId::random()));
-            rename(&generation.path, &doomed)?;
-            remove_tree(&doomed)?;
-        }
-        Ok(generations)
+    /// When it cannot be removed.
+    pub fn remove(&self, generation: &Generation) -> Result<(), DirectoryError> {
+        // Under its own name it would look complete while it is being taken apart.
+        let doomed = self.path.join(format!("{REMOVING}{}", GenerationId::random()));
+        rename(&generation.path, &doomed)?;
+        remove_tree(&doomed)
     }
 
     /// Gives up a directory whose job never started: removes it if nothing but the job's name is in
@@ -710,7 +701,7 @@ fn gone(removed: io::Result<()>) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::num::NonZeroUsize;
+    use std::num::{NonZeroU64, NonZeroUsize};
     use std::os::unix::fs::{PermissionsExt, symlink};
     use std::path::Path;
 
@@ -720,6 +711,7 @@ mod tests {
     };
     use crate::image::reader::Trust;
     use crate::image::{WriteOptions, Writer, sample};
+    use crate::job::retention;
     use crate::model::id::Bytes;
 
     fn identity(id: &str) -> Identity {
@@ -820,7 +812,9 @@ mod tests {
         for _ in 0..5 {
             commit(&directory);
         }
-        let keep = |number| directory.retain(NonZeroUsize::new(number).unwrap()).unwrap().len();
+        let keep = |number| {
+            retention::by_number(&directory, NonZeroUsize::new(number).unwrap()).unwrap().len()
+        };
         assert_eq!((keep(9), keep(3)), (0, 2));
         assert_eq!(numbers(&directory), [3, 4, 5]);
         fs::remove_file(scratch.path().join("latest")).unwrap();
@@ -828,6 +822,10 @@ mod tests {
         assert_eq!(keep(1), 1);
         assert_eq!(numbers(&directory), [3, 5]);
         assert_eq!(commit(&directory), 6);
+        let fit =
+            |bytes| retention::by_bytes(&directory, NonZeroU64::new(bytes).unwrap()).unwrap().len();
+        assert_eq!((fit(1 << 30), fit(1)), (0, 2));
+        assert_eq!(numbers(&directory), [6]);
     }
 
     #[test]

@@ -49,6 +49,7 @@ enum Entry<'a> {
     CheckpointFailed { reason: &'a str },
     Signal { signal: &'a str },
     ToldToEnd { cause: &'static str },
+    PutOff,
     Requeued,
     NotRequeued { reason: &'a str },
     NoLastCheckpoint,
@@ -123,6 +124,7 @@ impl Observer for Journal<'_> {
             }
             Event::Signal(signal) => self.write(Entry::Signal { signal: signal.as_str() }),
             Event::Ending { cause } => self.write(Entry::ToldToEnd { cause: name(cause) }),
+            Event::PutOff => self.write(Entry::PutOff),
             Event::Requeued => self.write(Entry::Requeued),
             Event::NotRequeued { reason } => self.write(Entry::NotRequeued { reason }),
             Event::Passed => self.write(Entry::NoLastCheckpoint),

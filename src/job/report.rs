@@ -149,6 +149,8 @@ pub enum Event<'a> {
         /// Why.
         reason: &'a str,
     },
+    /// It is time for a checkpoint, and the job holds them off.
+    PutOff,
     /// A damaged checkpoint was passed over for an older one.
     PassedOver {
         /// The checkpoint.

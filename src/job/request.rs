@@ -74,6 +74,9 @@ pub enum RequestError {
     /// No process was named, and this one does not run inside a job.
     #[error("no process is named, and this command does not run inside a job")]
     NotInsideJob,
+    /// The process belongs to no job that rckpt supervises.
+    #[error("process {0}: it belongs to no job that rckpt supervises")]
+    NotSupervised(Pid),
     /// The job that this process belongs to has no supervisor any more.
     #[error("the supervisor of job {0} does not run any more")]
     SupervisorGone(Bytes),
@@ -175,6 +178,8 @@ pub fn examine(pid: Pid, directory: &Path) -> Result<Vec<String>, RequestError> 
         write: WriteOptions::default(),
         outputs: Vec::new(),
         keep: None,
+        most_bytes: None,
+        hooks: None,
         caller: None,
         given_up: Arc::default(),
     })?)
@@ -290,12 +295,63 @@ fn await_outcome(job: &Bytes, ticket: u64, instance: &Bytes) -> Result<Outcome, 
     }
 }
 
+/// Has no checkpoint taken of the job of `pid`, or of the one that this process runs inside, until it
+/// is released, or `at_most` so long.
+///
+/// # Errors
+/// When its supervisor does not go along.
+pub fn hold(pid: Option<Pid>, at_most: Option<Duration>) -> Result<(), RequestError> {
+    let request = Request::Hold { seconds: at_most.map(|span| span.as_secs()) };
+    loop {
+        match tell(pid, &request) {
+            // A checkpoint is about to begin, and this process must not be in its way.
+            Err(RequestError::Refused(Refusal::Busy)) => thread::sleep(START_INTERVAL),
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Lets checkpoints be taken again that [`hold`] has put off.
+///
+/// # Errors
+/// When its supervisor does not go along.
+pub fn release(pid: Option<Pid>) -> Result<(), RequestError> {
+    tell(pid, &Request::Release)
+}
+
+/// Tells a supervisor something that it does at once.
+fn tell(pid: Option<Pid>, request: &Request) -> Result<(), RequestError> {
+    let connection = match pid {
+        Some(pid) => supervisor_of(pid)?.ok_or(RequestError::NotSupervised(pid))?,
+        None => own_supervisor()?,
+    };
+    match connection.ask(request, Some(STATUS_PATIENCE))? {
+        Reply::Done => Ok(()),
+        reply => Err(outcome_of(reply).err().unwrap_or(AskError::Unexpected.into())),
+    }
+}
+
+/// The supervisor of the job that this process runs inside.
+fn own_supervisor() -> Result<Connection, RequestError> {
+    let job = Bytes::from(std::env::var_os(JOB_VARIABLE).ok_or(RequestError::NotInsideJob)?);
+    for name in names_of(&job)? {
+        let Some(connection) = Connection::open(&name)? else { continue };
+        // Of several jobs brought back from one checkpoint, one knows this process as its own.
+        match connection.ask(&Request::Outcome { ticket: 0 }, Some(STATUS_PATIENCE)) {
+            Ok(Reply::Refused(Refusal::NotInside)) | Err(AskError::HungUp) => {}
+            Ok(_) => return Ok(connection),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(RequestError::SupervisorGone(job))
+}
+
 fn outcome_of(reply: Reply) -> Result<Taken, RequestError> {
     match reply {
         Reply::Taken(taken) => Ok(taken),
         Reply::Refused(refusal) => Err(RequestError::Refused(refusal)),
         Reply::Failed(explanation) => Err(RequestError::Failed(explanation)),
-        Reply::Status(_) | Reply::Accepted { .. } | Reply::Pending => {
+        Reply::Status(_) | Reply::Accepted { .. } | Reply::Pending | Reply::Done => {
             Err(AskError::Unexpected.into())
         }
     }
@@ -325,6 +381,8 @@ fn dump_directly(pid: Pid, options: &Options) -> Result<Taken, RequestError> {
         write: options.write,
         outputs: options.outputs.clone(),
         keep: None,
+        most_bytes: None,
+        hooks: None,
         caller: Some(caller),
         given_up: Arc::default(),
     })?)

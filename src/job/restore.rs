@@ -7,6 +7,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
 use nix::unistd::{self, ForkResult, Pid};
@@ -25,10 +26,11 @@ use crate::sys::launch::{self, Inheritance, LaunchError};
 
 use super::claim::{Claim, ClaimError};
 use super::directory::{self, DirectoryError, FindError, Found, GenerationError, Identity};
+use super::hooks::{self, Moment};
 use super::journal::Journal;
 use super::report::{Event, Observer};
 use super::root::Root;
-use super::run::default_directory;
+use super::run::{DIRECTORY_VARIABLE, JOB_VARIABLE, default_directory};
 use super::signals;
 use super::supervisor::{
     Ending, Settings, SuperviseError, Supervised, Supervisor, seconds_since_1970,
@@ -281,6 +283,18 @@ impl BroughtBack {
         if let Some(mut waiting) = waiting {
             // Whoever was waiting may have been ended; the job does not depend on it.
             waiting.write_all(&root.as_raw().to_le_bytes()).unwrap_or_default();
+        }
+        if let Some(hooks) = supervisor.hooks() {
+            let facts = [
+                (DIRECTORY_VARIABLE, directory.clone().into()),
+                (JOB_VARIABLE, identity.id.as_os_str().to_owned()),
+                ("RCKPT_ROOT", root.to_string().into()),
+                ("RCKPT_GENERATION", found.generation.path.clone().into()),
+            ];
+            let hook = hooks::run(hooks, Moment::AfterRestore, &facts, &AtomicBool::new(false));
+            if let Err(error) = hook {
+                observer.tell(Event::Trouble(&error.to_string()));
+            }
         }
         drop(found);
         let job = Supervised { identity, root: watch(restored), directory, claim };

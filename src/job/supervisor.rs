@@ -16,7 +16,7 @@ mod turn;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::num::{NonZeroU64, NonZeroUsize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
@@ -54,6 +54,8 @@ const COMMAND_LIMIT: usize = 4096;
 pub struct Settings {
     /// When checkpoints are taken by the clock.
     pub pace: Pace,
+    /// None is taken by the clock before the supervisor has run so long.
+    pub not_before: Duration,
     /// How long the last checkpoint may take.
     pub grace: Duration,
     /// Generations that are kept; `None`: all.
@@ -64,6 +66,8 @@ pub struct Settings {
     pub write: WriteOptions,
     /// What the user named with `--outputs`, absolute.
     pub outputs: Vec<PathBuf>,
+    /// Where the user's hooks are, absolute.
+    pub hooks: Option<PathBuf>,
     /// What is done about signals.
     pub actions: Actions,
     /// What becomes of the job when the batch system's time is over.
@@ -210,6 +214,10 @@ struct Loop<'a> {
     cost: Cost,
     slowest: Duration,
     told: Option<Told>,
+    /// How often checkpoints are held off.
+    holds: u32,
+    /// Whether one was put off by that.
+    has_put_off: bool,
     /// Whether the job was told to end without a last checkpoint.
     job_told_to_end: bool,
     /// How the root process ended, once it has.
@@ -241,6 +249,12 @@ impl Supervisor {
         .map_err(preparing("make a signal descriptor"))?;
         let batch = Batch::of(|name| std::env::var_os(name));
         Ok(Self { settings, name, started: SystemTime::now(), signals, listener, batch })
+    }
+
+    /// Where the user's hooks are.
+    #[must_use]
+    pub fn hooks(&self) -> Option<&Path> {
+        self.settings.hooks.as_deref()
     }
 
     /// Supervises until the job has ended, or has been ended after a checkpoint.
@@ -319,6 +333,8 @@ impl<'a> Loop<'a> {
             cost: Cost::default(),
             slowest: Duration::ZERO,
             told: None,
+            holds: 0,
+            has_put_off: false,
             job_told_to_end: false,
             ended: None,
         }

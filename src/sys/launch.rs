@@ -12,7 +12,9 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -101,6 +103,15 @@ impl Inheritance {
         }
         nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.mask), None)
     }
+}
+
+/// Has a command of ours start as plainly as the job. Only after [`Inheritance::take`] is there
+/// anything to put back.
+pub fn hand_on_to(command: &mut Command) {
+    let Some(inheritance) = INHERITANCE.get() else { return };
+    // SAFETY: what runs between fork and exec is a few system calls on values copied before: no lock is
+    // taken and no memory allocated.
+    unsafe { command.pre_exec(|| Ok(inheritance.hand_on()?)) };
 }
 
 /// Why a program was not started.

@@ -54,6 +54,14 @@ pub enum Request {
     /// is saved, so this is answered with [`Reply::Accepted`] at once, and the checkpoint begins
     /// when the asker has closed the connection.
     DumpFromInside(Order),
+    /// Begin no checkpoint until [`Request::Release`], which must come as often: answered with
+    /// [`Reply::Done`].
+    Hold {
+        /// After so many seconds it counts as released.
+        seconds: Option<u64>,
+    },
+    /// Takes one [`Request::Hold`] back: answered with [`Reply::Done`].
+    Release,
     /// What became of a [`Request::DumpFromInside`]: [`Reply::Pending`], or as for `Dump`.
     Outcome {
         /// As accepted.
@@ -77,6 +85,8 @@ pub enum Reply {
     },
     /// It is not complete yet.
     Pending,
+    /// It is done.
+    Done,
     /// The request was not granted, and nothing was tried.
     Refused(Refusal),
     /// The checkpoint failed; the job runs on.
@@ -101,6 +111,12 @@ pub enum Refusal {
     /// There never was such a ticket, or it is forgotten.
     #[error("no such ticket")]
     UnknownTicket,
+    /// The job has put off all checkpoints, its own among them.
+    #[error("checkpoints of the job are held off (rckpt hold) until rckpt release")]
+    Held,
+    /// There is nothing to release.
+    #[error("checkpoints of the job are not held off")]
+    NotHeld,
     /// The message could not be read.
     #[error("the request could not be read")]
     Unreadable,
@@ -131,6 +147,8 @@ pub struct Status {
     pub last: Option<Taken>,
     /// Whether one is being taken now.
     pub busy: bool,
+    /// Whether they are held off.
+    pub held: bool,
 }
 
 /// Why a message could not be made or read.

@@ -14,6 +14,8 @@ pub enum Alarm {
     Grace,
     /// The time that the batch system allows is nearly over.
     Limit,
+    /// Checkpoints have been held off as long as they may be.
+    Hold,
     /// The time that the user allows the job in all is over.
     Budget,
     /// The batch system has had time enough to answer.

@@ -2,7 +2,7 @@
 //!
 //! It puts what is asked into the loop's queue; it knows nothing of how a checkpoint is taken.
 
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::unistd;
 
@@ -49,6 +49,12 @@ impl Loop<'_> {
             Request::Dump(_) | Request::DumpFromInside(_) if self.told.is_some() => {
                 Some(Reply::Refused(Refusal::Ending))
             }
+            Request::Hold { seconds } => Some(self.hold(seconds)),
+            Request::Release if self.holds == 0 => Some(Reply::Refused(Refusal::NotHeld)),
+            Request::Release => Some(self.release()),
+            Request::DumpFromInside(_) if inside && self.holds > 0 => {
+                Some(Reply::Refused(Refusal::Held))
+            }
             Request::Dump(_) | Request::DumpFromInside(_) if self.queue.len() >= MOST_CLIENTS => {
                 Some(Reply::Refused(Refusal::Busy))
             }
@@ -66,6 +72,33 @@ impl Loop<'_> {
                 Some(Reply::Accepted { ticket, instance: self.own.name.instance.clone() })
             }
         }
+    }
+
+    /// Begins no checkpoint from now on. One that is being taken may be about to freeze the asker.
+    fn hold(&mut self, seconds: Option<u64>) -> Reply {
+        if self.running.is_some() {
+            return Reply::Refused(Refusal::Busy);
+        }
+        self.holds += 1;
+        if let Some(seconds) = seconds {
+            self.alarms.set(Alarm::Hold, Instant::now() + Duration::from_secs(seconds));
+        }
+        Reply::Done
+    }
+
+    fn release(&mut self) -> Reply {
+        self.holds -= 1;
+        if self.holds == 0 {
+            self.free();
+        }
+        Reply::Done
+    }
+
+    /// Nothing holds checkpoints off any more.
+    pub(super) fn free(&mut self) {
+        self.holds = 0;
+        self.has_put_off = false;
+        self.alarms.unset(Alarm::Hold);
     }
 
     fn outcome(&self, ticket: u64) -> Reply {
@@ -95,6 +128,7 @@ impl Loop<'_> {
             }),
             last: self.last.clone(),
             busy: self.running.is_some(),
+            held: self.holds > 0,
         }
     }
 

@@ -31,7 +31,8 @@ impl Loop<'_> {
     /// Turns until the supervision is over.
     pub(super) fn turn(mut self) -> Result<Turned, SuperviseError> {
         if let Some(interval) = self.own.settings.pace.interval(self.cost) {
-            self.alarms.set(Alarm::Interval, self.begun + interval);
+            let first = self.own.settings.not_before.max(interval);
+            self.alarms.set(Alarm::Interval, self.begun + first);
         }
         self.set_limits();
         // The job may have ended before its first SIGCHLD could be read.
@@ -61,6 +62,7 @@ impl Loop<'_> {
                 match alarm {
                     Alarm::Interval => self.interval_passed(at),
                     Alarm::Grace => self.grace_passed(),
+                    Alarm::Hold => self.free(),
                     Alarm::Limit => self.limit_is_near(),
                     Alarm::Budget => self.budget_is_spent(),
                     Alarm::Inquiry => self.answer_is_late(),
@@ -270,6 +272,12 @@ impl Loop<'_> {
     /// Begins the next checkpoint that waits, if none is being taken.
     fn begin_next(&mut self) -> Result<(), SuperviseError> {
         if self.running.is_some() || self.inquiry.is_some() {
+            return Ok(());
+        }
+        if self.holds > 0 && !self.queue.is_empty() {
+            if !std::mem::replace(&mut self.has_put_off, true) {
+                self.observer.tell(Event::PutOff);
+            }
             return Ok(());
         }
         let Some((asker, order)) = self.queue.pop_front() else { return Ok(()) };

@@ -1,0 +1,58 @@
+//! Room on the disk: what checkpoints may take, and what happens when there is none.
+
+use std::fs;
+use std::time::Duration;
+
+use crate::harness::process::{self, PATIENCE, poll};
+use crate::harness::workplace::{User, Workplace};
+
+/// Memory that cannot be compressed, new each second, a line of output each time.
+const RANDOM: &str = "import os, time\n\
+    for i in range(8):\n    held = os.urandom(3 << 20)\n    print(i, flush=True)\n    time.sleep(1)\n";
+
+fn numbers(directory: &std::path::Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.filter(|name| name.starts_with("gen-")).collect()
+}
+
+/// On a small disk of its own the checkpoint is left out, its user told, and the job goes on; when there
+/// is room again, the next one is taken.
+#[test]
+fn full_disk_leaves_the_job_alone() {
+    let place = Workplace::new(User::Plain);
+    place.make_directory("small");
+    place.write("random.py", RANDOM);
+    let rckpt = crate::harness::workplace::rckpt_binary();
+    let script = format!(
+        "mount -t tmpfs -o size=12m tmpfs small && head -c 10M /dev/zero > small/fill && \
+         {} run --dir small/job --every 1 --keep 1 -- sh -c 'python3 random.py & echo $! > pid; wait' & \
+         while ! grep -q 'no checkpoint' stderr; do sleep 0.05; done; rm small/fill; \
+         while [ ! -e small/job/latest ]; do sleep 0.05; done; ls small/job > listed; wait",
+        rckpt.display()
+    );
+    let words = ["--user", "--map-root-user", "--mount", "sh", "-c", &script];
+    let child = place.start(place.command("unshare").args(words));
+    let status = process::exit_status(child, Duration::from_secs(60));
+    let words = place.text("stderr");
+    assert_eq!(status, Some(0), "{words}");
+    assert_eq!(place.text("stdout"), (0..8).map(|i| format!("{i}\n")).collect::<String>());
+    assert!(words.contains("the job runs on") && words.contains("make room"), "{words}");
+    assert!(place.text("listed").contains("latest"), "{}", place.text("listed"));
+    assert!(!place.text("listed").contains(".tmp"), "{}", place.text("listed"));
+}
+
+/// Old checkpoints go when all together take too much.
+#[test]
+fn no_more_room_than_allowed() {
+    let place = Workplace::new(User::Plain);
+    place.write("random.py", RANDOM);
+    let words =
+        ["run", "--dir", "job", "--every", "1", "--keep", "100", "--max-bytes", "10M", "--"];
+    let child = place.start(place.rckpt(&words).args(["python3", "random.py"]));
+    let fourth = poll(PATIENCE, || place.has("job/gen-000004").then_some(()));
+    assert!(fourth.is_some(), "{}", place.text("stderr"));
+    assert_eq!(process::exit_status(child, PATIENCE), Some(0), "{}", place.text("stderr"));
+    let left = numbers(&place.path("job"));
+    assert!((1..=3).contains(&left.len()), "{left:?}, {}", place.text("stderr"));
+}
