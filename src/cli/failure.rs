@@ -109,6 +109,7 @@ impl From<&DumpError> for Failure {
             | DumpError::Write(_)
             | DumpError::Commit(_)
             | DumpError::GivenUp
+            | DumpError::MemoryShort { .. }
             | DumpError::Release { .. } => Self::environment(message),
         }
     }

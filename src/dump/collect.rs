@@ -3,7 +3,9 @@
 use std::fs;
 use std::io;
 use std::mem::take;
+use std::panic::resume_unwind;
 use std::path::Path;
+use std::thread;
 use std::time::SystemTime;
 
 use nix::unistd::Pid;
@@ -14,6 +16,7 @@ use super::files::{self, Collector, Content, Scope, Subject};
 use super::memory::{self, Part};
 use super::process::{self, Insight};
 use super::refusal::{MappingRefusal, Obstacle, Obstacles, StateRefusal};
+use super::snapshot::MemoryWatch;
 use super::{Request, clocks, detail, ipc, policy};
 use crate::image::error::WriteError;
 use crate::image::writer::{Writer, ZeroPages};
@@ -25,8 +28,8 @@ use crate::model::job::{Job, VdsoImage};
 use crate::model::number::{PAGE_SIZE, to_u64, to_usize};
 use crate::model::process::Process;
 use crate::sys::emissary::Emissary;
-use crate::sys::machine;
 use crate::sys::procfs::{self, Status};
+use crate::sys::{machine, task};
 use crate::tracer::copy::Copy;
 use crate::tracer::injection::{Call, SCRATCH_SIZE};
 use crate::tracer::tree::{self, Tree};
@@ -291,7 +294,8 @@ pub(super) fn store(
     let part = if copied { Part::NotInherited } else { Part::All };
     for (space, holder) in collected.job.address_spaces.iter().zip(&collected.holders) {
         let process = &tree.processes()[*holder];
-        memory::store(request, (space, part), (process.task(), &process.memory), writer)?;
+        let source = (process.task(), &process.memory);
+        memory::store(&|| request.check_wanted(), (space, part), source, writer)?;
     }
     let swapping = swap_is_on();
     let emissary = &mut collected.emissary;
@@ -328,10 +332,10 @@ pub(super) fn store(
 }
 
 /// Writes the memory of a job that runs on from copies of its processes, ending each when it has been
-/// written.
+/// written. This gives way to everything else.
 ///
 /// # Errors
-/// When a copy was killed, writing fails, or nobody wants it any more.
+/// When a copy was killed, writing fails, memory becomes short, or nobody wants it any more.
 pub(super) fn store_copies(
     request: &Request,
     collected: &mut Collected,
@@ -342,11 +346,31 @@ pub(super) fn store_copies(
         copy.hide()?;
     }
     add_copied_details(collected, &mut copies)?;
-    for (space, copy) in collected.job.address_spaces.iter().zip(copies) {
-        let source = (copy.pid(), copy.memory());
-        memory::store(request, (space, Part::Inherited), source, writer)?;
-    }
-    Ok(())
+    let spaces = &collected.job.address_spaces;
+    let watch = MemoryWatch::default();
+    let check = || request.check_wanted().and_then(|()| watch.check());
+    // In a thread of its own, as priority once given up is not had again.
+    thread::scope(|scope| {
+        let storing = scope.spawn(|| {
+            give_way();
+            writer.advise(give_way);
+            for (space, copy) in spaces.iter().zip(copies) {
+                let source = (copy.pid(), copy.memory());
+                memory::store(&check, (space, Part::Inherited), source, writer)?;
+            }
+            Ok(())
+        });
+        let stored = storing.join().unwrap_or_else(|panic| resume_unwind(panic));
+        match watch.shortage() {
+            Some(available) => Err(DumpError::MemoryShort { available }),
+            None => stored,
+        }
+    })
+}
+
+/// Lets everybody else go first. Where that cannot be had, the work is done all the same.
+fn give_way() {
+    task::give_way().unwrap_or_default();
 }
 
 /// Asks every process, in the order of the census, for what only it can tell.

@@ -50,6 +50,15 @@ pub enum DumpError {
          (--grace) was over"
     )]
     GivenUp,
+    /// The job wrote to so much of its memory meanwhile that there was no more room for the copy.
+    #[error(
+        "the checkpoint was given up, as only {} MiB of memory were left: what the job writes while a \
+         copy of it is saved is needed twice", available >> 20
+    )]
+    MemoryShort {
+        /// Bytes that were left.
+        available: u64,
+    },
     /// The checkpoint is good, and the job could not be let go, killed or stopped as asked.
     #[error("the checkpoint is complete, but the job could not be {action}")]
     Release {

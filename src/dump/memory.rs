@@ -6,7 +6,6 @@ use std::io;
 use nix::unistd::Pid;
 use thiserror::Error;
 
-use super::Request;
 use super::error::{CollectError, DumpError};
 use super::files::{Collector, FileMapping};
 use super::process::MemoryInsight;
@@ -131,10 +130,12 @@ impl Part {
 /// Writes the pages in a part of an address space that only the process has, read from a process that
 /// has it, or its copy.
 ///
+/// `check` is called before each piece is read.
+///
 /// # Errors
-/// When a page cannot be read, writing fails, or nobody wants it any more.
+/// When a page cannot be read, writing fails, or `check` does.
 pub(super) fn store(
-    request: &Request,
+    check: &dyn Fn() -> io::Result<()>,
     (space, part): (&AddressSpace, Part),
     (pid, memory): (Pid, &RemoteMemory),
     writer: &mut Writer,
@@ -142,7 +143,7 @@ pub(super) fn store(
     let failed = |source| CollectError::Memory { operation: "read the page map", pid, source };
     let page_map = PageMap::open(pid).map_err(failed)?;
     let read = &mut |page: u64, buffer: &mut [u8]| -> io::Result<()> {
-        request.check_wanted()?;
+        check()?;
         memory.read(RemoteAddr(page * PAGE_SIZE), buffer)
     };
     for vma in space.vmas.iter().filter(|vma| part.has(vma)) {

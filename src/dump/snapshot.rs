@@ -1,11 +1,15 @@
 //! Whether the memory of a frozen job is read from hidden copies of its processes, so that these run on
 //! meanwhile, or while the job stands still.
 //!
-//! It decides and has copies made; reading them is [`super::memory`]'s.
+//! It decides, has copies made, and watches what they cost; reading them is [`super::memory`]'s.
 
 use std::fmt;
 use std::fs;
+use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
@@ -102,6 +106,41 @@ fn obstacle(collected: &Collected) -> Option<Reason> {
 /// Whether `available` bytes are too few for copies of `used` bytes.
 const fn is_tight(available: u64, used: u64) -> bool {
     available < RESERVE + used / EXPECTED_WRITES
+}
+
+/// Watches, while copies are read, that memory does not become short: the more a job writes meanwhile,
+/// the more of its memory is there twice, and when none is left the kernel may well end the job.
+#[derive(Debug, Default)]
+pub(super) struct MemoryWatch {
+    looked: Mutex<Option<Instant>>,
+    /// Bytes that were left when it was noticed; 0: it was not.
+    shortage: AtomicU64,
+}
+
+impl MemoryWatch {
+    /// How often it is looked.
+    const INTERVAL: Duration = Duration::from_millis(50);
+
+    /// Fails when memory has become short.
+    pub fn check(&self) -> io::Result<()> {
+        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        if looked.is_some_and(|looked| looked.elapsed() < Self::INTERVAL) {
+            return Ok(());
+        }
+        *looked = Some(Instant::now());
+        match available_memory() {
+            Some(available) if available < RESERVE => {
+                self.shortage.store(available.max(1), Ordering::Relaxed);
+                Err(io::ErrorKind::OutOfMemory.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Bytes that were left when it had become short.
+    pub fn shortage(&self) -> Option<u64> {
+        Some(self.shortage.load(Ordering::Relaxed)).filter(|available| *available != 0)
+    }
 }
 
 /// Bytes of memory that can be had: on this machine, and in this process's cgroup, which is mostly the

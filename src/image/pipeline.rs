@@ -9,6 +9,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -128,6 +129,24 @@ pub(super) struct Written {
     pub chunks: Vec<Chunk>,
 }
 
+/// Something that each thread does once, as soon as it is told to.
+#[derive(Clone, Default)]
+struct Advice {
+    told: Arc<OnceLock<fn()>>,
+    followed: bool,
+}
+
+impl Advice {
+    fn follow(&mut self) {
+        if !self.followed
+            && let Some(advice) = self.told.get()
+        {
+            advice();
+            self.followed = true;
+        }
+    }
+}
+
 /// The threads and the channels between them. When one end of a channel is gone its other end
 /// fails, so an error in the writing thread reaches the caller by itself, and nobody waits forever.
 pub(super) struct Pipeline {
@@ -135,6 +154,7 @@ pub(super) struct Pipeline {
     free: Receiver<Box<Slot>>,
     slots_left: usize,
     next_number: usize,
+    advice: Advice,
     workers: Vec<JoinHandle<()>>,
     writing: JoinHandle<Result<Written, WriteError>>,
 }
@@ -147,14 +167,22 @@ impl Pipeline {
         let (filled, to_pack) = bounded(slots);
         let (packed, to_write) = bounded(slots);
         let (emptied, free) = bounded(slots);
-        let writing = spawn("rckpt-write", move || write_chunks(file, path, to_write, emptied))?;
+        let advice = Advice::default();
+        let own = advice.clone();
+        let writing =
+            spawn("rckpt-write", move || write_chunks(file, path, to_write, emptied, own))?;
         let workers = (0..workers)
             .map(|_| {
-                let (to_pack, packed) = (to_pack.clone(), packed.clone());
-                spawn("rckpt-pack", move || pack_chunks(options.codec, &to_pack, &packed))
+                let (to_pack, packed, own) = (to_pack.clone(), packed.clone(), advice.clone());
+                spawn("rckpt-pack", move || pack_chunks(options.codec, &to_pack, &packed, own))
             })
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { filled, free, slots_left: slots, next_number: 0, workers, writing })
+        Ok(Self { filled, free, slots_left: slots, next_number: 0, advice, workers, writing })
+    }
+
+    /// Has every thread call `advice` before the next chunk; the first advice counts.
+    pub fn advise(&self, advice: fn()) {
+        self.advice.told.get_or_init(|| advice);
     }
 
     /// An empty chunk, waiting for one if all are under way; `None` when writing has failed. Only one
@@ -208,9 +236,11 @@ fn pack_chunks(
     codec: Codec,
     to_pack: &Receiver<Numbered<Filled>>,
     packed: &Sender<Numbered<Packed>>,
+    mut advice: Advice,
 ) {
     let mut packer = Packer::new(codec);
     for Numbered { number, mut slot, work } in to_pack {
+        advice.follow();
         let plain = &slot.plain[..to_usize(u64::from(work.pages) * PAGE_SIZE)];
         let packed_length = packer.pack(plain, &mut slot.packed);
         let stored = packed_length.map_or(plain, |length| &slot.packed[..length]);
@@ -232,12 +262,14 @@ fn write_chunks(
     path: PathBuf,
     to_write: Receiver<Numbered<Packed>>,
     emptied: Sender<Box<Slot>>,
+    mut advice: Advice,
 ) -> Result<Written, WriteError> {
     let mut early = BTreeMap::new();
     let mut chunks: Vec<Chunk> = Vec::new();
     let mut end = to_u64(PAGES_HEADER_LENGTH);
     let mut cache = Cache::default();
     for arrived in to_write {
+        advice.follow();
         early.insert(arrived.number, arrived);
         while let Some(Numbered { number, mut slot, work }) = early.remove(&chunks.len()) {
             let pages = work.pages;

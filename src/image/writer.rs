@@ -167,6 +167,14 @@ impl Writer {
         self.parent.as_ref().map(Parent::reader)
     }
 
+    /// Has every thread that works on page data call `advice` soon: to make it give way to others, when
+    /// there is no hurry any more. The first advice counts.
+    pub fn advise(&self, advice: fn()) {
+        if let Some(pipeline) = &self.pipeline {
+            pipeline.advise(advice);
+        }
+    }
+
     /// From now on, pages of `object` given to [`Writer::store`] are left out when the parent has the
     /// same for its object `of`. Equal content is all that counts, so any `of` is right; a good one
     /// is the same process's. Without a parent this does nothing.

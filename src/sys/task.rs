@@ -101,6 +101,24 @@ pub fn io_priority(tid: Pid) -> nix::Result<i32> {
     i32::try_from(Errno::result(outcome)?).map_err(|_| Errno::EOVERFLOW)
 }
 
+/// Gives the calling thread the lowest priority for processors and disks. Without privilege there is no
+/// way back.
+///
+/// # Errors
+/// What the kernel says; the thread runs on as before then.
+pub fn give_way() -> nix::Result<()> {
+    const LOWEST: libc::c_int = 19;
+    // IOPRIO_CLASS_IDLE, above the level in that class.
+    const IDLE: libc::c_int = 3 << 13;
+    let this: libc::id_t = 0;
+    // SAFETY: both calls take plain numbers, and 0 for the calling thread.
+    unsafe {
+        Errno::result(libc::setpriority(libc::PRIO_PROCESS, this, LOWEST))?;
+        Errno::result(libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, this, IDLE))?;
+    }
+    Ok(())
+}
+
 /// The mark by which the scheduler knows whom a thread may share a CPU core with (PR_SCHED_CORE_GET);
 /// 0: anybody, also where the kernel does not care.
 #[must_use]
