@@ -22,8 +22,8 @@ use crate::model::process::{
 };
 use crate::model::signal::{PendingSignal, SIGINFO_SIZE, SignalAction, SignalSet};
 use crate::model::socket::{
-    InetSocket, Socket, SocketCredentials, SocketDetail, SocketOption, UnixBinding, UnixConnection,
-    UnixMessage, UnixSocket,
+    InetConnection, InetMessage, InetSocket, Socket, SocketCredentials, SocketDetail, SocketOption,
+    UnixBinding, UnixConnection, UnixMessage, UnixSocket,
 };
 use crate::model::terminal::{
     Flow, PseudoTerminal, TERMIOS2_SIZE, TerminalEnd, TerminalInput, TerminalState, Terminals,
@@ -377,12 +377,18 @@ fn sockets() -> Vec<Socket> {
         shutdown: 1,
         ..UnixSocket::default()
     };
-    let inet = Socket {
-        domain: 2,
-        protocol: 6,
-        error: 104,
-        ..socket(1, SocketDetail::Inet(InetSocket { name: Bytes(vec![2, 0]) }))
+    let address = Bytes(vec![2, 0, 0, 80, 127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let over = InetSocket {
+        name: address.clone(),
+        connection: InetConnection::Over { peer: address.clone() },
+        shutdown: 3,
+        queued: vec![InetMessage {
+            data: bytes("unread"),
+            sender: address.clone(),
+            receiver: address,
+        }],
     };
+    let inet = Socket { domain: 2, protocol: 6, error: 104, ..socket(1, SocketDetail::Inet(over)) };
     vec![
         socket(1, SocketDetail::Unix(listening)),
         socket(1, SocketDetail::Unix(pending)),

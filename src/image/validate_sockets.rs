@@ -2,10 +2,13 @@
 
 use super::validate::{Checked, Record, demand, refer};
 use crate::model::file::OpenFileKind;
-use crate::model::id::{OpenFileId, SocketId};
+use crate::model::id::{Bytes, OpenFileId, SocketId};
+use crate::model::internet::Endpoint;
 use crate::model::job::Job;
 use crate::model::number::{to_u64, to_usize};
-use crate::model::socket::{Socket, SocketDetail, UnixConnection, UnixMessage, UnixSocket};
+use crate::model::socket::{
+    InetConnection, InetSocket, Socket, SocketDetail, UnixConnection, UnixMessage, UnixSocket,
+};
 
 /// Bytes of `sun_path`.
 const NAME_LIMIT: usize = 108;
@@ -29,10 +32,46 @@ pub(super) fn check(job: &Job) -> Checked {
         demand((0..=ERROR_LIMIT).contains(&socket.error), record, "its error is none")?;
         match &socket.detail {
             SocketDetail::Unix(unix) => check_unix(job, record, socket, unix)?,
-            SocketDetail::Inet(_) => {}
+            SocketDetail::Inet(inet) => check_inet(job, record, socket, inet)?,
         }
     }
     Ok(())
+}
+
+fn check_inet(job: &Job, record: Record, socket: &Socket, inet: &InetSocket) -> Checked {
+    let internet = matches!(socket.domain, libc::AF_INET | libc::AF_INET6);
+    demand(internet, record, "it is called an internet socket")?;
+    demand(inet.shutdown <= BOTH_WAYS, record, "it is shut down in unknown ways")?;
+    let address = |bytes: &Bytes, what| demand(is_address(bytes), record, what);
+    address(&inet.name, "its name is no internet address")?;
+    match &inet.connection {
+        InetConnection::None | InetConnection::Listening { .. } => {}
+        InetConnection::Peer(peer) => {
+            refer_socket(job, record, *peer)?;
+            let other = &job.sockets[to_usize(u64::from(peer.0))];
+            let same = matches!(&other.detail, SocketDetail::Inet(_)) && other.kind == socket.kind;
+            demand(same, record, "it is connected to a socket of another kind")?;
+        }
+        InetConnection::Datagram { peer }
+        | InetConnection::Pending { peer }
+        | InetConnection::Connecting { peer }
+        | InetConnection::Gone { peer }
+        | InetConnection::Over { peer } => {
+            address(peer, "its peer's name is no internet address")?;
+        }
+    }
+    inet.queued.iter().try_for_each(|message| {
+        for bytes in [&message.sender, &message.receiver] {
+            if !bytes.0.is_empty() {
+                address(bytes, "an address of a datagram is none")?;
+            }
+        }
+        Ok(())
+    })
+}
+
+fn is_address(bytes: &Bytes) -> bool {
+    Endpoint::parse(&bytes.0).is_some()
 }
 
 fn check_unix(job: &Job, record: Record, socket: &Socket, unix: &UnixSocket) -> Checked {
@@ -79,7 +118,6 @@ mod tests {
     use super::super::sample;
     use super::super::validate::check_job;
     use super::*;
-    use crate::model::id::Bytes;
 
     fn refused(expected: &str, change: fn(&mut Job)) {
         let mut job = sample::job();
@@ -91,6 +129,13 @@ mod tests {
         match &mut job.sockets[number].detail {
             SocketDetail::Unix(unix) => unix,
             SocketDetail::Inet(_) => unreachable!("the sample has a unix socket there"),
+        }
+    }
+
+    fn inet(job: &mut Job, number: usize) -> &mut InetSocket {
+        match &mut job.sockets[number].detail {
+            SocketDetail::Inet(inet) => inet,
+            SocketDetail::Unix(_) => unreachable!("the sample has an internet socket there"),
         }
     }
 
@@ -115,5 +160,14 @@ mod tests {
             unix(job, 0).name = Bytes(vec![b'x'; 109]);
         });
         refused("socket 0: its error is none", |job| job.sockets[0].error = -1);
+        refused("socket 4: its name is no internet address", |job| {
+            inet(job, 4).name = Bytes(vec![2, 0]);
+        });
+        refused("socket 4: it is connected to a socket of another kind", |job| {
+            inet(job, 4).connection = InetConnection::Peer(SocketId(0));
+        });
+        refused("socket 4: an address of a datagram is none", |job| {
+            inet(job, 4).queued[0].sender = Bytes(vec![1, 0, b'x']);
+        });
     }
 }

@@ -11,6 +11,7 @@ pub mod event;
 pub mod file;
 pub mod id;
 pub mod ipc;
+pub mod internet;
 pub mod job;
 pub mod memory;
 pub mod number;

@@ -139,6 +139,66 @@ pub struct SocketCredentials {
 /// An internet socket.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InetSocket {
-    /// Its own address, a `struct sockaddr` as `getsockname` gives it.
+    /// Its own address, a `struct sockaddr` as `getsockname` gives it. Port 0: it has none yet.
     pub name: Bytes,
+    /// Whom it is connected to.
+    pub connection: InetConnection,
+    /// RCV_SHUTDOWN (1): after what is queued comes the end. SEND_SHUTDOWN (2): it has sent its end.
+    pub shutdown: u8,
+    /// What it has yet to receive, oldest first; in a stream, one entry at most.
+    pub queued: Vec<InetMessage>,
+}
+
+/// Whom an internet socket is connected to. Addresses are `struct sockaddr`s of its domain.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum InetConnection {
+    /// Nobody.
+    #[default]
+    None,
+    /// TCP: it waits for connections.
+    Listening {
+        /// The second argument of `listen`, as the kernel bounded it.
+        backlog: u32,
+    },
+    /// UDP: it talks to one address only.
+    Datagram {
+        /// The address.
+        peer: Bytes,
+    },
+    /// TCP: to a socket of the job, possibly itself.
+    Peer(SocketId),
+    /// TCP: to a listening socket of the job that has not accepted it yet. Nothing it has sent is
+    /// waiting.
+    Pending {
+        /// Its address.
+        peer: Bytes,
+    },
+    /// TCP: it is trying to connect.
+    Connecting {
+        /// To whom.
+        peer: Bytes,
+    },
+    /// TCP: to one that has been closed in good order: it has sent its end.
+    Gone {
+        /// Its address.
+        peer: Bytes,
+    },
+    /// TCP: it was connected, and is not any more: by the end of both directions, by a reset, or by
+    /// the user's leave.
+    Over {
+        /// The address that the peer had.
+        peer: Bytes,
+    },
+}
+
+/// Something queued in an internet socket.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InetMessage {
+    /// The bytes.
+    pub data: Bytes,
+    /// Address of the sender of a datagram; empty in a stream.
+    pub sender: Bytes,
+    /// Address (without a port) that a datagram was sent to, where the receiver asks for that; empty
+    /// where it does not.
+    pub receiver: Bytes,
 }

@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 use std::io::IoSlice;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
@@ -47,6 +48,8 @@ pub struct Peeked {
     pub files: Vec<OwnedFd>,
     /// SCM_CREDENTIALS.
     pub credentials: Option<Credentials>,
+    /// The address of ours that it was sent to (IP_PKTINFO, IPV6_PKTINFO).
+    pub receiver: Option<IpAddr>,
 }
 
 /// Makes a socket, close-on-exec (socket(2)).
@@ -231,17 +234,58 @@ pub fn send(
     let mut used = 0;
     if !files.is_empty() {
         let numbers: Vec<u8> = files.iter().flat_map(|number| number.to_ne_bytes()).collect();
-        used = control.add(used, libc::SCM_RIGHTS, &numbers)?;
+        used = control.add(used, (libc::SOL_SOCKET, libc::SCM_RIGHTS), &numbers)?;
     }
     if let Some(wanted) = credentials {
         let bytes =
             [wanted.pid.to_ne_bytes(), wanted.uid.to_ne_bytes(), wanted.gid.to_ne_bytes()].concat();
-        used = control.add(used, libc::SCM_CREDENTIALS, &bytes)?;
+        used = control.add(used, (libc::SOL_SOCKET, libc::SCM_CREDENTIALS), &bytes)?;
     }
     if used != 0 {
         header.msg_control = control.0.as_mut_ptr().cast();
         header.msg_controllen = used;
     }
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: every pointer in the header leads to a buffer of the length beside it, and the kernel
+    // only reads them.
+    let result = unsafe { libc::sendmsg(socket.as_fd().as_raw_fd(), &raw const header, flags) };
+    Ok(Errno::result(result)?.cast_unsigned())
+}
+
+/// Sends a datagram to `receiver`, from the address `source` of those that the socket may use
+/// (sendmsg(2) with IP_PKTINFO or IPV6_PKTINFO).
+///
+/// # Errors
+/// EAGAIN when it does not fit; EINVAL for an address that is not this machine's.
+pub fn send_from(
+    socket: impl AsFd,
+    data: &[u8],
+    receiver: &[u8],
+    source: IpAddr,
+) -> Result<usize, Errno> {
+    let mut receiver = receiver.to_vec();
+    let place = IoSlice::new(data);
+    let mut control = ControlBuffer::new();
+    let used = match source {
+        // `struct in_pktinfo`: interface, the address to send from, the address of the header.
+        IpAddr::V4(ip) => {
+            let payload = [[0; 4], ip.octets(), [0; 4]].concat();
+            control.add(0, (libc::IPPROTO_IP, libc::IP_PKTINFO), &payload)?
+        }
+        // `struct in6_pktinfo`: address, interface.
+        IpAddr::V6(ip) => {
+            let payload = [&ip.octets()[..], &[0; 4]].concat();
+            control.add(0, (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO), &payload)?
+        }
+    };
+    // SAFETY: `msghdr` is plain integers and pointers, for which zero is valid.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_name = receiver.as_mut_ptr().cast();
+    header.msg_namelen = length_of(&receiver)?;
+    header.msg_iov = std::ptr::from_ref(&place).cast_mut().cast();
+    header.msg_iovlen = 1;
+    header.msg_control = control.0.as_mut_ptr().cast();
+    header.msg_controllen = used;
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     // SAFETY: every pointer in the header leads to a buffer of the length beside it, and the kernel
     // only reads them.
@@ -262,15 +306,21 @@ impl ControlBuffer {
         Self(Box::new([0; 512]))
     }
 
-    /// Adds a message of SOL_SOCKET after the first `used` bytes; returns how many are used then.
-    fn add(&mut self, used: usize, kind: i32, payload: &[u8]) -> Result<usize, Errno> {
+    /// Adds a message of a level and type after the first `used` bytes; returns how many are used
+    /// then.
+    fn add(
+        &mut self,
+        used: usize,
+        (level, kind): (i32, i32),
+        payload: &[u8],
+    ) -> Result<usize, Errno> {
         let end = used + HEADER + payload.len().next_multiple_of(8);
         if end > size_of_val(&*self.0) {
             return Err(Errno::EINVAL);
         }
         let mut bytes = Vec::with_capacity(end - used);
         bytes.extend_from_slice(&to_u64(HEADER + payload.len()).to_ne_bytes());
-        bytes.extend_from_slice(&libc::SOL_SOCKET.to_ne_bytes());
+        bytes.extend_from_slice(&level.to_ne_bytes());
         bytes.extend_from_slice(&kind.to_ne_bytes());
         bytes.extend_from_slice(payload);
         bytes.resize(end - used, 0);
@@ -312,6 +362,17 @@ unsafe fn take_control(header: &libc::msghdr, peeked: &mut Peeked) {
                         uid: u32::from_ne_bytes(*uid),
                         gid: u32::from_ne_bytes(*gid),
                     });
+                }
+            }
+            (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                // The third word is the address in the header of the packet.
+                if let [_, _, ip] = words {
+                    peeked.receiver = Some(Ipv4Addr::from(*ip).into());
+                }
+            }
+            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                if let Some(ip) = payload.first_chunk::<16>() {
+                    peeked.receiver = Some(Ipv6Addr::from(*ip).to_canonical());
                 }
             }
             (libc::SOL_SOCKET, SCM_PIDFD) => {

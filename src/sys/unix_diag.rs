@@ -1,30 +1,14 @@
 //! What the kernel tells about the unix sockets of the caller's network namespace: NETLINK_SOCK_DIAG
 //! (sock_diag(7)), with a parser that takes bytes.
 
-use std::os::fd::{AsRawFd, OwnedFd};
-
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv, send};
 
-use super::socket;
-use crate::model::number::to_usize;
+use super::sock_diag::{ask_all, attributes, word};
 
-/// NETLINK_SOCK_DIAG.
-const NETLINK_SOCK_DIAG: i32 = 4;
-/// SOCK_DIAG_BY_FAMILY.
-const SOCK_DIAG_BY_FAMILY: u16 = 20;
-/// NLM_F_REQUEST and NLM_F_DUMP.
-const REQUEST_ALL: u16 = 0x301;
 /// UDIAG_SHOW_NAME, _VFS, _PEER, _ICONS and _RQLEN (include/uapi/linux/unix_diag.h).
 const SHOW: u32 = 0x1f;
-/// NLMSG_ERROR and NLMSG_DONE.
-const ERROR: u16 = 2;
-const DONE: u16 = 3;
-/// Bytes of `struct nlmsghdr` and `struct unix_diag_msg`.
-const HEADER: usize = 16;
+/// Bytes of `struct unix_diag_msg`.
 const MESSAGE: usize = 16;
-/// The kernel puts at most 32 KiB into a datagram of a dump.
-const DATAGRAM: usize = 1 << 16;
 
 /// A unix socket that has an inode.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -57,57 +41,23 @@ pub struct UnixSocketInfo {
 /// # Errors
 /// As socket(2), send(2) and recv(2); EBADMSG for an answer that is not as the kernel writes it.
 pub fn unix_sockets() -> Result<Vec<UnixSocketInfo>, Errno> {
-    let link: OwnedFd = socket::create(libc::AF_NETLINK, libc::SOCK_RAW, NETLINK_SOCK_DIAG)?;
-    send(link.as_raw_fd(), &request(), MsgFlags::empty())?;
     let mut sockets = Vec::new();
-    let mut buffer = vec![0; DATAGRAM];
-    loop {
-        let length = recv(link.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-        if parse(&buffer[..length], &mut sockets)? == Answer::Complete {
-            return Ok(sockets);
-        }
-    }
+    ask_all(&request(), &mut |message| {
+        sockets.push(parse_socket(message)?);
+        Ok(())
+    })?;
+    Ok(sockets)
 }
 
-/// `struct nlmsghdr` and `struct unix_diag_req`: sockets in any state, with any inode.
+/// `struct unix_diag_req`: sockets in any state, with any inode.
 fn request() -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(40);
-    bytes.extend(40_u32.to_ne_bytes());
-    bytes.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-    bytes.extend(REQUEST_ALL.to_ne_bytes());
-    bytes.extend([0; 8]);
+    let mut bytes = Vec::with_capacity(24);
     bytes.extend([1, 0, 0, 0]); // AF_UNIX
     bytes.extend(u32::MAX.to_ne_bytes());
     bytes.extend([0; 4]);
     bytes.extend(SHOW.to_ne_bytes());
     bytes.extend([0xff; 8]);
     bytes
-}
-
-/// Whether more datagrams follow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Answer {
-    More,
-    Complete,
-}
-
-/// Parses one datagram of an answer.
-fn parse(mut bytes: &[u8], sockets: &mut Vec<UnixSocketInfo>) -> Result<Answer, Errno> {
-    while bytes.len() >= HEADER {
-        let length = to_usize(u64::from(word(bytes, 0)?));
-        let body = bytes.get(HEADER..length).ok_or(Errno::EBADMSG)?;
-        match half(bytes, 4)? {
-            DONE => return Ok(Answer::Complete),
-            ERROR => {
-                let code = word(body, 0)?.cast_signed();
-                return Err(Errno::from_raw(code.checked_neg().unwrap_or(libc::EBADMSG)));
-            }
-            SOCK_DIAG_BY_FAMILY => sockets.push(parse_socket(body)?),
-            _ => {}
-        }
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-    }
-    Ok(Answer::More)
 }
 
 fn parse_socket(body: &[u8]) -> Result<UnixSocketInfo, Errno> {
@@ -118,12 +68,9 @@ fn parse_socket(body: &[u8]) -> Result<UnixSocketInfo, Errno> {
         inode: word(body, 4)?,
         ..UnixSocketInfo::default()
     };
-    let mut rest = body.get(MESSAGE..).ok_or(Errno::EBADMSG)?;
-    while rest.len() >= 4 {
-        let length = usize::from(half(rest, 0)?);
-        let value = rest.get(4..length).ok_or(Errno::EBADMSG)?;
-        // UNIX_DIAG_*.
-        match half(rest, 2)? {
+    // UNIX_DIAG_*.
+    attributes(body.get(MESSAGE..).ok_or(Errno::EBADMSG)?, &mut |kind, value| {
+        match kind {
             0 => found.name = value.to_vec(),
             1 => found.file = Some((word(value, 0)?, word(value, 4)?)),
             2 => found.peer = Some(word(value, 0)?),
@@ -135,23 +82,16 @@ fn parse_socket(body: &[u8]) -> Result<UnixSocketInfo, Errno> {
             6 => found.shutdown = value.first().copied().unwrap_or_default(),
             _ => {}
         }
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-    }
+        Ok(())
+    })?;
     Ok(found)
-}
-
-fn half(bytes: &[u8], at: usize) -> Result<u16, Errno> {
-    let bytes = bytes.get(at..).and_then(<[u8]>::first_chunk).ok_or(Errno::EBADMSG)?;
-    Ok(u16::from_ne_bytes(*bytes))
-}
-
-fn word(bytes: &[u8], at: usize) -> Result<u32, Errno> {
-    let bytes = bytes.get(at..).and_then(<[u8]>::first_chunk).ok_or(Errno::EBADMSG)?;
-    Ok(u32::from_ne_bytes(*bytes))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::OwnedFd;
+
+    use super::super::socket;
     use super::*;
 
     #[test]
@@ -176,18 +116,5 @@ mod tests {
         assert_eq!(find(&client).peer, Some(0));
         assert_eq!(find(&left).peer, Some(inode(&right)));
         assert_eq!((find(&left).shutdown, find(&right).shutdown), (1, 0));
-    }
-
-    #[test]
-    fn answers_that_are_cut_off_are_refused() {
-        let mut sockets = Vec::new();
-        assert_eq!(
-            parse(&[40, 0, 0, 0, 20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], &mut sockets),
-            Err(Errno::EBADMSG)
-        );
-        assert_eq!(
-            parse(&[16, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], &mut sockets),
-            Ok(Answer::Complete)
-        );
     }
 }

@@ -56,6 +56,8 @@ crate::fixtures! {
     signals_waiting;
     socket_pair;
     streams;
+    tcp_connected;
+    tcp_listening;
     terminal_closed;
     terminal_modes;
     terminal_sessions;
@@ -77,6 +79,7 @@ crate::fixtures! {
     tree_sharing;
     tree_subreaper;
     tree_zombies;
+    udp;
 }
 
 /// In place the parent is the restoring supervisor, whose id is another one; in namespaces a process

@@ -14,9 +14,11 @@ crate::fixtures! {
     motion_ping_pong;
     motion_signals;
     motion_socket_pair;
+    motion_tcp;
     motion_terminals;
     motion_threads;
     motion_timers;
+    motion_udp;
     motion_vectors;
     motion_vfork;
     motion_waits;

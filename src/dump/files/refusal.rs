@@ -82,6 +82,26 @@ pub enum RefusalKind {
         /// What about it.
         reason: &'static str,
     },
+    /// A TCP or UDP socket in a state that cannot be saved.
+    #[error("this internet socket cannot be saved: {reason}")]
+    InetSocket {
+        /// What about it.
+        reason: &'static str,
+    },
+    /// A TCP connection to somebody outside the job.
+    #[error("it is connected from {local} to {remote}, outside the job (TCP)")]
+    TcpOutside {
+        /// Its own address.
+        local: String,
+        /// That of its peer.
+        remote: String,
+    },
+    /// A TCP connection with data that its listener has not accepted.
+    #[error(
+        "it has sent something over a connection that the job has not accepted yet, and that nobody \
+         can see before"
+    )]
+    TcpPending,
     /// An option of a socket that only the administrator can set, or a filter.
     #[error("the socket has the option {what}, which cannot be saved")]
     SocketOption {
@@ -252,6 +272,7 @@ impl RefusalKind {
             Self::Socket
             | Self::ForeignSocket(_)
             | Self::UnixSocket { .. }
+            | Self::InetSocket { .. }
             | Self::SocketOption { .. }
             | Self::Inotify
             | Self::WatchesProc { .. }
@@ -271,6 +292,10 @@ impl RefusalKind {
                 "take the checkpoint when the program has closed the epoll instance, or has removed \
                  the number from it"
             }
+            Self::TcpOutside { .. } => {
+                "close the connection in the program, or restore it as reset (--tcp-close)"
+            }
+            Self::TcpPending => "try again in a moment, when the server has accepted it",
             Self::IoUring => "switch io_uring off in the program (for node: UV_USE_IO_URING=0)",
             Self::PseudoTerminal { .. } => {
                 "try again in a moment, or checkpoint the program inside the terminal instead"

@@ -9,10 +9,12 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use serde::Serialize;
 use thiserror::Error;
 
 use super::judge::{self, Action, Found, Policy, ProblemKind};
+use super::socket::inet::unavailable;
 use super::usage::{self, Usage};
 use crate::model::file::{Inode, InodeKind, OpenFileKind, Output, Stream, StreamTarget};
 use crate::model::id::{Bytes, InodeId};
@@ -130,6 +132,7 @@ pub fn decide(job: &Job, choices: &Choices) -> Result<Decisions, Problems> {
     judge.streams();
     judge.outputs();
     judge.terminals();
+    judge.addresses();
     if judge.problems.is_empty() { Ok(judge.decisions) } else { Err(Problems(judge.problems)) }
 }
 
@@ -403,6 +406,18 @@ impl Judge<'_> {
                 }
                 _ => {}
             }
+        }
+    }
+
+    /// Whether the internet addresses of the job can be had.
+    fn addresses(&mut self) {
+        for (endpoint, errno) in unavailable(self.job) {
+            let path = Bytes(endpoint.to_string().into_bytes());
+            let kind = match errno {
+                Errno::EADDRINUSE => ProblemKind::AddressTaken,
+                _ => ProblemKind::AddressUnavailable { reason: errno.desc().to_owned() },
+            };
+            self.problems.push(Problem { path, kind });
         }
     }
 

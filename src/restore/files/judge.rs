@@ -123,6 +123,15 @@ pub enum ProblemKind {
     /// There is no terminal for a job that has one open.
     #[error("the job has its controlling terminal open, and rckpt has none here")]
     NoTerminal,
+    /// An internet address that the job has is in use.
+    #[error("another program has this address now")]
+    AddressTaken,
+    /// An internet address that the job has cannot be had.
+    #[error("this address cannot be had here: {reason}")]
+    AddressUnavailable {
+        /// Why.
+        reason: String,
+    },
 }
 
 impl ProblemKind {
@@ -146,6 +155,10 @@ impl ProblemKind {
                 "put the same build of it back, or give the place of one with --map OLD=NEW"
             }
             Self::NoTerminal => "restore from a terminal, in the foreground",
+            Self::AddressTaken => "end that program (ss -anp shows it)",
+            Self::AddressUnavailable { .. } => {
+                "restore on the machine of the checkpoint, or on one that has the same address"
+            }
         }
     }
 }

@@ -4,7 +4,11 @@
 
 mod foreign;
 mod inet;
+mod inet_options;
 mod options;
+mod tcp;
+mod tcp_queue;
+mod udp;
 mod unix;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -78,11 +82,11 @@ impl SocketTable {
         // This comes before we take duplicates: we may be a parent of the job ourselves.
         let shared =
             if identities.is_empty() { Vec::new() } else { outside_holders(scope, &identities) };
-        let shared = shared.into_iter().map(|((_, inode), _)| inode).collect();
+        let shared: BTreeSet<u64> = shared.into_iter().map(|((_, inode), _)| inode).collect();
         let subjects = sockets.map(Subject::new).collect::<Result<Vec<_>, _>>()?;
         Ok(Self {
             numbers: HashMap::new(),
-            inet: InetTable::survey(scope, &subjects)?,
+            inet: InetTable::survey(&subjects, shared.clone())?,
             unix: UnixTable::survey(&subjects, shared)?,
             recorded: BTreeMap::new(),
         })
@@ -90,7 +94,7 @@ impl SocketTable {
 
     /// Whether the other end of a connection is open outside the job.
     pub fn leads_outside(&self, found: &Description) -> bool {
-        self.unix.leads_outside(found)
+        self.inet.leads_outside(found).unwrap_or_else(|| self.unix.leads_outside(found))
     }
 
     /// Gives a socket that will be recorded its number.
@@ -113,13 +117,14 @@ impl SocketTable {
         if let Some(kind) = foreign::judge(subject.domain, subject.kind, subject.protocol) {
             return Err(RefusalKind::ForeignSocket(kind).into());
         }
-        let (detail, error) = match subject.domain {
+        let (detail, error, own_options) = match subject.domain {
             libc::AF_UNIX => {
                 let (unix, error) = self.unix.collect(collector, &subject, &self.numbers)?;
-                (SocketDetail::Unix(unix), error)
+                (SocketDetail::Unix(unix), error, Vec::new())
             }
             libc::AF_INET | libc::AF_INET6 => {
-                (SocketDetail::Inet(self.inet.collect(collector, &subject, &self.numbers)?), 0)
+                let (inet, error, options) = self.inet.collect(&subject, &self.numbers)?;
+                (SocketDetail::Inet(inet), error, options)
             }
             _ => return Err(RefusalKind::Socket.into()),
         };
@@ -127,7 +132,7 @@ impl SocketTable {
             domain: subject.domain,
             kind: subject.kind,
             protocol: subject.protocol,
-            options: options::collect(&subject)?,
+            options: [options::collect(&subject)?, own_options].concat(),
             error,
             detail,
         };

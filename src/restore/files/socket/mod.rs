@@ -1,8 +1,11 @@
 //! Makes sockets again: first all of them with their names and connections, then, once everything is
 //! open that may be on its way in them, what is queued; and last what would have been in the way.
 
-mod inet;
+pub(super) mod inet;
 mod options;
+mod remains;
+mod tcp;
+mod udp;
 mod unix;
 
 use std::collections::BTreeMap;
@@ -68,7 +71,6 @@ impl Sockets {
     /// Fills the queues, and then does what would have been in the way of that.
     pub fn finish(self, job: &Job) -> Result<(), SocketError> {
         unix::finish(job, &self.made)?;
-        inet::finish(job, &self.made)?;
         for (id, file) in &self.made {
             if let Some(record) = job.sockets.get(to_usize(u64::from(id.0))) {
                 options::set(*id, file, &record.options)?;

@@ -1,0 +1,182 @@
+//! Has what is on its way between two TCP sockets delivered, and looks at what has arrived.
+//!
+//! What one end has sent and the other has not yet taken in cannot be seen anywhere. But nothing stops
+//! the kernel from delivering it while the job stands still, once the receiver's buffer is made large
+//! enough: then it can be peeked at. What is changed for that is put back by a [`Guardian`], whatever
+//! becomes of us; that more has arrived than would have otherwise is nothing that a program could tell
+//! from a faster network.
+
+use std::os::fd::OwnedFd;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+
+use crate::model::id::Bytes;
+use crate::model::number::{to_u64, to_usize};
+use crate::model::socket::InetMessage;
+use crate::sys::guardian::{Guardian, OptionValue};
+use crate::sys::socket::{self, SO_BUF_LOCK};
+
+/// How long it may take until everything has arrived. What was lost is sent again after a moment.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Room for what the kernel keeps beside the data.
+const SLACK: u64 = 1 << 16;
+/// SOCK_RCVBUF_LOCK: the program has chosen the size of the receive buffer.
+const SOCK_RCVBUF_LOCK: i32 = 2;
+
+/// Has everything that `sender` has sent, and possibly its end, arrive at `receiver`. False when it did
+/// not within some time.
+pub(super) fn deliver(sender: &OwnedFd, receiver: &OwnedFd) -> Result<bool, Errno> {
+    let arrived = || Ok(socket::output_queued(sender)? == 0);
+    if arrived()? {
+        return Ok(true);
+    }
+    acknowledge(receiver)?;
+    if arrived()? {
+        return Ok(true);
+    }
+    let old = socket::int_option(sender, libc::IPPROTO_TCP, libc::TCP_NODELAY)?;
+    let no_delay = OptionValue { level: libc::IPPROTO_TCP, name: libc::TCP_NODELAY, value: old };
+    let guardian = guardian(&[(sender, no_delay)])?;
+    // This sends what waits for more to come, even under TCP_CORK (tcp(7)).
+    socket::set_int_option(sender, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+    let waiting = socket::output_queued(sender)?;
+    let outcome = pull(receiver, waiting, &arrived);
+    guardian.release()?;
+    outcome
+}
+
+/// Makes room at `receiver` for `waiting` bytes more, until `arrived`.
+pub(super) fn pull(
+    receiver: &OwnedFd,
+    waiting: u64,
+    arrived: &dyn Fn() -> Result<bool, Errno>,
+) -> Result<bool, Errno> {
+    let room = socket::input_queued(receiver)?.saturating_add(waiting);
+    let room = i32::try_from(room.saturating_mul(2).saturating_add(SLACK)).unwrap_or(i32::MAX);
+    let own_size = |name| socket::int_option(receiver, libc::SOL_SOCKET, name);
+    let locked = own_size(SO_BUF_LOCK).is_ok_and(|locks| locks & SOCK_RCVBUF_LOCK != 0);
+    // SO_RCVLOWAT has the kernel make room for as much without taking the size for chosen.
+    let (name, old) = if locked {
+        (libc::SO_RCVBUF, own_size(libc::SO_RCVBUF)? / 2)
+    } else {
+        (libc::SO_RCVLOWAT, own_size(libc::SO_RCVLOWAT)?)
+    };
+    let size = OptionValue { level: libc::SOL_SOCKET, name, value: old };
+    let guardian = guardian(&[(receiver, size)])?;
+    socket::set_int_option(receiver, libc::SOL_SOCKET, name, room)?;
+    let outcome = wait(receiver, arrived);
+    guardian.release()?;
+    outcome
+}
+
+/// Looks now and then, which tells the sender of the new room, until `arrived`.
+fn wait(receiver: &OwnedFd, arrived: &dyn Fn() -> Result<bool, Errno>) -> Result<bool, Errno> {
+    let begun = Instant::now();
+    while !arrived()? {
+        if begun.elapsed() > PATIENCE {
+            return Ok(false);
+        }
+        // With nothing queued, a look would take a pending error.
+        if socket::input_queued(receiver)? != 0 {
+            socket::peek(receiver, 1)?;
+        }
+        acknowledge(receiver)?;
+        thread::sleep(Duration::from_micros(500));
+    }
+    Ok(true)
+}
+
+/// Acknowledges at once what has been received.
+fn acknowledge(receiver: &OwnedFd) -> Result<(), Errno> {
+    let quick = socket::int_option(receiver, libc::IPPROTO_TCP, libc::TCP_QUICKACK)?;
+    let set =
+        |value| socket::set_int_option(receiver, libc::IPPROTO_TCP, libc::TCP_QUICKACK, value);
+    set(1)?;
+    if quick == 0 { set(0) } else { Ok(()) }
+}
+
+fn guardian(sockets: &[(&OwnedFd, OptionValue)]) -> Result<Guardian, Errno> {
+    Guardian::over(sockets)
+        .map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
+}
+
+/// What has arrived and was not yet read. `None` when it cannot be seen whole.
+pub(super) fn queue(receiver: &OwnedFd) -> Result<Option<Vec<InetMessage>>, Errno> {
+    let length = socket::input_queued(receiver)?;
+    if length == 0 {
+        return Ok(Some(Vec::new()));
+    }
+    let found = socket::peek(receiver, to_usize(length))?;
+    if to_u64(found.data.len()) != length {
+        return Ok(None);
+    }
+    Ok(Some(vec![InetMessage { data: Bytes(found.data), ..InetMessage::default() }]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::internet::Endpoint;
+
+    /// Two sockets connected over the loopback interface.
+    fn pair() -> (OwnedFd, OwnedFd) {
+        let make = || socket::create(libc::AF_INET, libc::SOCK_STREAM, 0).unwrap();
+        let (listener, client) = (make(), make());
+        let any = Endpoint { ip: "127.0.0.1".parse().unwrap(), port: 0, scope: 0 };
+        socket::bind(&listener, &any.address(libc::AF_INET).unwrap()).unwrap();
+        socket::listen(&listener, 1).unwrap();
+        socket::connect(&client, &socket::local_address(&listener).unwrap()).unwrap();
+        (client, socket::accept(&listener).unwrap())
+    }
+
+    /// Sends until nothing more goes.
+    fn stuff(sender: &OwnedFd) -> Vec<u8> {
+        let mut sent = Vec::new();
+        let piece: Vec<u8> = (0..50_000_u32).flat_map(u32::to_le_bytes).collect();
+        while let Ok(went) = socket::send(sender, &piece, &[], &[], None) {
+            sent.extend(&piece[..went]);
+        }
+        sent
+    }
+
+    fn low_water(file: &OwnedFd) -> i32 {
+        socket::int_option(file, libc::SOL_SOCKET, libc::SO_RCVLOWAT).unwrap()
+    }
+
+    #[test]
+    fn what_is_on_its_way_arrives_and_can_be_seen() {
+        let (sender, receiver) = pair();
+        let sent = stuff(&sender);
+        socket::shut_down(&sender, libc::SHUT_WR).unwrap();
+        assert_ne!(socket::output_queued(&sender), Ok(0));
+        assert_eq!(deliver(&sender, &receiver), Ok(true));
+        let found = queue(&receiver).unwrap().unwrap();
+        assert!(found[0].data.0 == sent, "{} bytes, not {}", found[0].data.0.len(), sent.len());
+        assert_eq!(low_water(&receiver), 1);
+    }
+
+    #[test]
+    fn a_buffer_that_the_program_has_chosen_stays_as_large() {
+        let (sender, receiver) = pair();
+        let size = |file: &OwnedFd| socket::int_option(file, libc::SOL_SOCKET, libc::SO_RCVBUF);
+        socket::set_int_option(&receiver, libc::SOL_SOCKET, libc::SO_RCVBUF, 20_000).unwrap();
+        let sent = stuff(&sender);
+        assert_eq!(deliver(&sender, &receiver), Ok(true));
+        assert_eq!(queue(&receiver).unwrap().unwrap()[0].data.0.len(), sent.len());
+        assert_eq!(size(&receiver), Ok(40_000));
+    }
+
+    #[test]
+    fn what_waits_for_more_is_sent() {
+        let (sender, receiver) = pair();
+        let cork = |file| socket::int_option(file, libc::IPPROTO_TCP, libc::TCP_CORK);
+        socket::set_int_option(&sender, libc::IPPROTO_TCP, libc::TCP_CORK, 1).unwrap();
+        socket::send(&sender, b"a part", &[], &[], None).unwrap();
+        assert_eq!(deliver(&sender, &receiver), Ok(true));
+        assert_eq!(queue(&receiver).unwrap().unwrap()[0].data.0, b"a part");
+        let delays = socket::int_option(&sender, libc::IPPROTO_TCP, libc::TCP_NODELAY);
+        assert_eq!((cork(&sender), delays), (Ok(1), Ok(0)));
+    }
+}
