@@ -28,7 +28,7 @@ use nix::unistd::{Pid, getppid};
 
 pub use self::error::{DumpError, NotCommitted};
 
-use self::collect::Purpose;
+use self::collect::{Collected, Purpose};
 use crate::image::Reader;
 use crate::image::writer::{WriteOptions, Writer};
 use crate::model::id::Bytes;
@@ -38,6 +38,8 @@ use crate::tracer::tree::Tree;
 
 /// How long a job that cannot be frozen right now is tried again.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest pause before the next try.
+const LONGEST_PAUSE: Duration = Duration::from_millis(300);
 
 /// What becomes of a job after its checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,13 +124,7 @@ pub fn dump(
     commit: &mut dyn FnMut() -> Result<(), NotCommitted>,
 ) -> Result<Report, DumpError> {
     let mut writer = Writer::create_on(directory, request.write, parent)?;
-    let begun = Instant::now();
-    let mut tree = Tree::freeze(request.root, request.adopter, PATIENCE)?;
-    let purpose = match request.after {
-        After::Continue => Purpose::SaveRunning,
-        After::Kill | After::Stop => Purpose::SaveStopped,
-    };
-    let mut collected = collect::collect(request, directory, &mut tree, purpose)?;
+    let (begun, mut tree, mut collected) = collect_frozen(request, directory)?;
     inherit::compare_all(&collected.job, &mut writer);
     let copies = match request.after {
         After::Continue => snapshot::take(&mut collected, &mut tree)?,
@@ -176,6 +172,37 @@ pub fn dump(
         warnings: collected.warnings,
         hint,
     })
+}
+
+/// Freezes the job and collects everything about it. What stands in the way, but will be gone in a moment
+/// if the job runs on, is waited for: it is let go and tried again. Tells when the last stop began.
+fn collect_frozen(
+    request: &Request,
+    directory: &Path,
+) -> Result<(Instant, Tree, Collected), DumpError> {
+    let purpose = match request.after {
+        After::Continue => Purpose::SaveRunning,
+        After::Kill | After::Stop => Purpose::SaveStopped,
+    };
+    let first = Instant::now();
+    let mut pause = Duration::from_millis(2);
+    loop {
+        let begun = Instant::now();
+        let mut tree = Tree::freeze(request.root, request.adopter, PATIENCE)?;
+        match collect::collect(request, directory, &mut tree, purpose) {
+            Err(DumpError::Refused(obstacles))
+                if obstacles.are_passing()
+                    && first.elapsed() < PATIENCE
+                    && !request.is_given_up() =>
+            {
+                release(tree.thaw(), "let go")?;
+                std::thread::sleep(pause);
+                // Odd spans, so that it does not keep step with what the job does.
+                pause = (pause * 17 / 10).min(LONGEST_PAUSE);
+            }
+            outcome => return outcome.map(|collected| (begun, tree, collected)),
+        }
+    }
 }
 
 /// Finds what stands in the way of a checkpoint: freezes the job, looks at everything, and lets it go

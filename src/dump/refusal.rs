@@ -70,6 +70,18 @@ impl fmt::Display for Obstacle {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Obstacles(pub Vec<Obstacle>);
 
+impl Obstacles {
+    /// Whether all of them will be gone in a moment if the job runs on.
+    #[must_use]
+    pub fn are_passing(&self) -> bool {
+        let passing = |obstacle: &Obstacle| match obstacle {
+            Obstacle::File(refusal) => refusal.kind.is_passing(),
+            _ => false,
+        };
+        self.0.iter().all(passing)
+    }
+}
+
 impl fmt::Display for Obstacles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (number, obstacle) in self.0.iter().enumerate() {

@@ -2,6 +2,7 @@
 //! do; and that nothing was harmed by the attempt.
 
 use std::fs;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -63,8 +64,24 @@ fn already_traced() {
 }
 
 #[test]
-fn sockets() {
-    refused("socket", &["descriptor 3", "socket"]);
+fn connections_to_outside() {
+    let place = Workplace::new(User::Plain);
+    let outside = TcpListener::bind("127.0.0.1:0").expect("listen");
+    let port = outside.local_addr().expect("it has an address").port();
+    place.write("port", &port.to_string());
+    let words = ["descriptor 3", "127.0.0.1:", &port.to_string(), "--tcp-close"];
+    fixture_refused_in(&place, &Case::new("refused").with_argument("tcp"), &words);
+}
+
+/// A restore tells who is in the way of an address before anything is started.
+#[test]
+fn addresses_that_others_have() {
+    let place = Workplace::new(User::Plain);
+    let job = Running::start(&place, &Case::new("tcp_listening"), Start::Alone);
+    job.dump(&[]);
+    let words = ["127.", "another program has this address"];
+    check_refused(&place.ask(&["restore", "job"]), 125, &words);
+    job.judge();
 }
 
 #[test]
@@ -119,8 +136,11 @@ fn refused(kind: &'static str, words: &[&str]) {
 /// A dump of the fixture is refused with these words and the pid of one of its processes, and the job
 /// does not notice.
 fn fixture_refused(case: &Case, words: &[&str]) {
-    let place = Workplace::new(User::Plain);
-    let job = Running::start(&place, case, Start::Alone);
+    fixture_refused_in(&Workplace::new(User::Plain), case, words);
+}
+
+fn fixture_refused_in(place: &Workplace, case: &Case, words: &[&str]) {
+    let job = Running::start(place, case, Start::Alone);
     let root = job.root().to_string();
     for _ in 0..2 {
         let answer = place.ask(&["dump", &root, "--dir", "job"]);

@@ -88,6 +88,12 @@ pub enum RefusalKind {
         /// What about it.
         reason: &'static str,
     },
+    /// A TCP or UDP socket in the middle of something.
+    #[error("this internet socket cannot be saved now: {reason}")]
+    InetPassing {
+        /// What about it.
+        reason: &'static str,
+    },
     /// A TCP connection to somebody outside the job.
     #[error("it is connected from {local} to {remote}, outside the job (TCP)")]
     TcpOutside {
@@ -265,6 +271,12 @@ pub enum RefusalKind {
 }
 
 impl RefusalKind {
+    /// Whether it will be gone in a moment if the job runs on.
+    #[must_use]
+    pub const fn is_passing(&self) -> bool {
+        matches!(self, Self::TcpPending | Self::InetPassing { .. })
+    }
+
     /// What the user can do about it.
     #[must_use]
     pub const fn remedy(&self) -> &'static str {
@@ -296,6 +308,7 @@ impl RefusalKind {
                 "close the connection in the program, or restore it as reset (--tcp-close)"
             }
             Self::TcpPending => "try again in a moment, when the server has accepted it",
+            Self::InetPassing { .. } => "try again in a moment",
             Self::IoUring => "switch io_uring off in the program (for node: UV_USE_IO_URING=0)",
             Self::PseudoTerminal { .. } => {
                 "try again in a moment, or checkpoint the program inside the terminal instead"

@@ -163,6 +163,11 @@ pub(super) fn addresses(
     }
 }
 
+/// A refusal of what will be gone in a moment if the job runs on.
+pub(super) fn refused_now(reason: &'static str) -> Failure {
+    RefusalKind::InetPassing { reason }.into()
+}
+
 pub(super) fn refused(reason: &'static str) -> Failure {
     RefusalKind::InetSocket { reason }.into()
 }

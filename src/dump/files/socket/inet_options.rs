@@ -143,10 +143,7 @@ const VALUE_LIMIT: usize = 64;
 ///
 /// IPV6_V6ONLY cannot be set any more once a socket has an address. It matters only to one that takes
 /// all addresses; the kernel sets it for others that are bound.
-pub(super) fn collect(
-    subject: &Subject<'_>,
-    name: &Bytes,
-) -> Result<Vec<SocketOption>, Failure> {
+pub(super) fn collect(subject: &Subject<'_>, name: &Bytes) -> Result<Vec<SocketOption>, Failure> {
     check_settable(subject)?;
     let new = socket::create(subject.domain, subject.kind, subject.protocol)
         .map_err(call_failed(subject.found, "socket"))?;

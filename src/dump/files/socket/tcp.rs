@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use nix::errno::Errno;
 
 use super::Subject;
-use super::inet::{Connected, Ends, InetTable, addresses, list, plain, refused};
+use super::inet::{Connected, Ends, InetTable, addresses, list, plain, refused, refused_now};
 use super::tcp_queue;
 use super::udp::is_local;
 use crate::dump::files::refusal::RefusalKind;
@@ -41,7 +41,7 @@ pub(super) fn collect(
                 Ok((tcp.record(connection, 0, Vec::new()), 0))
             }
             TcpState::Closed => Ok((tcp.record(InetConnection::None, 0, Vec::new()), 0)),
-            _ => Err(refused("it is in the middle of connecting")),
+            _ => Err(refused_now("it is in the middle of connecting")),
         };
     };
     if tcp.events()? & libc::POLLPRI != 0 {
@@ -129,7 +129,7 @@ impl Tcp<'_> {
                 let delivered =
                     self.deliver(self.file(), &file)? && self.deliver(&file, self.file())?;
                 if !delivered {
-                    return Err(refused("what is on its way in it does not arrive"));
+                    return Err(refused_now("what is on its way in it does not arrive"));
                 }
                 InetConnection::Peer(*id)
             }
@@ -156,7 +156,7 @@ impl Tcp<'_> {
         }
         let events = self.events()?;
         if events & libc::POLLERR != 0 {
-            return Err(refused("an error is pending on it (SO_ERROR, or MSG_ERRQUEUE)"));
+            return Err(refused_now("an error is pending on it (SO_ERROR, or MSG_ERRQUEUE)"));
         }
         let receiving = if events & libc::POLLRDHUP == 0 { 0 } else { RECEIVING };
         let sending = if has_sent_end(state) { SENDING } else { 0 };
@@ -180,7 +180,7 @@ impl Tcp<'_> {
                 }
             }
             Some(info) if info.state == TcpState::SynReceived => {
-                return Err(refused("its connection is not yet complete"));
+                return Err(refused_now("its connection is not yet complete"));
             }
             Some(info) => Other::Closed(Some(info)),
             // Only one that has sent its end is forgotten before its peer.
@@ -213,17 +213,18 @@ impl Tcp<'_> {
 
     /// Has everything arrive that a closed peer has left behind.
     fn await_end(&self, ends: Ends, remains: Option<InetSocketInfo>) -> Result<(), Failure> {
-        let arrived = || Ok(has_received_end(tcp_info(self.file())?.state));
-        if arrived().map_err(self.call_failed("TCP_INFO"))? {
+        // The end comes last. It counts as one byte for whoever waits for it.
+        let missing = || Ok(u64::from(!has_received_end(tcp_info(self.file())?.state)));
+        if missing().map_err(self.call_failed("TCP_INFO"))? == 0 {
             return Ok(());
         }
         let waiting = remains.map_or(0, |info| u64::from(info.send_queue));
-        let done = tcp_queue::pull(self.file(), waiting, &arrived);
+        let done = tcp_queue::pull(self.file(), waiting, &missing);
         if done.map_err(self.call_failed("setsockopt"))? {
             return Ok(());
         }
         match self.find(ends)? {
-            Some(_) => Err(refused("what its closed peer has left behind does not arrive")),
+            Some(_) => Err(refused_now("what its closed peer has left behind does not arrive")),
             None => Err(refused("its closed peer is gone without an end")),
         }
     }
@@ -243,7 +244,7 @@ impl Tcp<'_> {
     /// sockets of one machine it can only have come of a reset, and is EPIPE when the peer's end had
     /// been received before that (tcp_reset in net/ipv4/tcp_input.c).
     fn pending_error(&self, peer: &[u8], has_queue: bool) -> Result<i32, Failure> {
-        let unknown = || refused("an error is pending on it (SO_ERROR, or MSG_ERRQUEUE)");
+        let unknown = || refused_now("an error is pending on it (SO_ERROR, or MSG_ERRQUEUE)");
         let (local, remote) = self.ends(peer)?;
         let is_on = |level, name| {
             socket::int_option(self.file(), level, name).is_ok_and(|value| value != 0)
@@ -279,7 +280,7 @@ impl Tcp<'_> {
             return Err(refused("it has the option SO_PEEK_OFF, which a look would move"));
         }
         let queued = tcp_queue::queue(self.file()).map_err(self.call_failed("recvmsg"))?;
-        queued.ok_or_else(|| refused("what is queued in it cannot be seen whole"))
+        queued.ok_or_else(|| refused_now("what is queued in it cannot be seen whole"))
     }
 }
 

@@ -19,21 +19,23 @@ use crate::sys::guardian::{Guardian, OptionValue};
 use crate::sys::socket::{self, SO_BUF_LOCK};
 
 /// How long it may take until everything has arrived. What was lost is sent again after a moment.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(2);
+/// After which time without any progress more room is made.
+const STEP: Duration = Duration::from_millis(40);
 /// Room for what the kernel keeps beside the data.
-const SLACK: u64 = 1 << 16;
+const SLACK: u64 = 1 << 15;
 /// SOCK_RCVBUF_LOCK: the program has chosen the size of the receive buffer.
 const SOCK_RCVBUF_LOCK: i32 = 2;
 
 /// Has everything that `sender` has sent, and possibly its end, arrive at `receiver`. False when it did
 /// not within some time.
 pub(super) fn deliver(sender: &OwnedFd, receiver: &OwnedFd) -> Result<bool, Errno> {
-    let arrived = || Ok(socket::output_queued(sender)? == 0);
-    if arrived()? {
+    let missing = || socket::output_queued(sender);
+    if missing()? == 0 {
         return Ok(true);
     }
     acknowledge(receiver)?;
-    if arrived()? {
+    if missing()? == 0 {
         return Ok(true);
     }
     let old = socket::int_option(sender, libc::IPPROTO_TCP, libc::TCP_NODELAY)?;
@@ -41,51 +43,79 @@ pub(super) fn deliver(sender: &OwnedFd, receiver: &OwnedFd) -> Result<bool, Errn
     let guardian = guardian(&[(sender, no_delay)])?;
     // This sends what waits for more to come, even under TCP_CORK (tcp(7)).
     socket::set_int_option(sender, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
-    let waiting = socket::output_queued(sender)?;
-    let outcome = pull(receiver, waiting, &arrived);
+    let outcome = pull(receiver, missing()?, &missing);
     guardian.release()?;
     outcome
 }
 
-/// Makes room at `receiver` for `waiting` bytes more, until `arrived`.
+/// Makes room at `receiver` for `waiting` bytes more, until nothing is `missing`.
 pub(super) fn pull(
     receiver: &OwnedFd,
     waiting: u64,
-    arrived: &dyn Fn() -> Result<bool, Errno>,
+    missing: &dyn Fn() -> Result<u64, Errno>,
 ) -> Result<bool, Errno> {
-    let room = socket::input_queued(receiver)?.saturating_add(waiting);
-    let room = i32::try_from(room.saturating_mul(2).saturating_add(SLACK)).unwrap_or(i32::MAX);
-    let own_size = |name| socket::int_option(receiver, libc::SOL_SOCKET, name);
-    let locked = own_size(SO_BUF_LOCK).is_ok_and(|locks| locks & SOCK_RCVBUF_LOCK != 0);
-    // SO_RCVLOWAT has the kernel make room for as much without taking the size for chosen.
-    let (name, old) = if locked {
-        (libc::SO_RCVBUF, own_size(libc::SO_RCVBUF)? / 2)
-    } else {
-        (libc::SO_RCVLOWAT, own_size(libc::SO_RCVLOWAT)?)
+    let option = |name| socket::int_option(receiver, libc::SOL_SOCKET, name);
+    let old = |name, value| (receiver, OptionValue { level: libc::SOL_SOCKET, name, value });
+    let size = old(libc::SO_RCVBUF, option(libc::SO_RCVBUF)? / 2);
+    // SO_RCVLOWAT has the kernel make the buffer larger. It never makes it smaller; SO_RCVBUF does, and
+    // marks the size as chosen by the program, which is undone last. Before Linux 5.14 it stays large.
+    let low_water = old(libc::SO_RCVLOWAT, option(libc::SO_RCVLOWAT)?);
+    let (name, old) = match option(SO_BUF_LOCK) {
+        Ok(locks) if locks & SOCK_RCVBUF_LOCK != 0 => (libc::SO_RCVBUF, vec![size]),
+        Ok(locks) => (libc::SO_RCVLOWAT, vec![low_water, size, old(SO_BUF_LOCK, locks)]),
+        Err(_) => (libc::SO_RCVLOWAT, vec![low_water]),
     };
-    let size = OptionValue { level: libc::SOL_SOCKET, name, value: old };
-    let guardian = guardian(&[(receiver, size)])?;
-    socket::set_int_option(receiver, libc::SOL_SOCKET, name, room)?;
-    let outcome = wait(receiver, arrived);
+    let guardian = guardian(&old)?;
+    let mut room = Room { receiver, name, bytes: 0 };
+    room.set(socket::input_queued(receiver)?.saturating_add(waiting).saturating_add(SLACK))?;
+    let outcome = wait(&mut room, missing);
     guardian.release()?;
     outcome
 }
 
-/// Looks now and then, which tells the sender of the new room, until `arrived`.
-fn wait(receiver: &OwnedFd, arrived: &dyn Fn() -> Result<bool, Errno>) -> Result<bool, Errno> {
+/// How much a receiver may hold.
+struct Room<'a> {
+    receiver: &'a OwnedFd,
+    /// The option that says so.
+    name: i32,
+    bytes: u64,
+}
+
+impl Room<'_> {
+    fn set(&mut self, bytes: u64) -> Result<(), Errno> {
+        self.bytes = bytes;
+        let value = i32::try_from(bytes).unwrap_or(i32::MAX);
+        socket::set_int_option(self.receiver, libc::SOL_SOCKET, self.name, value)
+    }
+}
+
+/// Looks now and then, which tells the sender of the new room, until nothing is `missing`. No more room
+/// is made than it takes: what the sender is once told of it may use, and finds gone when the size is put
+/// back.
+fn wait(room: &mut Room<'_>, missing: &dyn Fn() -> Result<u64, Errno>) -> Result<bool, Errno> {
     let begun = Instant::now();
-    while !arrived()? {
+    let mut last = (missing()?, begun);
+    loop {
+        let left = missing()?;
+        if left == 0 {
+            return Ok(true);
+        }
         if begun.elapsed() > PATIENCE {
             return Ok(false);
         }
-        // With nothing queued, a look would take a pending error.
-        if socket::input_queued(receiver)? != 0 {
-            socket::peek(receiver, 1)?;
+        if left != last.0 {
+            last = (left, Instant::now());
+        } else if last.1.elapsed() > STEP {
+            last.1 = Instant::now();
+            room.set(room.bytes.saturating_add(room.bytes / 4))?;
         }
-        acknowledge(receiver)?;
-        thread::sleep(Duration::from_micros(500));
+        // With nothing queued, a look would take a pending error.
+        if socket::input_queued(room.receiver)? != 0 {
+            socket::peek(room.receiver, 1)?;
+        }
+        acknowledge(room.receiver)?;
+        thread::sleep(Duration::from_micros(200));
     }
-    Ok(true)
 }
 
 /// Acknowledges at once what has been received.
@@ -141,6 +171,10 @@ mod tests {
         sent
     }
 
+    fn size(file: &OwnedFd) -> i32 {
+        socket::int_option(file, libc::SOL_SOCKET, libc::SO_RCVBUF).unwrap()
+    }
+
     fn low_water(file: &OwnedFd) -> i32 {
         socket::int_option(file, libc::SOL_SOCKET, libc::SO_RCVLOWAT).unwrap()
     }
@@ -148,24 +182,26 @@ mod tests {
     #[test]
     fn what_is_on_its_way_arrives_and_can_be_seen() {
         let (sender, receiver) = pair();
+        let before = size(&receiver);
         let sent = stuff(&sender);
         socket::shut_down(&sender, libc::SHUT_WR).unwrap();
         assert_ne!(socket::output_queued(&sender), Ok(0));
         assert_eq!(deliver(&sender, &receiver), Ok(true));
         let found = queue(&receiver).unwrap().unwrap();
         assert!(found[0].data.0 == sent, "{} bytes, not {}", found[0].data.0.len(), sent.len());
-        assert_eq!(low_water(&receiver), 1);
+        assert_eq!((low_water(&receiver), size(&receiver)), (1, before));
+        let locks = socket::int_option(&receiver, libc::SOL_SOCKET, SO_BUF_LOCK);
+        assert_eq!(locks, Ok(0));
     }
 
     #[test]
     fn a_buffer_that_the_program_has_chosen_stays_as_large() {
         let (sender, receiver) = pair();
-        let size = |file: &OwnedFd| socket::int_option(file, libc::SOL_SOCKET, libc::SO_RCVBUF);
         socket::set_int_option(&receiver, libc::SOL_SOCKET, libc::SO_RCVBUF, 20_000).unwrap();
         let sent = stuff(&sender);
         assert_eq!(deliver(&sender, &receiver), Ok(true));
         assert_eq!(queue(&receiver).unwrap().unwrap()[0].data.0.len(), sent.len());
-        assert_eq!(size(&receiver), Ok(40_000));
+        assert_eq!(size(&receiver), 40_000);
     }
 
     #[test]

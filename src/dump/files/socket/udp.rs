@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use nix::errno::Errno;
 
 use super::Subject;
-use super::inet::refused;
+use super::inet::{refused, refused_now};
 use crate::dump::files::{Failure, call_failed};
 use crate::model::id::Bytes;
 use crate::model::internet::Endpoint;
@@ -35,12 +35,14 @@ pub(super) fn collect(subject: &Subject<'_>, shutdown: u8) -> Result<InetSocket,
     let events = descriptor::poll_now(&subject.file, libc::POLLIN)
         .map_err(call_failed(subject.found, "poll"))?;
     if events & libc::POLLERR != 0 {
-        return Err(refused("an error is pending on it (SO_ERROR, or MSG_ERRQUEUE)"));
+        return Err(refused_now("an error is pending on it (SO_ERROR, or MSG_ERRQUEUE)"));
     }
     let unsent =
         socket::output_queued(&subject.file).map_err(call_failed(subject.found, "SIOCOUTQ"))?;
     if unsent != 0 {
-        return Err(refused("a datagram is being put together in it, or on its way (UDP_CORK)"));
+        return Err(refused_now(
+            "a datagram is being put together in it, or on its way (UDP_CORK)",
+        ));
     }
     // A socket that is shut down is always readable.
     let queued = if events & libc::POLLIN == 0 { Vec::new() } else { queue(subject)? };
@@ -85,7 +87,7 @@ fn message(found: socket::Peeked) -> Result<InetMessage, Failure> {
         return Err(refused("a datagram that is queued in it cannot be seen whole"));
     }
     if !is_local(sender.ip, sender.scope) {
-        return Err(refused("a datagram from another machine is queued in it"));
+        return Err(refused_now("a datagram from another machine is queued in it"));
     }
     let receiver = found
         .receiver

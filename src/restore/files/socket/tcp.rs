@@ -106,6 +106,10 @@ fn connect_pair(
         made.insert(left.id, own);
         return Ok(());
     }
+    // Whoever connected may be in the middle of connect(2), and call it again: it must be the one who
+    // connects now. The other has the address of a listener.
+    let (left, right) =
+        if listens_at(job, &left.inet.name) { (right, left) } else { (left, right) };
     let listener = create(right.id, right.record)?;
     bind(right.id, &listener, &right.inet.name)?;
     let (own, other) = left.connect(listener, &right.inet.name)?;
@@ -118,6 +122,15 @@ fn connect_pair(
     made.insert(left.id, own);
     made.insert(right.id, other);
     Ok(())
+}
+
+/// Whether the job listens where a connection to this address would arrive.
+fn listens_at(job: &Job, name: &Bytes) -> bool {
+    let Some(name) = Endpoint::parse(&name.0) else { return false };
+    tcp(job).any(|(_, _, inet)| {
+        matches!(inet.connection, InetConnection::Listening { .. })
+            && Endpoint::parse(&inet.name.0).is_some_and(|listener| listener.takes(&name))
+    })
 }
 
 impl Tcp<'_> {
@@ -277,7 +290,7 @@ impl Tcp<'_> {
         options::set_size(peer, libc::SO_SNDBUF, LARGEST_BUFFER)
             .map_err(self.failed("SO_SNDBUF"))?;
         // This has the kernel make room for as much.
-        let room = i32::try_from(length.saturating_mul(2).saturating_add(1 << 16));
+        let room = i32::try_from(length.saturating_add(length / 4).saturating_add(1 << 16));
         let set_room = |value| {
             socket::set_int_option(own, libc::SOL_SOCKET, libc::SO_RCVLOWAT, value)
                 .map_err(self.failed("SO_RCVLOWAT"))
