@@ -1,5 +1,8 @@
 //! Tells a person on standard error what happens to a supervised job.
 
+use std::collections::VecDeque;
+use std::fmt::Display;
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -7,15 +10,22 @@ use crate::job::checkpoint::CheckpointError;
 use crate::job::report::{Event, Explanation, Observer, Totals};
 use crate::job::root::Ended;
 use crate::job::supervisor::{Cause, Ending};
+use crate::model::terminal::assembles_lines;
+use crate::sys::terminal;
 
 use super::failure::Failure;
 use super::{options, output};
+
+/// Lines kept for later; those before are in the journal.
+const MOST_KEPT: usize = 10;
 
 /// Tells what happens to one job.
 #[derive(Debug, Default)]
 pub struct Narrator {
     /// What the last checkpoint hinted at, told once at the end.
     hint: Option<String>,
+    /// What was not said because the job draws on the screen.
+    kept: VecDeque<String>,
 }
 
 impl Observer for Narrator {
@@ -37,42 +47,42 @@ impl Observer for Narrator {
             }
             Event::Taken(taken) => {
                 for warning in &taken.warnings {
-                    output::say(format_args!("warning: {warning}"));
+                    self.say(format_args!("warning: {warning}"));
                 }
-                output::say(options::summary(taken));
+                self.say(options::summary(taken));
                 self.hint.clone_from(&taken.hint);
             }
             Event::Failed { explanation, runs_on } => {
-                output::say(format_args!("no checkpoint: {}", explanation.message));
+                self.say(format_args!("no checkpoint: {}", explanation.message));
                 if let Some(hint) = &explanation.hint {
-                    output::say(format_args!("hint: {hint}"));
+                    self.say(format_args!("hint: {hint}"));
                 }
                 if runs_on {
-                    output::say("the job runs on");
+                    self.say("the job runs on");
                 }
             }
-            Event::Ending { cause } => output::say(match cause {
+            Event::Ending { cause } => self.say(match cause {
                 Cause::Request => "told to end: taking a last checkpoint",
                 Cause::Limit => "the time allowed here is nearly over: taking a last checkpoint",
                 Cause::Budget => {
                     "the time allowed by --max-total is over: taking a last checkpoint"
                 }
             }),
-            Event::PutOff => output::say("a checkpoint is put off until rckpt release"),
-            Event::Requeued => output::say("the batch system will start the job again"),
+            Event::PutOff => self.say("a checkpoint is put off until rckpt release"),
+            Event::Requeued => self.say("the batch system will start the job again"),
             Event::NotRequeued { reason } => {
-                output::say(format_args!("the job is not requeued: {reason}"));
+                self.say(format_args!("the job is not requeued: {reason}"));
             }
-            Event::Passed => output::say("no last checkpoint: the job is told to end"),
-            Event::PassedOver { generation, reason } => output::say(format_args!(
+            Event::Passed => self.say("no last checkpoint: the job is told to end"),
+            Event::PassedOver { generation, reason } => self.say(format_args!(
                 "{} is damaged, and passed over for the one before it: {reason}",
                 generation.display()
             )),
-            Event::StartedOver => output::say(
+            Event::StartedOver => self.say(
                 "there is no checkpoint to go on from: the job starts over, and what it had written \
                  is taken back",
             ),
-            Event::HadFinished { finish, directory } => output::say(format_args!(
+            Event::HadFinished { finish, directory } => self.say(format_args!(
                 "the job had finished at {} with status {}, and is not run again; --fresh would start \
                  it over and keep {} aside",
                 options::instant(finish.at),
@@ -82,18 +92,37 @@ impl Observer for Narrator {
             // The journal has it; people know what they sent.
             Event::Signal(_) => {}
             Event::Over { ending, ran, totals } => {
+                self.kept.drain(..).for_each(output::say);
                 say_last_words(ending, ran, totals);
                 if let Some(hint) = self.hint.take() {
                     output::say(format_args!("hint: {hint}"));
                 }
             }
-            Event::Trouble(words) => output::say(words),
+            Event::Trouble(words) => self.say(words),
         }
     }
 
     fn explain(&self, error: &CheckpointError) -> Explanation {
         Failure::from(error).explanation()
     }
+}
+
+impl Narrator {
+    /// Says something, or keeps it for later when a program has the whole screen for itself.
+    fn say(&mut self, words: impl Display) {
+        if !screen_is_taken() {
+            return output::say(words);
+        }
+        if self.kept.len() == MOST_KEPT {
+            self.kept.pop_front();
+        }
+        self.kept.push_back(words.to_string());
+    }
+}
+
+/// Whether standard error is a terminal on which a program draws.
+fn screen_is_taken() -> bool {
+    terminal::modes(io::stderr()).is_ok_and(|modes| !assembles_lines(&modes))
 }
 
 /// One line at the end, if there is anything to tell.

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use nix::unistd::Pid;
 
-use super::census::{self, Census};
+use super::census::{self, Census, Member};
 use super::error::{CollectError, DumpError};
 use super::files::{self, Collector, Content, Scope, Subject};
 use super::memory::{self, Part};
@@ -23,10 +23,11 @@ use crate::image::writer::{Writer, ZeroPages};
 use crate::model::address::{AddrRange, RemoteAddr};
 use crate::model::births;
 use crate::model::file::Outputs;
-use crate::model::id::{Bytes, MmId, ObjectId};
+use crate::model::id::{self, Bytes, MmId, ObjectId};
 use crate::model::job::{Job, VdsoImage};
 use crate::model::number::{PAGE_SIZE, to_u64, to_usize};
 use crate::model::process::Process;
+use crate::model::terminal::Terminals;
 use crate::sys::emissary::Emissary;
 use crate::sys::procfs::{self, Status};
 use crate::sys::{machine, task};
@@ -158,12 +159,13 @@ pub(super) fn collect(
     if !obstacles.is_empty() {
         return Err(DumpError::Refused(Obstacles(obstacles)));
     }
-    let terminals = match purpose {
+    let mut terminals = match purpose {
         Purpose::SaveStopped | Purpose::SaveRunning => {
             files.terminals.with_queues().map_err(CollectError::from)?
         }
         Purpose::Look => files.terminals.without_queues(),
     };
+    terminals.outer_foreground = outer_foreground(&census, request.root, &terminals)?;
     for process in &mut processes {
         let own = terminals.own.iter().any(|terminal| terminal.session == Some(process.pid));
         process.controlling_terminal &= !own;
@@ -422,6 +424,25 @@ fn residency(tree: &mut Tree, pid: Pid, range: AddrRange, swapping: bool) -> io:
     }
     injector.finish().map_err(io::Error::other)?;
     Ok(resident)
+}
+
+/// The group in the foreground of the outer terminal, when it is one of the job's.
+fn outer_foreground(
+    census: &Census,
+    root: Pid,
+    terminals: &Terminals,
+) -> Result<Option<id::Pid>, CollectError> {
+    let stat = procfs::stat(root)?;
+    let session = census.members.iter().find(|member| member.host == root).map(Member::session);
+    let is_own = terminals
+        .own
+        .iter()
+        .any(|terminal| terminal.session.is_some() && terminal.session == session);
+    if stat.tty_nr == 0 || is_own {
+        return Ok(None);
+    }
+    let member = |member: &&Member| member.status.ns_pgid.first() == Some(&stat.tpgid);
+    Ok(census.members.iter().find(member).map(Member::group).filter(|group| group.0 > 0))
 }
 
 /// Whether this machine has swap space; assumed when that cannot be told.

@@ -26,3 +26,4 @@ pub mod run;
 pub mod signals;
 pub mod start;
 pub mod supervisor;
+pub mod terminal;

@@ -185,6 +185,8 @@ impl Prepared {
             ForkResult::Child => {
                 drop(waiting);
                 unistd::setsid().map_err(|errno| preparing("make a session")(errno.into()))?;
+                // What is in the background leaves the terminal to whoever is in the foreground.
+                self.decisions.terminals.clear();
                 self.waiting = Some(File::from(std::os::fd::OwnedFd::from(told)));
                 Ok(Detached::Background(Box::new(self)))
             }
@@ -276,6 +278,8 @@ impl BroughtBack {
             root,
             directory: &directory,
         });
+        // After all that we have to say, for that may not be on the screen.
+        supervisor.have_terminal_drawn();
         if let Some(pidfile) = &pidfile {
             write_pid(pidfile, root)
                 .map_err(|source| ResumeError::WritePid { path: pidfile.clone(), source })?;

@@ -42,6 +42,7 @@ use super::interval::{Cost, Pace};
 use super::report::{Event, Observer, Taken, Totals};
 use super::root::{Ended, Root, WatchError};
 use super::signals::{Actions, Farewell};
+use super::terminal::SharedTerminal;
 use super::{budget, identity, signals};
 
 /// Outcomes of checkpoints asked for from inside the job that are remembered.
@@ -178,6 +179,8 @@ pub struct Supervisor {
     signals: SignalFd,
     listener: Listener,
     batch: Batch,
+    /// The terminal that it shares with the job and a shell.
+    terminal: Option<SharedTerminal>,
 }
 
 /// That the supervisor was told to end.
@@ -248,7 +251,15 @@ impl Supervisor {
         )
         .map_err(preparing("make a signal descriptor"))?;
         let batch = Batch::of(|name| std::env::var_os(name));
-        Ok(Self { settings, name, started: SystemTime::now(), signals, listener, batch })
+        let terminal = SharedTerminal::find();
+        Ok(Self { settings, name, started: SystemTime::now(), signals, listener, batch, terminal })
+    }
+
+    /// Has a job that was brought back draw on the terminal again.
+    pub fn have_terminal_drawn(&self) {
+        if let Some(terminal) = &self.terminal {
+            terminal.have_it_drawn();
+        }
     }
 
     /// Where the user's hooks are.
@@ -280,6 +291,11 @@ impl Supervisor {
             }
         }
         let turned = Loop::new(&self, job, charge.is_some(), spent, observer).turn()?;
+        if let Some(terminal) = &self.terminal {
+            let tidied = matches!(turned.ending, Ending::Ended(Ended::Exited(_)));
+            // A terminal that is gone needs nothing.
+            terminal.take_back(tidied).unwrap_or_default();
+        }
         let ran = begun.elapsed();
         if let Some(directory) = &charge {
             let finished = match (&turned.ending, &turned.told) {

@@ -18,3 +18,4 @@ mod room;
 mod scale;
 mod slurm;
 mod supervision;
+mod terminals;

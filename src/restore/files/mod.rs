@@ -125,6 +125,8 @@ pub enum SettleError {
     File { path: Bytes, operation: &'static str, source: Errno },
     #[error("setting the modes of the terminal: {source}")]
     Terminal { source: Errno },
+    #[error("making group {group} the foreground of the terminal: {source}")]
+    Foreground { group: Pid, source: Errno },
     #[error("giving an epoll instance back what it watched{}: {source}{}", by_number(*number), unwatchable(*source))]
     Watch { number: Option<i32>, source: Errno },
 }

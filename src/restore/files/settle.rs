@@ -7,12 +7,13 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::stat::{Mode, fchmod, futimens};
 use nix::sys::time::TimeSpec as KernelTime;
-use nix::unistd::ftruncate;
+use nix::unistd::{Pid as HostPid, ftruncate};
 
 use super::epoll;
 use super::judge::Action;
 use super::{OpenedJob, Origin, SettleError};
 use crate::model::file::{FileLockKind, Inode, InodeKind, OpenFile, OpenFileKind};
+use crate::model::id::Pid;
 use crate::model::job::Job;
 use crate::model::number::to_usize;
 use crate::model::time::{Clocks, TimeSpec, TimerSpec};
@@ -46,6 +47,10 @@ pub(super) fn settle(job: &Job, opened: &OpenedJob) -> Result<(), SettleError> {
     }
     for (terminal, modes) in &opened.terminals {
         set_modes(terminal, modes).map_err(|source| SettleError::Terminal { source })?;
+    }
+    if let (Some((terminal, _)), Some(group)) = (opened.terminals.first(), inner_foreground(job)) {
+        give_foreground(terminal, group)
+            .map_err(|source| SettleError::Foreground { group, source })?;
     }
     // A timer that has run out shows that to whoever begins to watch it. One that has not begins to run
     // when everything that it could wake is there.
@@ -151,15 +156,32 @@ fn start_of(clock: i32, flags: u32, timer: TimerSpec, clocks: &Clocks) -> (i32, 
     (0, timer)
 }
 
-/// Sets the modes of a terminal. The caller speaks in the foreground; the job that it acts for has
-/// process ids of its own, though, so the kernel may take us for a background process.
+/// The group that is to be in the foreground of the outer terminal, unless that is the one that the
+/// job was started in by others, in which the caller is now.
+fn inner_foreground(job: &Job) -> Option<Pid> {
+    let group = job.terminals.outer_foreground?;
+    let leads = job.processes.iter().any(|process| process.pid == group);
+    let root = job.processes.iter().find(|process| process.pid == job.root)?;
+    (leads || root.pgid != group).then_some(group)
+}
+
+fn give_foreground(terminal: &OwnedFd, group: Pid) -> Result<(), Errno> {
+    though_in_background(|| terminal::set_foreground(terminal, HostPid::from_raw(group.0)))
+}
+
 fn set_modes(terminal: &OwnedFd, modes: &[u8]) -> Result<(), Errno> {
     let modes: &[u8; TERMIOS2_SIZE] = modes.try_into().map_err(|_| Errno::EINVAL)?;
+    though_in_background(|| terminal::set_modes(terminal, modes))
+}
+
+/// Does something to a terminal. The caller speaks in the foreground; the job that it acts for has
+/// process ids of its own, though, so the kernel may take us for a background process.
+fn though_in_background(act: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
     let mut stop = SigSet::empty();
     stop.add(Signal::SIGTTOU);
     let mut before = SigSet::empty();
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&stop), Some(&mut before))?;
-    let outcome = terminal::set_modes(terminal, modes);
+    let outcome = act();
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
     outcome
 }
