@@ -34,6 +34,9 @@ pub struct Arguments {
     /// Files that the job appends to and closes (path, pattern or directory; repeatable)
     #[arg(long, value_name = "WHAT")]
     outputs: Vec<PathBuf>,
+    /// Save the job although it has TCP connections to outside: after a restore it finds them reset
+    #[arg(long)]
+    tcp_close: bool,
     /// Report as JSON
     #[arg(long)]
     json: bool,
@@ -56,7 +59,7 @@ struct Report {
 
 /// Takes the checkpoint.
 pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
-    let Arguments { pid, dir, kill, stop, compress, outputs, json } = arguments;
+    let Arguments { pid, dir, kill, stop, compress, outputs, tcp_close, json } = arguments;
     let options = request::Options {
         pid,
         directory: dir.map(|dir| options::absolute_path(&dir)).transpose()?,
@@ -68,6 +71,7 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
         compress: compress.map(|compression| compression == Compression::Lz4),
         write: compress.unwrap_or_default().write_options(),
         outputs: options::absolute(outputs)?,
+        tcp_close,
     };
     match request::dump(&options)? {
         Outcome::Taken(taken) if json => output::print_json(&Report::of(&taken))?,

@@ -49,6 +49,10 @@ pub struct Supervision {
     /// Files that the job appends to and closes (path, pattern or directory; repeatable)
     #[arg(long, value_name = "WHAT")]
     outputs: Vec<PathBuf>,
+    /// Take checkpoints although the job has TCP connections to outside: after a restore it finds them
+    /// reset
+    #[arg(long)]
+    tcp_close: bool,
     /// How long a last checkpoint may take when rckpt is told to end (0: none is taken)
     #[arg(long, value_name = "DUR", value_parser = options::duration_or_none, default_value = "20")]
     grace: Duration,
@@ -158,6 +162,7 @@ impl Supervision {
             most_bytes: max_bytes,
             write: compress.write_options(),
             outputs: options::absolute(outputs)?,
+            tcp_close: self.tcp_close,
             actions: Actions::new(self.requeue, &self.on),
             farewell: if self.requeue { Farewell::Requeue } else { Farewell::Stop },
             most_total: self.max_total,

@@ -115,7 +115,12 @@ pub(super) fn collect(
             recorded: member.recorded(),
         })
         .collect();
-    let scope = Scope { subjects: &subjects, root, supervisor: request.supervisor };
+    let scope = Scope {
+        subjects: &subjects,
+        root,
+        supervisor: request.supervisor,
+        tcp_close: request.tcp_close,
+    };
     let mut files = Collector::collect(&scope).map_err(CollectError::from)?;
     let sharing = files.sharing().to_vec();
 

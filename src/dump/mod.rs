@@ -65,6 +65,8 @@ pub struct Request {
     pub write: WriteOptions,
     /// Named outputs, absolute.
     pub outputs: Vec<PathBuf>,
+    /// Whether TCP connections to outside the job are given up.
+    pub tcp_close: bool,
     /// The process whose descriptors 0, 1 and 2 are the job's standard streams.
     pub supervisor: Option<Pid>,
     /// The job's identity.

@@ -252,7 +252,7 @@ inodes 1: 0f9373a20541b735
 pipes 1: 77ac232272860133
 outputs 1: 9c9295a1f1b238b1
 page index 1: 2d824b93fc5fc73f
-sockets 1: 0ad495a10fb5a007
+sockets 1: cb5f3d314672db0c
 terminals 1: 4fa212e20e1b6806
 interprocess communication 1: 3f4f200560627bca
 ";

@@ -22,8 +22,8 @@ use crate::model::process::{
 };
 use crate::model::signal::{PendingSignal, SIGINFO_SIZE, SignalAction, SignalSet};
 use crate::model::socket::{
-    InetConnection, InetMessage, InetSocket, Socket, SocketCredentials, SocketDetail, SocketOption,
-    UnixBinding, UnixConnection, UnixMessage, UnixSocket,
+    InetConnection, InetMessage, InetSocket, MulticastGroup, Socket, SocketCredentials,
+    SocketDetail, SocketOption, UnixBinding, UnixConnection, UnixMessage, UnixSocket,
 };
 use crate::model::terminal::{
     Flow, PseudoTerminal, TERMIOS2_SIZE, TerminalEnd, TerminalInput, TerminalState, Terminals,
@@ -385,8 +385,9 @@ fn sockets() -> Vec<Socket> {
         queued: vec![InetMessage {
             data: bytes("unread"),
             sender: address.clone(),
-            receiver: address,
+            receiver: address.clone(),
         }],
+        groups: vec![MulticastGroup { interface: bytes("eth0"), address }],
     };
     let inet = Socket { domain: 2, protocol: 6, error: 104, ..socket(1, SocketDetail::Inet(over)) };
     vec![

@@ -14,6 +14,10 @@ use crate::model::socket::{
 const NAME_LIMIT: usize = 108;
 /// RCV_SHUTDOWN and SEND_SHUTDOWN.
 const BOTH_WAYS: u8 = 3;
+/// Bytes of `struct sockaddr_nl`.
+const NETLINK_ADDRESS: usize = 12;
+/// Longest name of an interface (IFNAMSIZ without the end).
+const INTERFACE_LIMIT: usize = 15;
 /// Largest error number (include/linux/err.h, MAX_ERRNO).
 const ERROR_LIMIT: i32 = 4095;
 
@@ -33,6 +37,12 @@ pub(super) fn check(job: &Job) -> Checked {
         match &socket.detail {
             SocketDetail::Unix(unix) => check_unix(job, record, socket, unix)?,
             SocketDetail::Inet(inet) => check_inet(job, record, socket, inet)?,
+            SocketDetail::Netlink(netlink) => {
+                let netlinks = socket.domain == libc::AF_NETLINK;
+                demand(netlinks, record, "it is called a netlink socket")?;
+                let whole = netlink.name.0.len() == NETLINK_ADDRESS;
+                demand(whole, record, "its name is no netlink address")?;
+            }
         }
     }
     Ok(())
@@ -59,6 +69,11 @@ fn check_inet(job: &Job, record: Record, socket: &Socket, inet: &InetSocket) -> 
         | InetConnection::Over { peer } => {
             address(peer, "its peer's name is no internet address")?;
         }
+    }
+    for group in &inet.groups {
+        address(&group.address, "a multicast group of it is none")?;
+        let named = (1..=INTERFACE_LIMIT).contains(&group.interface.0.len());
+        demand(named, record, "an interface of a multicast group is none")?;
     }
     inet.queued.iter().try_for_each(|message| {
         for bytes in [&message.sender, &message.receiver] {
@@ -118,6 +133,7 @@ mod tests {
     use super::super::sample;
     use super::super::validate::check_job;
     use super::*;
+    use crate::model::socket::NetlinkSocket;
 
     fn refused(expected: &str, change: fn(&mut Job)) {
         let mut job = sample::job();
@@ -128,14 +144,14 @@ mod tests {
     fn unix(job: &mut Job, number: usize) -> &mut UnixSocket {
         match &mut job.sockets[number].detail {
             SocketDetail::Unix(unix) => unix,
-            SocketDetail::Inet(_) => unreachable!("the sample has a unix socket there"),
+            _ => unreachable!("the sample has a unix socket there"),
         }
     }
 
     fn inet(job: &mut Job, number: usize) -> &mut InetSocket {
         match &mut job.sockets[number].detail {
             SocketDetail::Inet(inet) => inet,
-            SocketDetail::Unix(_) => unreachable!("the sample has an internet socket there"),
+            _ => unreachable!("the sample has an internet socket there"),
         }
     }
 
@@ -165,6 +181,14 @@ mod tests {
         });
         refused("socket 4: it is connected to a socket of another kind", |job| {
             inet(job, 4).connection = InetConnection::Peer(SocketId(0));
+        });
+        refused("socket 4: an interface of a multicast group is none", |job| {
+            inet(job, 4).groups[0].interface = Bytes(vec![b'x'; 16]);
+        });
+        refused("socket 4: its name is no netlink address", |job| {
+            let name = Bytes(vec![16, 0]);
+            job.sockets[4].domain = libc::AF_NETLINK;
+            job.sockets[4].detail = SocketDetail::Netlink(NetlinkSocket { name });
         });
         refused("socket 4: an address of a datagram is none", |job| {
             inet(job, 4).queued[0].sender = Bytes(vec![1, 0, b'x']);

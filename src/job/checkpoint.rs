@@ -67,6 +67,8 @@ pub struct Task {
     pub write: WriteOptions,
     /// Named outputs, absolute.
     pub outputs: Vec<PathBuf>,
+    /// Whether connections to outside the job are given up.
+    pub tcp_close: bool,
     /// Generations that are kept; `None`: all.
     pub keep: Option<NonZeroUsize>,
     /// Bytes that all generations together may take, but for the newest.
@@ -99,6 +101,7 @@ impl Task {
             then: order.then,
             write,
             outputs,
+            tcp_close: settings.tcp_close || order.tcp_close,
             keep: settings.keep.filter(|_| directory.is_none()),
             most_bytes: settings.most_bytes.filter(|_| directory.is_none()),
             hooks: settings.hooks.clone(),
@@ -144,6 +147,7 @@ impl Task {
             },
             write: self.write,
             outputs: self.outputs.clone(),
+            tcp_close: self.tcp_close,
             supervisor: self.supervisor,
             job_id: self.job.id.clone(),
             caller: self.caller,

@@ -57,6 +57,8 @@ pub struct Options {
     pub write: WriteOptions,
     /// Named outputs, absolute.
     pub outputs: Vec<PathBuf>,
+    /// Whether connections to outside the job are given up.
+    pub tcp_close: bool,
 }
 
 /// What came of it.
@@ -177,6 +179,7 @@ pub fn examine(pid: Pid, directory: &Path) -> Result<Vec<String>, RequestError> 
         then: Then::Continue,
         write: WriteOptions::default(),
         outputs: Vec::new(),
+        tcp_close: false,
         keep: None,
         most_bytes: None,
         hooks: None,
@@ -254,6 +257,7 @@ fn ask(connection: Connection, options: &Options) -> Result<Outcome, RequestErro
         directory: options.directory.clone().map(Bytes::from),
         compress: options.compress,
         outputs: options.outputs.iter().cloned().map(Bytes::from).collect(),
+        tcp_close: options.tcp_close,
     };
     match connection.ask(&Request::Dump(order.clone()), None)? {
         Reply::Refused(Refusal::Inside) => {}
@@ -380,6 +384,7 @@ fn dump_directly(pid: Pid, options: &Options) -> Result<Taken, RequestError> {
         then: options.then,
         write: options.write,
         outputs: options.outputs.clone(),
+        tcp_close: options.tcp_close,
         keep: None,
         most_bytes: None,
         hooks: None,

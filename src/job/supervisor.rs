@@ -67,6 +67,8 @@ pub struct Settings {
     pub write: WriteOptions,
     /// What the user named with `--outputs`, absolute.
     pub outputs: Vec<PathBuf>,
+    /// Whether checkpoints give up connections to outside the job.
+    pub tcp_close: bool,
     /// Where the user's hooks are, absolute.
     pub hooks: Option<PathBuf>,
     /// What is done about signals.

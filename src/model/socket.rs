@@ -39,6 +39,8 @@ pub enum SocketDetail {
     Unix(UnixSocket),
     /// AF_INET and AF_INET6.
     Inet(InetSocket),
+    /// AF_NETLINK.
+    Netlink(NetlinkSocket),
 }
 
 /// A unix socket.
@@ -147,6 +149,17 @@ pub struct InetSocket {
     pub shutdown: u8,
     /// What it has yet to receive, oldest first; in a stream, one entry at most.
     pub queued: Vec<InetMessage>,
+    /// Multicast groups that it is a member of.
+    pub groups: Vec<MulticastGroup>,
+}
+
+/// A multicast group on an interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MulticastGroup {
+    /// Name of the interface.
+    pub interface: Bytes,
+    /// The group, a `struct sockaddr` without a port.
+    pub address: Bytes,
 }
 
 /// Whom an internet socket is connected to. Addresses are `struct sockaddr`s of its domain.
@@ -201,4 +214,11 @@ pub struct InetMessage {
     /// Address (without a port) that a datagram was sent to, where the receiver asks for that; empty
     /// where it does not.
     pub receiver: Bytes,
+}
+
+/// A netlink socket that waits for nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetlinkSocket {
+    /// Its own address, a `struct sockaddr_nl`. Number 0: it has none yet.
+    pub name: Bytes,
 }

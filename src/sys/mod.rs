@@ -18,6 +18,7 @@ pub mod ipc;
 pub mod launch;
 pub mod machine;
 pub mod memory;
+pub mod multicast;
 pub mod pipe;
 pub mod procfs;
 pub mod ptrace;

@@ -149,6 +149,23 @@ pub fn option(socket: impl AsFd, level: i32, name: i32, limit: usize) -> Result<
     Ok(value)
 }
 
+/// Asks for an option whose value says what is asked for (getsockopt(2)).
+pub fn ask_option(socket: impl AsFd, level: i32, name: i32, value: &mut [u8]) -> Result<(), Errno> {
+    let mut length = length_of(value)?;
+    // SAFETY: the kernel reads and writes at most `length` bytes, which is what `value` has, and the
+    // length.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            level,
+            name,
+            value.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
 /// Sets an option (setsockopt(2)).
 pub fn set_option(socket: impl AsFd, level: i32, name: i32, value: &[u8]) -> Result<(), Errno> {
     // SAFETY: pointer and length are those of one slice, which is only read.

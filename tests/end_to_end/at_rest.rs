@@ -45,6 +45,7 @@ crate::fixtures! {
     memory_shared_zero;
     memory_shm_file;
     memory_sparse;
+    netlink_idle;
     pipe_contents;
     pipe_fifo;
     pipe_processes;
@@ -58,6 +59,7 @@ crate::fixtures! {
     streams;
     tcp_connected;
     tcp_listening;
+    tcp_pending;
     terminal_closed;
     terminal_modes;
     terminal_sessions;

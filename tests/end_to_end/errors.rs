@@ -2,6 +2,7 @@
 //! do; and that nothing was harmed by the attempt.
 
 use std::fs;
+use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -73,6 +74,26 @@ fn connections_to_outside() {
     fixture_refused_in(&place, &Case::new("refused").with_argument("tcp"), &words);
 }
 
+/// Whoever gives such connections up finds them reset.
+#[test]
+fn connections_to_outside_that_are_given_up() {
+    let place = Workplace::new(User::Plain);
+    let outside = TcpListener::bind("127.0.0.1:0").expect("listen");
+    place.write("port", &outside.local_addr().expect("it has an address").port().to_string());
+    let peer = std::thread::spawn(move || {
+        let (mut stream, _) = outside.accept().expect("accept");
+        stream.write_all(b"from outside").expect("send");
+        stream
+    });
+    let mut job = Running::start(&place, &Case::new("tcp_outside"), Start::Alone);
+    let stream = peer.join().expect("somebody has connected");
+    job.dump(&["--tcp-close", "--kill"]);
+    job.lose();
+    drop(stream);
+    job.restore();
+    job.judge();
+}
+
 /// A restore tells who is in the way of an address before anything is started.
 #[test]
 fn addresses_that_others_have() {
@@ -86,7 +107,7 @@ fn addresses_that_others_have() {
 
 #[test]
 fn sockets_of_other_kinds() {
-    refused("netlink", &["descriptor 3", "NETLINK_ROUTE"]);
+    refused("netlink", &["descriptor 3", "NETLINK_KOBJECT_UEVENT"]);
 }
 
 #[test]

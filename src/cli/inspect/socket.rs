@@ -14,6 +14,7 @@ pub(super) fn describe(job: &Job, id: SocketId) -> String {
     match &record.detail {
         SocketDetail::Unix(unix) => describe_unix(id, record, unix),
         SocketDetail::Inet(inet) => describe_inet(id, record, inet),
+        SocketDetail::Netlink(_) => format!("socket {id}, netlink"),
     }
 }
 

@@ -76,6 +76,8 @@ pub struct Scope<'a> {
     pub root: Pid,
     /// The `rckpt run` or `rckpt restore` that the job got its standard streams from.
     pub supervisor: Option<Pid>,
+    /// Whether TCP connections to outside the job are given up.
+    pub tcp_close: bool,
 }
 
 /// A mapping of a file, as /proc/PID/maps shows it.

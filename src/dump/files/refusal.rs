@@ -88,6 +88,12 @@ pub enum RefusalKind {
         /// What about it.
         reason: &'static str,
     },
+    /// A netlink socket that waits for something.
+    #[error("this netlink socket cannot be saved: {reason}")]
+    NetlinkSocket {
+        /// What about it.
+        reason: &'static str,
+    },
     /// A TCP or UDP socket in the middle of something.
     #[error("this internet socket cannot be saved now: {reason}")]
     InetPassing {
@@ -285,6 +291,7 @@ impl RefusalKind {
             | Self::ForeignSocket(_)
             | Self::UnixSocket { .. }
             | Self::InetSocket { .. }
+            | Self::NetlinkSocket { .. }
             | Self::SocketOption { .. }
             | Self::Inotify
             | Self::WatchesProc { .. }

@@ -41,6 +41,8 @@ pub struct Order {
     pub compress: Option<bool>,
     /// Outputs named in addition to those that the supervisor knows, absolute.
     pub outputs: Vec<Bytes>,
+    /// Whether connections to outside the job are given up, beside what the supervisor was told.
+    pub tcp_close: bool,
 }
 
 /// What is asked of a supervisor.
@@ -227,6 +229,7 @@ mod tests {
             directory: Some(Bytes(b"/scratch/\xff".to_vec())),
             compress: Some(false),
             outputs: vec![Bytes(vec![b'x'; 1000]); outputs],
+            tcp_close: true,
         }
     }
 

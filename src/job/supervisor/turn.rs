@@ -266,7 +266,7 @@ impl Loop<'_> {
     }
 
     fn plain_order(&self, then: Then) -> Order {
-        Order { then, directory: None, compress: None, outputs: Vec::new() }
+        Order { then, directory: None, compress: None, outputs: Vec::new(), tcp_close: false }
     }
 
     /// Begins the next checkpoint that waits, if none is being taken.

@@ -1,7 +1,7 @@
 //! Kinds of sockets that are not saved, and what to call them.
 //!
 //! Pure: it judges by the three numbers that socket(2) was given. Sockets of the kinds that are left
-//! (unix sockets, TCP, UDP) are not its business.
+//! (unix sockets, TCP, UDP, netlink for routes) are not its business.
 
 use std::fmt;
 
@@ -79,7 +79,7 @@ impl fmt::Display for ForeignSocket {
 }
 
 /// Which foreign kind a socket is, by its domain, type and protocol as SO_DOMAIN, SO_TYPE and
-/// SO_PROTOCOL give them; `None` for unix sockets, TCP and UDP.
+/// SO_PROTOCOL give them; `None` for unix sockets, TCP, UDP and NETLINK_ROUTE.
 pub(super) const fn judge(domain: i32, kind: i32, protocol: i32) -> Option<ForeignSocket> {
     Some(match domain {
         libc::AF_UNIX => return None,
@@ -94,6 +94,7 @@ pub(super) const fn judge(domain: i32, kind: i32, protocol: i32) -> Option<Forei
             (_, libc::IPPROTO_MPTCP) => ForeignSocket::MultipathTcp,
             _ => ForeignSocket::OtherInternet(protocol),
         },
+        libc::AF_NETLINK if protocol == libc::NETLINK_ROUTE => return None,
         libc::AF_NETLINK => ForeignSocket::Netlink(protocol),
         libc::AF_PACKET => ForeignSocket::Packet,
         libc::AF_VSOCK => ForeignSocket::Vsock,
@@ -114,7 +115,6 @@ const AF_SMC: i32 = 43;
 
 const fn netlink_name(protocol: i32) -> Option<&'static str> {
     Some(match protocol {
-        libc::NETLINK_ROUTE => "NETLINK_ROUTE",
         libc::NETLINK_SOCK_DIAG => "NETLINK_SOCK_DIAG",
         libc::NETLINK_NFLOG => "NETLINK_NFLOG",
         libc::NETLINK_XFRM => "NETLINK_XFRM",
@@ -149,7 +149,8 @@ mod tests {
     #[test]
     fn others_are_named() {
         let (stream, datagram, raw) = (libc::SOCK_STREAM, libc::SOCK_DGRAM, libc::SOCK_RAW);
-        check((libc::AF_NETLINK, raw, 0), Some("netlink sockets (NETLINK_ROUTE)"));
+        check((libc::AF_NETLINK, raw, 0), None);
+        check((libc::AF_NETLINK, raw, 15), Some("netlink sockets (NETLINK_KOBJECT_UEVENT)"));
         check((libc::AF_NETLINK, raw, 30), Some("netlink sockets (protocol 30)"));
         check((libc::AF_PACKET, raw, 0x300), Some("packet sockets (AF_PACKET)"));
         check((libc::AF_INET, raw, libc::IPPROTO_TCP), Some("raw internet sockets (SOCK_RAW)"));

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use super::{Subject, inet_options, tcp, udp};
 use crate::dump::files::refusal::RefusalKind;
 use crate::dump::files::scan::Description;
-use crate::dump::files::{CollectFilesError, Failure, call_failed};
+use crate::dump::files::{CollectFilesError, Failure, Scope, call_failed};
 use crate::model::id::SocketId;
 use crate::model::internet::Endpoint;
 use crate::model::socket::{InetSocket, SocketOption};
@@ -38,6 +38,8 @@ pub(super) struct InetTable {
     shared: BTreeSet<u64>,
     /// UDP sockets by inode.
     datagram: HashMap<u64, InetSocketInfo>,
+    /// Whether connections to outside the job are given up.
+    gives_up: bool,
 }
 
 /// A TCP socket of the job that has a peer.
@@ -53,10 +55,11 @@ impl InetTable {
     /// Finds the internet sockets among `subjects`, and how they are connected. Those with an inode in
     /// `shared` are open outside the job, too.
     pub fn survey(
+        scope: &Scope<'_>,
         subjects: &[Subject<'_>],
         shared: BTreeSet<u64>,
     ) -> Result<Self, CollectFilesError> {
-        let mut table = Self { shared, ..Self::default() };
+        let mut table = Self { shared, gives_up: scope.tcp_close, ..Self::default() };
         for subject in subjects.iter().filter(|subject| is_internet(subject)) {
             let inode = subject.found.stat.number;
             if subject.kind == libc::SOCK_STREAM && subject.protocol == libc::IPPROTO_TCP {
@@ -111,6 +114,11 @@ impl InetTable {
         };
         let options = inet_options::collect(subject, &record.name)?;
         Ok((record, error, options))
+    }
+
+    /// Whether connections to outside the job are given up: the job will find them reset.
+    pub const fn gives_up(&self) -> bool {
+        self.gives_up
     }
 
     /// The socket of the job at the other end of a connection.

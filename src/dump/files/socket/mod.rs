@@ -5,6 +5,7 @@
 mod foreign;
 mod inet;
 mod inet_options;
+mod netlink;
 mod options;
 mod tcp;
 mod tcp_queue;
@@ -86,7 +87,7 @@ impl SocketTable {
         let subjects = sockets.map(Subject::new).collect::<Result<Vec<_>, _>>()?;
         Ok(Self {
             numbers: HashMap::new(),
-            inet: InetTable::survey(&subjects, shared.clone())?,
+            inet: InetTable::survey(scope, &subjects, shared.clone())?,
             unix: UnixTable::survey(&subjects, shared)?,
             recorded: BTreeMap::new(),
         })
@@ -125,6 +126,10 @@ impl SocketTable {
             libc::AF_INET | libc::AF_INET6 => {
                 let (inet, error, options) = self.inet.collect(&subject, &self.numbers)?;
                 (SocketDetail::Inet(inet), error, options)
+            }
+            libc::AF_NETLINK => {
+                let (netlink, options) = netlink::collect(&subject)?;
+                (SocketDetail::Netlink(netlink), 0, options)
             }
             _ => return Err(RefusalKind::Socket.into()),
         };

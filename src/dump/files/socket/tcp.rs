@@ -85,7 +85,7 @@ impl Tcp<'_> {
         shutdown: u8,
         queued: Vec<InetMessage>,
     ) -> InetSocket {
-        InetSocket { name: self.name.clone(), connection, shutdown, queued }
+        InetSocket { name: self.name.clone(), connection, shutdown, queued, groups: Vec::new() }
     }
 
     fn call_failed(&self, operation: &'static str) -> impl FnOnce(Errno) -> CollectFilesError {
@@ -141,6 +141,11 @@ impl Tcp<'_> {
                 self.await_end(ends, remains)?;
                 InetConnection::Gone { peer: Bytes(peer.clone()) }
             }
+            Other::Outside if table.gives_up() => {
+                let over = InetConnection::Over { peer: Bytes(peer) };
+                let record = self.record(over, RECEIVING | SENDING, self.queue()?);
+                return Ok((record, libc::ECONNRESET));
+            }
             Other::Outside => {
                 let (local, remote) = ends;
                 return Err(RefusalKind::TcpOutside {
@@ -172,15 +177,12 @@ impl Tcp<'_> {
         let known = self.find(ends)?;
         Ok(match known {
             Some(info) if info.inode != 0 => Other::Outside,
-            Some(info) if matches!(info.state, TcpState::Established | TcpState::CloseWait) => {
+            Some(info) if is_waiting(info.state) => {
                 if table.listens_at(&remote) {
                     Other::Pending(info)
                 } else {
                     Other::Outside
                 }
-            }
-            Some(info) if info.state == TcpState::SynReceived => {
-                return Err(refused_now("its connection is not yet complete"));
             }
             Some(info) => Other::Closed(Some(info)),
             // Only one that has sent its end is forgotten before its peer.
@@ -282,6 +284,12 @@ impl Tcp<'_> {
         let queued = tcp_queue::queue(self.file()).map_err(self.call_failed("recvmsg"))?;
         queued.ok_or_else(|| refused_now("what is queued in it cannot be seen whole"))
     }
+}
+
+/// Whether a socket that nobody has open waits to be accepted. While its backlog is full, a listener
+/// leaves a connection half made.
+const fn is_waiting(state: TcpState) -> bool {
+    matches!(state, TcpState::Established | TcpState::CloseWait | TcpState::SynReceived)
 }
 
 const fn has_sent_end(state: TcpState) -> bool {

@@ -6,11 +6,12 @@ use nix::errno::Errno;
 
 use super::Subject;
 use super::inet::{refused, refused_now};
-use crate::dump::files::{Failure, call_failed};
+use crate::dump::files::{CollectFilesError, Failure, call_failed};
 use crate::model::id::Bytes;
 use crate::model::internet::Endpoint;
-use crate::model::socket::{InetConnection, InetMessage, InetSocket};
+use crate::model::socket::{InetConnection, InetMessage, InetSocket, MulticastGroup};
 use crate::sys::guardian::{Guardian, OptionValue};
+use crate::sys::multicast::{self, Membership};
 use crate::sys::{descriptor, socket};
 
 /// No datagram is larger, with or without UDP_GRO.
@@ -46,7 +47,41 @@ pub(super) fn collect(subject: &Subject<'_>, shutdown: u8) -> Result<InetSocket,
     }
     // A socket that is shut down is always readable.
     let queued = if events & libc::POLLIN == 0 { Vec::new() } else { queue(subject)? };
-    Ok(InetSocket { name: Bytes(name), connection, shutdown, queued })
+    let groups = groups(subject)?;
+    Ok(InetSocket { name: Bytes(name), connection, shutdown, queued, groups })
+}
+
+/// The multicast groups that it is a member of. The kernel tells that only for a given group, so it is
+/// asked for all that somebody on this machine has joined.
+fn groups(subject: &Subject<'_>) -> Result<Vec<MulticastGroup>, Failure> {
+    let read = |path: &str| {
+        std::fs::read_to_string(path)
+            .map_err(|source| CollectFilesError::ReadProc { path: path.into(), source })
+    };
+    let mut known = multicast::parse_igmp(&read("/proc/net/igmp")?);
+    if subject.domain == libc::AF_INET6 {
+        known.extend(multicast::parse_igmp6(&read("/proc/net/igmp6")?));
+    }
+    let mut groups = Vec::new();
+    for group in known {
+        let call = |operation| call_failed(subject.found, operation);
+        match multicast::membership(&subject.file, &group).map_err(call("MCAST_MSFILTER"))? {
+            Membership::None => continue,
+            Membership::Whole => {}
+            Membership::Filtered => {
+                return Err(refused(
+                    "it takes what comes from certain senders of a multicast group",
+                ));
+            }
+        }
+        let domain = if group.ip.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+        let address = Endpoint { ip: group.ip, port: 0, scope: 0 }.address(domain);
+        groups.push(MulticastGroup {
+            interface: Bytes(group.name.into_bytes()),
+            address: Bytes(address.unwrap_or_default()),
+        });
+    }
+    Ok(groups)
 }
 
 /// The datagrams that it has yet to receive. Where SO_PEEK_OFF is set, one look after the other shows

@@ -40,7 +40,7 @@ pub(super) fn make(job: &Job, made: &mut BTreeMap<SocketId, OwnedFd>) -> Result<
 pub(super) fn records(job: &Job) -> impl Iterator<Item = (SocketId, &Socket, &InetSocket)> {
     (0..).zip(&job.sockets).filter_map(|(number, record)| match &record.detail {
         SocketDetail::Inet(inet) => Some((SocketId(number), record, inet)),
-        SocketDetail::Unix(_) => None,
+        SocketDetail::Unix(_) | SocketDetail::Netlink(_) => None,
     })
 }
 

@@ -2,6 +2,7 @@
 //! open that may be on its way in them, what is queued; and last what would have been in the way.
 
 pub(super) mod inet;
+mod netlink;
 mod options;
 mod remains;
 mod tcp;
@@ -51,6 +52,7 @@ impl Sockets {
         let mut made = BTreeMap::new();
         unix::make(job, &mut made)?;
         inet::make(job, &mut made)?;
+        netlink::make(job, &mut made)?;
         Ok(Self { made })
     }
 

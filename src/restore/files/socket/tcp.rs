@@ -267,10 +267,10 @@ impl Tcp<'_> {
         let file = self.bound()?;
         let endpoint = Endpoint::parse(&peer.0).ok_or_else(|| unknown(self.id))?;
         self.begin(&file, endpoint)?;
-        if matches!(self.inet.connection, InetConnection::Pending { .. }) {
-            if !wait_for(&file, PollFlags::POLLOUT, PATIENCE) {
-                return Err(named(self.id, endpoint, "connect")(Errno::ETIMEDOUT));
-            }
+        // Where the backlog is full by now, it keeps trying.
+        if matches!(self.inet.connection, InetConnection::Pending { .. })
+            && wait_for(&file, PollFlags::POLLOUT, DELIVERY)
+        {
             self.shut_down_sending(&file)?;
             if self.inet.shutdown & RECEIVING != 0 {
                 socket::shut_down(&file, libc::SHUT_RD).map_err(self.failed("shutdown"))?;

@@ -12,7 +12,7 @@ use crate::model::id::SocketId;
 use crate::model::internet::Endpoint;
 use crate::model::job::Job;
 use crate::model::socket::{InetConnection, InetMessage, InetSocket, Socket};
-use crate::sys::socket;
+use crate::sys::{multicast, socket};
 
 /// As large a buffer as the kernel will give (/proc/sys/net/core/rmem_max).
 const LARGEST_BUFFER: i32 = i32::MAX;
@@ -37,6 +37,14 @@ pub(super) fn make(job: &Job, made: &mut BTreeMap<SocketId, OwnedFd>) -> Result<
         if let InetConnection::Datagram { peer } = &inet.connection {
             let endpoint = Endpoint::parse(&peer.0).ok_or_else(|| unknown(id))?;
             socket::connect(file, &peer.0).map_err(named(id, endpoint, "connect"))?;
+        }
+        for group in &inet.groups {
+            let endpoint = Endpoint::parse(&group.address.0).ok_or_else(|| unknown(id))?;
+            multicast::join(file, &group.interface.0, endpoint.ip).map_err(named(
+                id,
+                endpoint,
+                "MCAST_JOIN_GROUP",
+            ))?;
         }
         shut_down(id, file, inet.shutdown)?;
     }

@@ -86,7 +86,7 @@ pub(super) fn finish(job: &Job, made: &BTreeMap<SocketId, OwnedFd>) -> Result<()
 fn records(job: &Job) -> impl Iterator<Item = (SocketId, &Socket, &UnixSocket)> {
     (0..).zip(&job.sockets).filter_map(|(number, record)| match &record.detail {
         SocketDetail::Unix(unix) => Some((SocketId(number), record, unix)),
-        SocketDetail::Inet(_) => None,
+        SocketDetail::Inet(_) | SocketDetail::Netlink(_) => None,
     })
 }
 
