@@ -29,3 +29,4 @@ pub mod socket;
 pub mod task;
 pub mod terminal;
 pub mod unix_diag;
+pub mod writers;

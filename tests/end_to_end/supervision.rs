@@ -519,6 +519,31 @@ fn cut_bytes_are_kept() {
     assert_eq!(place.text("named"), "first\nsecond\n");
 }
 
+/// A job whose supervisor was lost runs on. Nothing is taken from the files that it writes.
+#[test]
+fn job_that_still_runs_is_not_disturbed() {
+    let place = Workplace::new(User::Plain);
+    let script = "exec 5> log; echo one >&5; touch ready; while [ ! -e more ]; do sleep 0.01; done; \
+                  echo two >&5; touch written; while [ ! -e go ]; do sleep 0.01; done; echo three >&5";
+    let child = place.start(place.rckpt(&["run", "--dir", "job", "--", "sh", "-c", script]));
+    assert!(poll(PATIENCE, || place.has("ready").then_some(())).is_some());
+    let root = process::children(child)[0];
+    place.tell(&["dump", &root.to_string()]);
+    place.write("more", "");
+    assert!(poll(PATIENCE, || place.has("written").then_some(())).is_some());
+    kill(child, Signal::SIGKILL).expect("it runs");
+    let answer = place.ask(&["restore", "job"]);
+    assert_eq!(answer.status, Some(125), "{answer:#?}");
+    let process = format!("process {root} (sh)");
+    assert!(answer.words.contains(&process) && answer.words.contains("log"), "{answer:#?}");
+    assert_eq!(place.text("log"), "one\ntwo\n");
+    kill(root, Signal::SIGKILL).expect("it runs");
+    process::kill_descendants();
+    place.write("go", "");
+    place.tell(&["restore", "job"]);
+    assert_eq!(place.text("log"), "one\ntwo\nthree\n");
+}
+
 /// A job that sleeps long is not waited for by the supervisor.
 #[test]
 fn sleepers_do_not_hold_up_a_checkpoint() {

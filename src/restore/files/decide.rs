@@ -22,7 +22,8 @@ use crate::model::job::Job;
 use crate::model::number::to_usize;
 use crate::model::time::TimeSpec;
 use crate::restore::plan::moved;
-use crate::sys::{build_id, file_tree, terminal};
+use crate::sys::writers::{self, FileId};
+use crate::sys::{build_id, file_tree, procfs, terminal};
 
 /// What the decisions depend on beside the image and the files.
 #[derive(Clone, Debug, Default)]
@@ -133,6 +134,7 @@ pub fn decide(job: &Job, choices: &Choices) -> Result<Decisions, Problems> {
     judge.outputs();
     judge.terminals();
     judge.addresses();
+    judge.writers();
     if judge.problems.is_empty() { Ok(judge.decisions) } else { Err(Problems(judge.problems)) }
 }
 
@@ -418,6 +420,28 @@ impl Judge<'_> {
                 _ => ProblemKind::AddressUnavailable { reason: errno.desc().to_owned() },
             };
             self.problems.push(Problem { path, kind });
+        }
+    }
+
+    /// Nothing is taken from a file that somebody is writing to: most of all not when that is the job
+    /// itself, whose supervisor was lost while it ran on.
+    fn writers(&mut self) {
+        let cut = self.decisions.cuts.iter().map(|cut| &cut.path);
+        let changed = cut.chain(&self.decisions.resets).chain(&self.decisions.set_aside);
+        let own: Vec<FileId> =
+            self.own.iter().flatten().map(|own| (own.dev(), own.ino())).collect();
+        // What cannot be looked at by its path any more will fail to be changed, too.
+        let files: BTreeMap<FileId, PathBuf> = changed
+            .filter_map(|path| Some((path, fs::metadata(path).ok()?)))
+            .map(|(path, found)| ((found.dev(), found.ino()), path.clone()))
+            .filter(|(file, _)| !own.contains(file))
+            .collect();
+        let wanted: Vec<FileId> = files.keys().copied().collect();
+        for (file, pid) in writers::writers(&wanted) {
+            let name = procfs::name(pid).unwrap_or_default();
+            let name = String::from_utf8_lossy(&name).into_owned();
+            let kind = ProblemKind::WrittenTo { pid: pid.as_raw(), name };
+            self.problems.push(Problem { path: Bytes::from(files[&file].clone()), kind });
         }
     }
 

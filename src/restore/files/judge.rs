@@ -114,6 +114,16 @@ pub enum ProblemKind {
         /// Why.
         reason: String,
     },
+    /// It is about to be changed under the hands of another process.
+    #[error(
+        "process {pid} ({name}) is writing to it, and what it holds beyond the checkpoint is to be cut off"
+    )]
+    WrittenTo {
+        /// The process.
+        pid: i32,
+        /// Its name.
+        name: String,
+    },
     /// It cannot be looked at.
     #[error("it cannot be looked at: {reason}")]
     Unreadable {
@@ -150,6 +160,10 @@ impl ProblemKind {
             }
             Self::EndUnreadable { .. } => {
                 "make it readable, or use --files keep to go on behind what it holds now"
+            }
+            Self::WrittenTo { .. } => {
+                "if that is the job itself, still running, end it first (kill), or leave it alone; \
+                 --files keep leaves the file as it is"
             }
             Self::ChangedMapped => {
                 "put the same build of it back, or give the place of one with --map OLD=NEW"
