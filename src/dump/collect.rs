@@ -115,8 +115,11 @@ pub(super) fn collect(
             recorded: member.recorded(),
         })
         .collect();
+    let ended = census.members.iter().filter(|member| member.place.is_none());
+    let zombies: Vec<_> = ended.map(|member| (member.host, member.recorded())).collect();
     let scope = Scope {
         subjects: &subjects,
+        zombies: &zombies,
         root,
         supervisor: request.supervisor,
         tcp_close: request.tcp_close,

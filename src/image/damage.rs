@@ -247,7 +247,7 @@ processes 1: e19ac2355c569721
 address spaces 1: bc9e4ee381291742
 descriptor tables 1: 57eeab907ce8a0f2
 directories 1: 3c499a6e7a7216da
-open files 1: a69994601b0bac2a
+open files 1: 3eebf18f1b952572
 inodes 1: 0f9373a20541b735
 pipes 1: 77ac232272860133
 outputs 1: 9c9295a1f1b238b1

@@ -2,7 +2,7 @@
 
 use crate::image::codec::checksum;
 use crate::model::address::{AddrRange, RemoteAddr};
-use crate::model::event::{BusyPoll, EpollItem};
+use crate::model::event::{BusyPoll, EpollItem, FileWatch};
 use crate::model::file::{
     Fd, FdTable, FileLock, FileLockKind, FileOwner, FsContext, Inode, InodeKind, OpenFile,
     OpenFileKind, Output, Outputs, Pipe, PipeEnd, Stream, StreamTarget,
@@ -314,6 +314,10 @@ fn open_files() -> Vec<OpenFile> {
         }),
         open(OpenFileKind::PseudoTerminal { terminal: TerminalId(0), end: TerminalEnd::Master }),
         open(OpenFileKind::PseudoTerminal { terminal: TerminalId(0), end: TerminalEnd::Slave }),
+        open(OpenFileKind::Inotify {
+            watches: vec![FileWatch { number: 3, inode: InodeId(1), mask: 0x100 }],
+        }),
+        open(OpenFileKind::PidFd { process: Pid(110), thread: true }),
     ]
 }
 

@@ -422,6 +422,16 @@ fn check_open_file(job: &Job, record: Record, file: &OpenFile) -> Checked {
         OpenFileKind::Epoll { items, .. } => {
             items.iter().try_for_each(|item| check_watched(job, record, item))
         }
+        OpenFileKind::Inotify { watches } => {
+            let ordered = ascending(watches.iter().map(|watch| watch.number));
+            let positive = watches.iter().all(|watch| watch.number > 0);
+            demand(ordered && positive, record, "its watches are not in order")?;
+            watches.iter().try_for_each(|watch| refer_inode(job, record, watch.inode))
+        }
+        OpenFileKind::PidFd { process, .. } => {
+            let known = process.0 == 0 || job.processes.iter().any(|found| found.pid == *process);
+            demand(known, record, "it stands for a process that there is not")
+        }
         OpenFileKind::Stream { target, .. } => check_stream(job, record, target),
         OpenFileKind::Proc { path, position } => {
             check_position(record, *position)?;

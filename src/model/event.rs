@@ -1,8 +1,8 @@
-//! Descriptors that tell of events: what an epoll instance watches.
+//! Descriptors that tell of events: what an epoll or inotify instance watches.
 
 use serde::{Deserialize, Serialize};
 
-use super::id::OpenFileId;
+use super::id::{InodeId, OpenFileId};
 
 /// One thing that an epoll instance watches. The kernel knows it by the open file description and by
 /// the number that `epoll_ctl` was given, which may have been closed or used for another file since.
@@ -42,4 +42,15 @@ pub struct BusyPoll {
     pub budget: u16,
     /// `prefer_busy_poll`.
     pub preferred: bool,
+}
+
+/// A file or directory that an inotify instance watches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileWatch {
+    /// The number that `inotify_add_watch` gave it; positive.
+    pub number: i32,
+    /// What is watched.
+    pub inode: InodeId,
+    /// IN_* bits.
+    pub mask: u32,
 }

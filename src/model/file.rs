@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::event::{BusyPoll, EpollItem};
+use super::event::{BusyPoll, EpollItem, FileWatch};
 use super::id::{Bytes, InodeId, ObjectId, OpenFileId, Pid, PipeId, SocketId, TerminalId};
 use super::signal::SignalSet;
 use super::terminal::TerminalEnd;
@@ -198,6 +198,18 @@ pub enum OpenFileKind {
         items: Vec<EpollItem>,
         /// How it polls network devices.
         busy_poll: BusyPoll,
+    },
+    /// `inotify_init`. No event waits in it.
+    Inotify {
+        /// What it watches, ascending by number.
+        watches: Vec<FileWatch>,
+    },
+    /// `pidfd_open`.
+    PidFd {
+        /// The process; 0: one that has ended and been waited for.
+        process: Pid,
+        /// PIDFD_THREAD: it stands for the main thread alone.
+        thread: bool,
     },
     /// One of the three streams that led outside the job.
     Stream {

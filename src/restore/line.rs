@@ -36,6 +36,8 @@ pub enum Stage {
     Led,
     /// It is in its group.
     Joined,
+    /// The reaper has opened what leads to processes.
+    Found,
     /// Only the blob is still to be executed.
     Ready,
     /// The reaper has finished and closed what it had opened.
@@ -53,6 +55,8 @@ pub enum Gate {
     Lead,
     /// Every group is founded.
     Join,
+    /// Every process of the job is there, and none has ended.
+    Find,
     /// Stand-ins and zombies may end.
     Finish,
     /// Every process is traced and may execute its blob.
@@ -61,8 +65,16 @@ pub enum Gate {
     Filled,
 }
 
-const GATES: [Gate; 7] =
-    [Gate::Mapped, Gate::Fork, Gate::Lead, Gate::Join, Gate::Finish, Gate::Execute, Gate::Filled];
+const GATES: [Gate; 8] = [
+    Gate::Mapped,
+    Gate::Fork,
+    Gate::Lead,
+    Gate::Join,
+    Gate::Find,
+    Gate::Finish,
+    Gate::Execute,
+    Gate::Filled,
+];
 
 /// A message to the supervisor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

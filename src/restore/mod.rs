@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -19,10 +19,12 @@ use nix::unistd::{Pid as HostPid, pipe2};
 use thiserror::Error;
 
 use crate::image::Reader;
+use crate::model::file::OpenFileKind;
 use crate::model::id::{ObjectId, OpenFileId, Pid};
 use crate::model::job::Job;
 use crate::sys::clone::{self, Fork};
 use crate::sys::descriptor::{self, Owner};
+use crate::sys::inotify;
 
 use crate::model::births::Birth;
 use control::{ControlError, Finish, Rebuilt};
@@ -97,6 +99,8 @@ pub enum RestoreError {
     TakeContent { object: ObjectId, source: io::Error },
     #[error("telling a thread about events on open file {file} of the image: {source}")]
     SetOwner { file: OpenFileId, source: Errno },
+    #[error("reading what the restore has done from an inotify instance: {source}")]
+    ForgetEvents { source: Errno },
     #[error(transparent)]
     Control(#[from] ControlError),
     #[error(transparent)]
@@ -259,7 +263,7 @@ impl<'a> Supervisor<'a> {
     }
 
     /// From the birth of all processes to their first own instruction. Returns the root.
-    fn rebuild(&mut self, in_place: Option<InPlace>) -> Result<HostPid, RestoreError> {
+    fn rebuild(&mut self, mut in_place: Option<InPlace>) -> Result<HostPid, RestoreError> {
         let everybody = self.plan.births.iter().flat_map(Birth::all).count();
         let living = self.plan.processes.iter().flatten().filter(|plan| executes(plan)).count();
         let reaper = usize::from(self.reaper.is_some());
@@ -268,6 +272,15 @@ impl<'a> Supervisor<'a> {
         self.await_all(Stage::Led, everybody)?;
         self.open_gate(Gate::Join, everybody)?;
         self.await_all(Stage::Joined, everybody)?;
+        match &mut in_place {
+            Some((opened, _)) => {
+                files::open_late(self.job, opened).map_err(ReaperError::from)?;
+            }
+            None => {
+                self.open_gate(Gate::Find, 1)?;
+                self.await_all(Stage::Found, 1)?;
+            }
+        }
         self.open_gate(Gate::Finish, everybody + reaper)?;
         if let Some((_, stand_ins)) = &in_place {
             tree::bury(stand_ins)?;
@@ -291,7 +304,7 @@ impl<'a> Supervisor<'a> {
         self.contents.clear();
         match &in_place {
             Some((opened, _)) => {
-                files::settle(self.job, opened).map_err(ReaperError::from)?;
+                files::settle(self.job, self.plan, opened).map_err(ReaperError::from)?;
                 close_opened(&opened.opened)?;
             }
             None => {
@@ -307,6 +320,7 @@ impl<'a> Supervisor<'a> {
         }
         self.set_late_owners(&rebuilt)?;
         self.finish_all(&rebuilt)?;
+        self.forget_events()?;
         let root = self.hosts.get(&self.job.root).copied();
         let root = root.ok_or(RestoreError::FindRoot { root: self.job.root })?;
         for process in rebuilt.into_values() {
@@ -377,6 +391,26 @@ impl<'a> Supervisor<'a> {
                 executable: plan.executable_fd,
                 capabilities: plan.capabilities,
             })?;
+        }
+        Ok(())
+    }
+
+    /// Has inotify instances forget what the restore itself has done to files that they watch.
+    fn forget_events(&self) -> Result<(), RestoreError> {
+        for (number, file) in (0..).zip(&self.job.open_files) {
+            if !matches!(file.kind, OpenFileKind::Inotify { .. }) {
+                continue;
+            }
+            let holder = self.job.processes.iter().find_map(|process| {
+                let table = self.job.fd_tables.get(tree::index_of(process.fd_table.0))?;
+                let entry = table.entries.iter().find(|entry| entry.file == OpenFileId(number))?;
+                Some((*self.hosts.get(&process.pid)?, entry.number))
+            });
+            let Some((host, number)) = holder else { continue };
+            descriptor::pidfd_open(host)
+                .and_then(|pidfd| descriptor::pidfd_getfd(pidfd.as_fd(), number))
+                .and_then(|instance| inotify::drain(instance.as_raw_fd()))
+                .map_err(|source| RestoreError::ForgetEvents { source })?;
         }
         Ok(())
     }

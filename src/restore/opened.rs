@@ -1,16 +1,15 @@
 //! What the reaper has opened for the whole job before the first process is forked, and how each
 //! process lays its table of descriptors out from it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 
-use nix::fcntl::OFlag;
-use nix::sys::stat::Mode;
+use nix::unistd::Pid as HostPid;
 use serde::{Deserialize, Serialize};
 
 use crate::model::file::FdTable;
-use crate::model::id::{Bytes, InodeId, ObjectId, OpenFileId};
+use crate::model::id::{InodeId, ObjectId, OpenFileId, Pid};
 use crate::sys::{clone, descriptor};
 
 /// Descriptors of the reaper, all numbered from `first` on, which is above every number that a table
@@ -28,8 +27,11 @@ pub struct Opened {
     pub contents: BTreeMap<ObjectId, ContentPlace>,
     /// Working directories that no path leads to.
     pub directories: BTreeMap<InodeId, RawFd>,
-    /// Descriptions that only the process that has them can make; [`Opened::files`] holds a stopgap.
-    pub late: BTreeMap<OpenFileId, LateFile>,
+    /// Descriptions that are made once the processes are there: what these have inherited under
+    /// [`Opened::files`] is a stopgap, and the reaper has the real one under the same number.
+    pub late: BTreeSet<OpenFileId>,
+    /// The reaper.
+    pub reaper: Pid,
 }
 
 /// Where content is written: page `n` at byte `base + n * 4096` of a descriptor.
@@ -39,17 +41,6 @@ pub struct ContentPlace {
     pub number: RawFd,
     /// Where the first page goes.
     pub base: u64,
-}
-
-/// A file in a process's own part of /proc.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LateFile {
-    /// Its path.
-    pub path: Bytes,
-    /// O_* bits to open it with.
-    pub flags: i32,
-    /// Position.
-    pub position: u64,
 }
 
 /// Gives the calling process the descriptors of `table`, and leaves those from `opened.first` on open
@@ -64,25 +55,23 @@ pub fn lay_out(table: &FdTable, opened: &Opened) -> io::Result<()> {
     let mut late: BTreeMap<OpenFileId, RawFd> = BTreeMap::new();
     for entry in &table.entries {
         close_between(next, entry.number)?;
-        if let Some(file) = opened.late.get(&entry.file)
-            && !late.contains_key(&entry.file)
-        {
-            late.insert(entry.file, descriptor::leave_open(open_late(file, opened.first)?));
-        }
         let file = usize::try_from(entry.file.0).map_err(io::Error::other)?;
-        let source = late.get(&entry.file).or_else(|| opened.files.get(file));
-        clone::duplicate_to(*source.ok_or(io::ErrorKind::NotFound)?, entry.number, false)?;
+        let inherited = opened.files.get(file).copied().ok_or(io::ErrorKind::NotFound)?;
+        if opened.late.contains(&entry.file) && !late.contains_key(&entry.file) {
+            late.insert(entry.file, descriptor::leave_open(fetch(inherited, opened)?));
+        }
+        let source = late.get(&entry.file).copied().unwrap_or(inherited);
+        clone::duplicate_to(source, entry.number, false)?;
         next = entry.number + 1;
     }
     close_between(next, opened.first)
 }
 
-fn open_late(file: &LateFile, first: RawFd) -> io::Result<OwnedFd> {
-    let flags = OFlag::from_bits_retain(file.flags | libc::O_CLOEXEC);
-    let opened = nix::fcntl::open(file.path.as_path(), flags, Mode::empty())?;
-    let opened = descriptor::move_above(opened, first)?;
-    descriptor::set_position(&opened, file.position)?;
-    Ok(opened)
+/// The description that the reaper has under `number` by now.
+fn fetch(number: RawFd, opened: &Opened) -> io::Result<OwnedFd> {
+    let reaper = descriptor::pidfd_open(HostPid::from_raw(opened.reaper.0))?;
+    let fetched = descriptor::pidfd_getfd(&reaper, number)?;
+    Ok(descriptor::move_above(fetched, opened.first)?)
 }
 
 /// Closes what is open in `first..end`.

@@ -130,8 +130,8 @@ fn move_in(orders: &Orders<'_>, line: &BuilderSide) -> Result<Place, ReaperError
 }
 
 fn build(orders: &Orders<'_>, line: &BuilderSide) -> Result<(), ReaperError> {
-    let opened = super::files::open_all(orders.job, orders.plan, orders.files)?;
-    grow_tree(orders, line, &opened)
+    let mut opened = super::files::open_all(orders.job, orders.plan, orders.files)?;
+    grow_tree(orders, line, &mut opened)
 }
 
 /// Has the job's processes forked by the caller, and waits with them until memory is filled.
@@ -141,7 +141,7 @@ fn build(orders: &Orders<'_>, line: &BuilderSide) -> Result<(), ReaperError> {
 fn grow_tree(
     orders: &Orders<'_>,
     line: &BuilderSide,
-    opened: &super::files::OpenedJob,
+    opened: &mut super::files::OpenedJob,
 ) -> Result<(), ReaperError> {
     let contents = opened.opened.contents.iter().map(|(object, fd)| (*object, *fd)).collect();
     line.report(&Report::Opened(contents))?;
@@ -149,10 +149,13 @@ fn grow_tree(
     let Orders { job, plan, .. } = *orders;
     let site = Site { job, plan, opened, line };
     let stand_ins = tree::grow(&plan.births, &site)?;
+    line.wait(Gate::Find)?;
+    super::files::open_late(job, opened)?;
+    line.report(&Report::Reached(Stage::Found, None))?;
     line.wait(Gate::Finish)?;
     tree::bury(&stand_ins)?;
     line.wait(Gate::Filled)?;
-    super::files::settle(job, opened)?;
+    super::files::settle(job, plan, opened)?;
     line.report(&Report::Reached(Stage::Settled, None))?;
     Ok(())
 }

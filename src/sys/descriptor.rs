@@ -39,6 +39,11 @@ pub fn pidfd_open_task(tid: Pid) -> Result<OwnedFd, Errno> {
     }
 }
 
+/// Opens a pidfd for the process `pid`, or for its main thread alone (PIDFD_THREAD, Linux 6.9).
+pub fn pidfd_open_as(pid: Pid, thread: bool) -> Result<OwnedFd, Errno> {
+    pidfd_open_with(pid, if thread { libc::O_EXCL } else { 0 })
+}
+
 fn pidfd_open_with(pid: Pid, flags: i32) -> Result<OwnedFd, Errno> {
     // SAFETY: the call takes two integers and touches no memory of ours.
     let result = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), flags) };

@@ -4,6 +4,7 @@
 
 use thiserror::Error;
 
+use crate::model::id::Bytes;
 use crate::model::time::{TimeSpec, TimerSpec};
 
 /// A line of fdinfo that is not as the kernel writes it.
@@ -35,6 +36,26 @@ pub struct FdInfo {
     pub signal_mask: Option<u64>,
     /// `tfd` lines: what an epoll instance watches, in its order.
     pub watched: Vec<Watched>,
+    /// `inotify` lines: what an inotify instance watches.
+    pub inotify: Vec<InotifyWatch>,
+    /// `Pid`: the process that a pidfd stands for, as the reader sees it; -1 once it has been waited for,
+    /// 0 when the reader cannot see it.
+    pub process: Option<i32>,
+}
+
+/// Something that an inotify instance watches.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InotifyWatch {
+    /// `wd`: the number of the watch.
+    pub number: i32,
+    /// `mask`: IN_* bits.
+    pub mask: u32,
+    /// `ino`: inode number of the file.
+    pub inode: u64,
+    /// `sdev`: device of its file system, composed as in `st_dev`.
+    pub device: u64,
+    /// `ino`, `sdev` and the file's handle, as they are shown: what tells it from every other file.
+    pub file: Bytes,
 }
 
 /// Something that an epoll instance watches.
@@ -122,6 +143,8 @@ fn parse_line(line: &[u8], info: &mut FdInfo) -> Option<()> {
         b"it_value" => timer(info).timer.value = parse_time(value()?)?,
         b"sigmask" => info.signal_mask = Some(u64::from_str_radix(value()?, 16).ok()?),
         b"tfd" => info.watched.push(parse_watched(value()?)?),
+        b"inotify wd" => info.inotify.push(parse_inotify(value()?)?),
+        b"Pid" => info.process = Some(value()?.parse().ok()?),
         b"it_interval" => timer(info).timer.interval = parse_time(value()?)?,
         _ => {}
     }
@@ -159,14 +182,41 @@ fn parse_watched(text: &str) -> Option<Watched> {
             "events" => watched.events = u32::from_str_radix(value, 16).ok()?,
             "data" => watched.data = u64::from_str_radix(value, 16).ok()?,
             "ino" => watched.inode = u64::from_str_radix(value, 16).ok()?,
-            "sdev" => {
-                let device = u64::from_str_radix(value, 16).ok()?;
-                watched.device = nix::sys::stat::makedev(device >> 20, device & 0xf_ffff);
-            }
+            "sdev" => watched.device = parse_device(value)?,
             _ => {}
         }
     }
     Some(watched)
+}
+
+/// A device number as the kernel keeps it: twelve bits and twenty (include/linux/kdev_t.h).
+fn parse_device(value: &str) -> Option<u64> {
+    let device = u64::from_str_radix(value, 16).ok()?;
+    Some(nix::sys::stat::makedev(device >> 20, device & 0xf_ffff))
+}
+
+/// `1 ino:9e7e sdev:800013 mask:800afce ignored_mask:0 fhandle-bytes:8 fhandle-type:1 f_handle:7e9e`,
+/// all in hexadecimal (fs/notify/fdinfo.c, `inotify_fdinfo`).
+fn parse_inotify(text: &str) -> Option<InotifyWatch> {
+    let (number, rest) = text.split_once(' ')?;
+    let number = i32::from_str_radix(number, 16).ok()?;
+    let mut watch = InotifyWatch { number, ..InotifyWatch::default() };
+    let mut file = Vec::new();
+    for word in rest.split_ascii_whitespace() {
+        let (name, value) = word.split_once(':')?;
+        match name {
+            "mask" => watch.mask = u32::from_str_radix(value, 16).ok()?,
+            "ignored_mask" => {}
+            _ => file.push(word),
+        }
+        match name {
+            "ino" => watch.inode = u64::from_str_radix(value, 16).ok()?,
+            "sdev" => watch.device = parse_device(value)?,
+            _ => {}
+        }
+    }
+    watch.file = Bytes::from(file.join(" ").as_bytes());
+    Some(watch)
 }
 
 /// `1: FLOCK  ADVISORY  WRITE 359 00:13:11691 0 EOF` (fs/locks.c, `lock_get_status`).
@@ -204,6 +254,35 @@ mod tests {
 
     fn check(content: &str, expected: FdInfo) {
         assert_eq!(parse(content.as_bytes()), Ok(expected));
+    }
+
+    #[test]
+    fn inotify_instances() {
+        check(
+            "flags:\t02\ninotify wd:1f ino:9e7e sdev:800013 mask:3c0 ignored_mask:0 fhandle-bytes:8 \
+             fhandle-type:1 f_handle:7e9e\n",
+            FdInfo {
+                flags: 2,
+                inotify: vec![InotifyWatch {
+                    number: 31,
+                    mask: 0x3c0,
+                    inode: 0x9e7e,
+                    device: nix::sys::stat::makedev(8, 0x13),
+                    file: Bytes::from(
+                        &b"ino:9e7e sdev:800013 fhandle-bytes:8 fhandle-type:1 f_handle:7e9e"[..],
+                    ),
+                }],
+                ..FdInfo::default()
+            },
+        );
+    }
+
+    #[test]
+    fn process_descriptors() {
+        check(
+            "flags:\t02\nPid:\t-1\n",
+            FdInfo { flags: 2, process: Some(-1), ..FdInfo::default() },
+        );
     }
 
     #[test]

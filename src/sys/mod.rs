@@ -14,6 +14,7 @@ pub mod features;
 pub mod file_tree;
 pub mod guardian;
 pub mod inet_diag;
+pub mod inotify;
 pub mod ipc;
 pub mod launch;
 pub mod machine;

@@ -22,6 +22,8 @@ crate::fixtures! {
     file_owner;
     file_paths;
     file_positions;
+    file_proc_others;
+    inotify;
     ipc_queues;
     ipc_segments;
     ipc_semaphores;
@@ -46,6 +48,7 @@ crate::fixtures! {
     memory_shm_file;
     memory_sparse;
     netlink_idle;
+    pidfd;
     pipe_contents;
     pipe_fifo;
     pipe_processes;

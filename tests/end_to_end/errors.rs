@@ -111,13 +111,37 @@ fn sockets_of_other_kinds() {
 }
 
 #[test]
-fn inotify() {
-    refused("inotify", &["descriptor 3", "inotify"]);
+fn events_that_nobody_reads() {
+    refused("inotify", &["descriptor 3", "inotify", "events", "again"]);
 }
 
 #[test]
-fn process_descriptors() {
-    refused("pidfd", &["descriptor 3", "pidfd"]);
+fn process_descriptors_of_others() {
+    refused("pidfd", &["descriptor 3", "pidfd", "outside the job"]);
+}
+
+#[test]
+fn packet_sockets_and_other_strange_things() {
+    refused("fanotify", &["descriptor 3", "fanotify"]);
+    refused("perf", &["descriptor 3", "performance counters"]);
+    refused("userfaultfd", &["descriptor 3", "userfaultfd"]);
+    refused("namespace", &["descriptor 3", "namespace"]);
+    // These take a privilege to be made.
+    if geteuid().is_root() {
+        refused_as(User::Caller, "bpf", &["descriptor 3", "BPF"]);
+        refused_as(User::Caller, "fuse", &["descriptor 3", "character device 10:229"]);
+        refused_as(User::Caller, "packet", &["descriptor 3", "socket"]);
+    }
+}
+
+#[test]
+fn memory_of_userfaultfd() {
+    refused("fault", &["userfaultfd"]);
+}
+
+#[test]
+fn asynchronous_input_and_output() {
+    refused("aio", &["io_setup"]);
 }
 
 #[test]
@@ -151,7 +175,11 @@ fn processes_that_share_memory() {
 }
 
 fn refused(kind: &'static str, words: &[&str]) {
-    fixture_refused(&Case::new("refused").with_argument(kind), words);
+    refused_as(User::Plain, kind, words);
+}
+
+fn refused_as(user: User, kind: &'static str, words: &[&str]) {
+    fixture_refused_in(&Workplace::new(user), &Case::new("refused").with_argument(kind), words);
 }
 
 /// A dump of the fixture is refused with these words and the pid of one of its processes, and the job

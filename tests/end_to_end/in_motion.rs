@@ -8,6 +8,7 @@ crate::fixtures! {
     motion_exec;
     motion_files;
     motion_forks;
+    motion_inotify;
     motion_ipc;
     motion_mutexes;
     motion_outputs.with_output("appended");

@@ -7,7 +7,7 @@ use crate::image::{Codec, Reader, Run};
 use crate::model::file::{
     Fd, FdTable, InodeKind, OpenFile, OpenFileKind, PipeEnd, Stream, StreamTarget,
 };
-use crate::model::id::{Bytes, InodeId, ObjectId, OpenFileId, PipeId};
+use crate::model::id::{Bytes, InodeId, ObjectId, OpenFileId, Pid, PipeId};
 use crate::model::job::Job;
 use crate::model::memory::{AddressSpace, Backing, Vma};
 use crate::model::number::{PAGE_SIZE, to_u64, to_usize};
@@ -371,6 +371,11 @@ fn what(job: &Job, file: &OpenFile) -> String {
             format!("signalfd for signals {}", numbers.join(", "))
         }
         OpenFileKind::Epoll { items, .. } => format!("epoll, watches {}", items.len()),
+        OpenFileKind::Inotify { watches } => format!("inotify, watches {}", watches.len()),
+        OpenFileKind::PidFd { process: Pid(0), .. } => {
+            "pidfd of a process that has ended".to_owned()
+        }
+        OpenFileKind::PidFd { process, .. } => format!("pidfd of process {process}"),
         OpenFileKind::Stream { stream, target } => {
             let name = match stream {
                 Stream::Input => "standard input",

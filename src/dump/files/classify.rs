@@ -35,6 +35,10 @@ pub(super) enum Class {
     SignalFd,
     /// `epoll_create`.
     Epoll,
+    /// `inotify_init`.
+    Inotify,
+    /// `pidfd_open`.
+    PidFd,
     /// Something that cannot be saved.
     Refused(RefusalKind),
 }
@@ -48,6 +52,7 @@ pub(super) fn classify(link: &[u8], mode: u32, rdev: u64, flags: u32) -> Class {
     match mode & libc::S_IFMT {
         libc::S_IFIFO if link.starts_with(b"pipe:[") => Class::Pipe,
         libc::S_IFSOCK if link.starts_with(b"socket:[") => Class::Socket,
+        _ if link.starts_with(b"pidfd:") => Class::PidFd,
         _ if !link.starts_with(b"/") => Class::Refused(not_a_path(link)),
         _ if opened_as_path => Class::Path,
         libc::S_IFREG => Class::Regular,
@@ -65,9 +70,9 @@ fn anonymous(name: &[u8]) -> Class {
         b"[timerfd]" => return Class::TimerFd,
         b"[signalfd]" => return Class::SignalFd,
         b"[eventpoll]" => return Class::Epoll,
-        b"inotify" | b"[inotify]" => RefusalKind::Inotify,
+        b"inotify" | b"[inotify]" => return Class::Inotify,
         b"[fanotify]" => RefusalKind::Fanotify,
-        b"[pidfd]" => RefusalKind::PidFd,
+        b"[pidfd]" => return Class::PidFd,
         b"[io_uring]" => RefusalKind::IoUring,
         b"[perf_event]" => RefusalKind::PerfEvent,
         b"[userfaultfd]" => RefusalKind::UserFault,
@@ -76,14 +81,12 @@ fn anonymous(name: &[u8]) -> Class {
     })
 }
 
-/// Links that are no paths: `net:[4026531840]`, `pidfd:[1]`, `(unreachable)/x`.
+/// Links that are no paths: `net:[4026531840]`, `(unreachable)/x`.
 fn not_a_path(link: &[u8]) -> RefusalKind {
     const NAMESPACES: [&[u8]; 8] =
         [b"cgroup:", b"ipc:", b"mnt:", b"net:", b"pid:", b"time:", b"user:", b"uts:"];
     if link.starts_with(b"(unreachable)") {
         RefusalKind::NotReachable
-    } else if link.starts_with(b"pidfd:") {
-        RefusalKind::PidFd
     } else if NAMESPACES.iter().any(|prefix| link.starts_with(prefix)) {
         RefusalKind::Namespace
     } else {
@@ -131,6 +134,9 @@ mod tests {
         check("anon_inode:[timerfd]", 0o600, none, Class::TimerFd);
         check("anon_inode:[signalfd]", 0o600, none, Class::SignalFd);
         check("anon_inode:[eventpoll]", 0o600, none, Class::Epoll);
+        check("anon_inode:inotify", 0o600, none, Class::Inotify);
+        check("anon_inode:[pidfd]", 0o600, none, Class::PidFd);
+        check("pidfd:[12]", libc::S_IFREG | 0o600, none, Class::PidFd);
         check("/dev/null", libc::S_IFCHR | 0o666, (1, 3), Class::Device);
         check("/dev/tty", libc::S_IFCHR | 0o666, (5, 0), Class::ControllingTerminal);
         check("/dev/ptmx", libc::S_IFCHR | 0o666, (5, 2), Class::TerminalMaster);
@@ -142,9 +148,8 @@ mod tests {
         let none = (0, 0);
         let refused = |link, mode, device, kind| check(link, mode, device, Class::Refused(kind));
         refused("anon_inode:[io_uring]", 0o600, none, RefusalKind::IoUring);
-        refused("anon_inode:inotify", 0o600, none, RefusalKind::Inotify);
+        refused("anon_inode:[fanotify]", 0o600, none, RefusalKind::Fanotify);
         refused("anon_inode:bpf-map", 0o600, none, RefusalKind::Bpf);
-        refused("anon_inode:[pidfd]", 0o600, none, RefusalKind::PidFd);
         refused("anon_inode:[new]", 0o600, none, RefusalKind::UnknownKernelObject);
         refused("net:[4026531840]", libc::S_IFREG | 0o444, none, RefusalKind::Namespace);
         refused("(unreachable)/x", libc::S_IFREG | 0o444, none, RefusalKind::NotReachable);

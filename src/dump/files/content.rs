@@ -121,6 +121,14 @@ impl Content {
 }
 
 impl ContentSource {
+    /// A path that leads to it.
+    pub fn path(&self) -> Option<PathBuf> {
+        match self {
+            Self::File { path, .. } => Some(path.clone()),
+            Self::Mapped { .. } => None,
+        }
+    }
+
     /// Whether anything can be read, found by trying.
     pub fn probe(&self) -> io::Result<()> {
         self.open().map(drop)

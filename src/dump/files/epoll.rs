@@ -202,8 +202,6 @@ fn check_watchable(
     number: i32,
 ) -> Result<(), RefusalKind> {
     match record.kind {
-        // It is opened by the process that has it, and later than it would be needed.
-        OpenFileKind::Proc { .. } => Err(RefusalKind::WatchesProc { number }),
         // What pending signals it tells of are those of the process that had it added.
         OpenFileKind::SignalFd { .. } => {
             let has = |table: &FdTable, wanted: OpenFileId| {

@@ -316,6 +316,16 @@ impl InodeTable {
         draft.inode.written |= written;
     }
 
+    /// Where the files that are known by now can be reached.
+    pub fn places(&self) -> Vec<PathBuf> {
+        let place = |draft: &Draft| match draft.inode.kind {
+            InodeKind::Linked => Some(draft.inode.path.as_path().to_owned()),
+            InodeKind::Unlinked => draft.files.iter().find_map(ContentSource::path),
+            _ => None,
+        };
+        self.drafts.iter().filter_map(place).collect()
+    }
+
     /// Notes the seals of a memfd.
     pub fn set_seals(&mut self, id: InodeId, found: u32) {
         if let InodeKind::Memfd { seals, .. } = &mut self.draft(id).inode.kind {

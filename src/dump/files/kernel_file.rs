@@ -22,11 +22,7 @@ pub(super) fn is_one(found: &Description) -> bool {
 }
 
 /// Records a description of such a file.
-pub(super) fn collect(
-    collector: &Collector,
-    found: &Description,
-    tables: &[nix::unistd::Pid],
-) -> Result<OpenFileKind, Failure> {
+pub(super) fn collect(collector: &Collector, found: &Description) -> Result<OpenFileKind, Failure> {
     if FileSystem::of(&found.proc_path()) == FileSystem::Kernel {
         if found.access() != libc::O_RDONLY {
             return Err(RefusalKind::KernelFileForWriting.into());
@@ -48,12 +44,8 @@ pub(super) fn collect(
     if process.rest.split('/').any(|name| BOUND_TO_MEMORY.contains(&name)) {
         return Err(RefusalKind::ProcOfMemory.into());
     }
-    let holders_are_it = found
-        .entries
-        .iter()
-        .all(|entry| collector.recorded.get(&tables[entry.table]) == Some(&recorded));
-    if !holders_are_it || process.rest.starts_with("task/") {
-        return Err(RefusalKind::ProcOfOther.into());
+    if process.rest.starts_with("task/") {
+        return Err(RefusalKind::ProcOfThread.into());
     }
     Ok(record(found, format!("/proc/{recorded}/{}", process.rest).into_bytes()))
 }

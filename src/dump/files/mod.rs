@@ -13,9 +13,11 @@ mod epoll;
 mod event;
 pub mod identity;
 mod inode;
+mod inotify;
 mod kernel_file;
 mod locks;
 pub mod outputs;
+mod pidfd;
 mod pipe;
 mod refusal;
 mod regular;
@@ -72,6 +74,8 @@ pub struct Scope<'a> {
     /// All frozen processes but zombies. Threads of one process must share descriptors and
     /// directories.
     pub subjects: &'a [Subject],
+    /// Zombies of the job: as rckpt sees them, and as the job does.
+    pub zombies: &'a [(Pid, id::Pid)],
     /// The root process, as rckpt sees it.
     pub root: Pid,
     /// The `rckpt run` or `rckpt restore` that the job got its standard streams from.
@@ -224,6 +228,10 @@ impl From<CollectFilesError> for Failure {
 pub struct Collector {
     /// Recorded process ids by those that rckpt sees.
     recorded: HashMap<Pid, id::Pid>,
+    /// Those of processes that have ended and not been waited for.
+    zombies: HashMap<Pid, id::Pid>,
+    /// Inotify instances whose watched files are still to be found.
+    unresolved: Vec<inotify::Unresolved>,
     /// For each subject, its table and its directories.
     sharing: Vec<(FdTableId, FsId)>,
     fd_tables: Vec<FdTable>,
@@ -252,6 +260,8 @@ impl Collector {
         }
         let mut collector = Self {
             recorded: recorded_ids(scope.subjects),
+            zombies: scope.zombies.iter().copied().collect(),
+            unresolved: Vec::new(),
             sharing,
             fd_tables: vec![FdTable::default(); tables.firsts.len()],
             fs: Vec::with_capacity(contexts.firsts.len()),
@@ -268,6 +278,7 @@ impl Collector {
             let found = context::collect(&mut collector, pid)?;
             collector.fs.push(found);
         }
+        inotify::find_watched(&mut collector)?;
         Ok(collector)
     }
 
@@ -497,7 +508,7 @@ impl Collector {
     ) -> Result<OpenFile, Failure> {
         let kind = match class {
             Class::Regular | Class::Directory if kernel_file::is_one(found) => {
-                kernel_file::collect(self, found, tables)?
+                kernel_file::collect(self, found)?
             }
             Class::Regular => regular::collect(self, found)?,
             Class::Directory => regular::collect_directory(self, found)?,
@@ -515,6 +526,11 @@ impl Collector {
             Class::TimerFd => timer::collect(found)?,
             Class::SignalFd => event::collect_signals(found)?,
             Class::Epoll => epoll::collect(found)?,
+            Class::Inotify => {
+                let id = OpenFileId(index(self.open_files.len())?);
+                inotify::collect(self, found, id)?
+            }
+            Class::PidFd => pidfd::collect(self, found)?,
             Class::Socket => sockets.collect(self, found)?,
             Class::Refused(kind) => return Err(kind.into()),
         };

@@ -128,12 +128,6 @@ pub enum RefusalKind {
         /// The number.
         number: i32,
     },
-    /// An epoll instance watches a file under /proc.
-    #[error("it watches a file under /proc, added by number {number}, which is not supported")]
-    WatchesProc {
-        /// The number.
-        number: i32,
-    },
     /// An epoll instance watches the signals of a process, which does not have both.
     #[error(
         "it watches a signal descriptor, added by number {number}, and no process has both of them \
@@ -143,12 +137,35 @@ pub enum RefusalKind {
         /// The number.
         number: i32,
     },
-    /// `inotify_init`.
-    #[error("inotify instances cannot be saved yet")]
-    Inotify,
-    /// `pidfd_open`.
-    #[error("process descriptors (pidfd) cannot be saved yet")]
-    PidFd,
+    /// Events that wait to be read cannot be looked at.
+    #[error("events that the program has not read yet wait in it")]
+    EventsQueued,
+    /// A number of a watch that would take too long to come to.
+    #[error("it has used {number} watches, more than can be brought back")]
+    WatchNumber {
+        /// The highest number.
+        number: i32,
+    },
+    /// The path of a watched file is not known.
+    #[error("the file that its watch {number} is on (inode {inode}) was not found")]
+    WatchedFileNotFound {
+        /// The number of the watch.
+        number: i32,
+        /// The inode.
+        inode: u64,
+    },
+    /// `pidfd_open` of a process that is not the job's.
+    #[error("it stands for a process outside the job ({process})")]
+    PidFdOfOutsider {
+        /// The process, as rckpt sees it; 0: not at all.
+        process: i32,
+    },
+    /// `pidfd_open` with PIDFD_THREAD of a thread that is not the main one.
+    #[error("it stands for a single thread ({thread}), which is not supported")]
+    PidFdOfThread {
+        /// The thread.
+        thread: i32,
+    },
     /// `fanotify_init`.
     #[error("fanotify groups cannot be saved")]
     Fanotify,
@@ -235,9 +252,9 @@ pub enum RefusalKind {
     /// A file under /proc of a process outside the job.
     #[error("it belongs to a process outside the job")]
     ProcOfOutsider,
-    /// A file under /proc that only the process that it belongs to could open again.
-    #[error("a file under /proc of a process can be saved in that process alone")]
-    ProcOfOther,
+    /// A file under /proc of a single thread, which is not there yet when files are opened again.
+    #[error("files under /proc of single threads cannot be saved")]
+    ProcOfThread,
     /// A file under /proc bound to the memory that its process had when it was opened.
     #[error("it is bound to the memory of a process")]
     ProcOfMemory,
@@ -280,7 +297,10 @@ impl RefusalKind {
     /// Whether it will be gone in a moment if the job runs on.
     #[must_use]
     pub const fn is_passing(&self) -> bool {
-        matches!(self, Self::TcpPending | Self::InetPassing { .. })
+        matches!(
+            self,
+            Self::TcpPending | Self::InetPassing { .. } | Self::LeaseBreaking | Self::EventsQueued
+        )
     }
 
     /// What the user can do about it.
@@ -293,9 +313,9 @@ impl RefusalKind {
             | Self::InetSocket { .. }
             | Self::NetlinkSocket { .. }
             | Self::SocketOption { .. }
-            | Self::Inotify
-            | Self::WatchesProc { .. }
-            | Self::PidFd
+            | Self::WatchNumber { .. }
+            | Self::PidFdOfOutsider { .. }
+            | Self::PidFdOfThread { .. }
             | Self::Fanotify
             | Self::PerfEvent
             | Self::Bpf
@@ -343,7 +363,7 @@ impl RefusalKind {
                 "let the owner read the file (chmod u+r), or run rckpt as the user who can"
             }
             Self::ProcOfOutsider
-            | Self::ProcOfOther
+            | Self::ProcOfThread
             | Self::ProcOfMemory
             | Self::KernelFileForWriting => {
                 "take the checkpoint when the program has closed the file"
@@ -352,7 +372,10 @@ impl RefusalKind {
                 "take the checkpoint when the program does not use it"
             }
             Self::OwnerOutside { .. } => "let the program set the owner (F_SETOWN) to itself",
-            Self::LeaseBreaking => "try again in a moment",
+            Self::LeaseBreaking | Self::EventsQueued => "try again in a moment",
+            Self::WatchedFileNotFound { .. } => {
+                "start the program in the directory that it watches, or above"
+            }
             Self::SegmentOfHugePages => "let the program make it without SHM_HUGETLB",
             Self::SharedHugePages => "use a file on hugetlbfs, or ordinary pages",
             Self::MappedContentUnreadable { .. } => "keep the mapped file until the job has ended",

@@ -54,7 +54,8 @@ fn collect(pids: &[Pid], supervisor: Option<Pid>) -> Collector {
         .iter()
         .map(|pid| Subject { pid: *pid, task: *pid, recorded: id::Pid(pid.as_raw()) })
         .collect();
-    Collector::collect(&Scope { subjects: &subjects, root: pids[0], supervisor, tcp_close: false })
+    let (zombies, root) = (&[], pids[0]);
+    Collector::collect(&Scope { subjects: &subjects, zombies, root, supervisor, tcp_close: false })
         .unwrap()
 }
 

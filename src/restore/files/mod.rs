@@ -8,7 +8,9 @@
 mod decide;
 mod epoll;
 mod hidden;
+mod inotify;
 mod judge;
+mod late;
 mod open;
 mod pipe;
 mod rollback;
@@ -93,6 +95,10 @@ pub enum OpenError {
     MakeTimer { source: io::Error },
     #[error("making a signal descriptor again: {source}")]
     MakeSignalFd { source: io::Error },
+    #[error("making an inotify instance again: {source}; see /proc/sys/fs/inotify")]
+    MakeInotify { source: io::Error },
+    #[error("opening the descriptor of {} again: {source}", late::name_of(*process))]
+    OpenProcess { process: Pid, source: Errno },
     #[error("making an epoll instance again: {source}")]
     MakeEpoll { source: io::Error },
     #[error("connecting {stream:?}, a standard stream, to the caller's own: {source}")]
@@ -127,6 +133,11 @@ pub enum SettleError {
     Terminal { source: Errno },
     #[error("making group {group} the foreground of the terminal: {source}")]
     Foreground { group: Pid, source: Errno },
+    #[error(
+        "watching {path} again for open file {file} of the image (inotify): {source}; see \
+         /proc/sys/fs/inotify"
+    )]
+    WatchFile { file: OpenFileId, path: Bytes, source: Errno },
     #[error("giving an epoll instance back what it watched{}: {source}{}", by_number(*number), unwatchable(*source))]
     Watch { number: Option<i32>, source: Errno },
 }
@@ -164,11 +175,19 @@ pub fn take_back(decisions: &Decisions) -> Result<(), RollbackError> {
     rollback::carry_out(decisions)
 }
 
+/// Opens what leads to processes of the job, now that all of them are there.
+///
+/// # Errors
+/// When it fails.
+pub fn open_late(job: &Job, opened: &mut OpenedJob) -> Result<(), OpenError> {
+    late::open_all(job, opened)
+}
+
 /// What can only be done once memory and files have their content.
 ///
 /// # Errors
 /// When it fails.
-pub fn settle(job: &Job, opened: &OpenedJob) -> Result<(), OpenError> {
-    settle::settle(job, opened)?;
+pub fn settle(job: &Job, plan: &Plan, opened: &OpenedJob) -> Result<(), OpenError> {
+    settle::settle(job, plan, opened)?;
     Ok(ipc::settle(job, &opened.objects)?)
 }

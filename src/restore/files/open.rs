@@ -15,20 +15,21 @@ use nix::sys::stat::Mode;
 use super::decide::{Connection, Decisions};
 use super::epoll;
 use super::hidden;
+use super::late;
 use super::pipe::Pipes;
 use super::socket::Sockets;
 use super::terminal::Terminals;
 use super::{OpenError, OpenedJob, Origin, settle, usage};
 use crate::model::file::{FileLockKind, InodeKind, OpenFile, OpenFileKind, Stream, StreamTarget};
-use crate::model::id::{Bytes, InodeId, OpenFileId};
+use crate::model::id::{Bytes, InodeId, OpenFileId, Pid};
 use crate::model::job::Job;
 use crate::model::memory::Backing;
 use crate::model::number::to_usize;
 use crate::restore::ipc;
-use crate::restore::opened::{ContentPlace, LateFile, Opened};
+use crate::restore::opened::{ContentPlace, Opened};
 use crate::restore::plan::{Identity, Plan};
 use crate::restore::script::{segment_of, writes_through};
-use crate::sys::{descriptor, terminal};
+use crate::sys::{descriptor, inotify, terminal};
 
 /// The bit that O_TMPFILE has beside O_DIRECTORY (`__O_TMPFILE`).
 const TEMPORARY: i32 = libc::O_TMPFILE & !libc::O_DIRECTORY;
@@ -46,7 +47,7 @@ pub(super) fn open_all(
         job,
         plan,
         decisions,
-        opened: Opened { first, ..Opened::default() },
+        opened: Opened { first, reaper: Pid(nix::unistd::getpid().as_raw()), ..Opened::default() },
         origins: BTreeMap::new(),
         unsettled: Vec::new(),
         terminals: Vec::new(),
@@ -64,7 +65,7 @@ pub(super) fn open_all(
             OpenError::Lock { path, source }
         })?;
         let made = move_up(made, first)?;
-        if settle::is_needed(file) {
+        if settle::is_needed(file) && !late::is_late(file) {
             opener.unsettled.push((id, duplicate(&made, first)?));
         }
         if let Some(modes) = opener.modes_of(file) {
@@ -184,20 +185,16 @@ impl Opener<'_> {
                 .map_err(|errno| OpenError::MakeEpoll { source: errno.into() }),
             OpenFileKind::Stream { stream, target } => self.open_stream(*stream, target, flags),
             OpenFileKind::Socket { socket } => Ok(self.sockets.open(*socket, flags)?),
-            OpenFileKind::Proc { path, position } => {
-                if is_of_process(path) {
-                    let late = LateFile { path: path.clone(), flags, position: *position };
-                    self.opened.late.insert(id, late);
-                    return open_path(Path::new("/dev/null"), libc::O_RDONLY)
-                        .map_err(|source| OpenError::Open { path: path.clone(), source });
-                }
-                open_path(path.as_path(), flags)
-                    .and_then(|made| {
-                        descriptor::set_position(&made, *position)?;
-                        Ok(made)
-                    })
-                    .map_err(|source| OpenError::Open { path: path.clone(), source })
+            OpenFileKind::Inotify { .. } => inotify::create()
+                .and_then(|instance| with_flags(instance, flags))
+                .map_err(|errno| OpenError::MakeInotify { source: errno.into() }),
+            OpenFileKind::PidFd { .. } | OpenFileKind::Proc { .. } if late::is_late(file) => {
+                self.opened.late.insert(id);
+                open_path(Path::new("/dev/null"), libc::O_RDONLY).map_err(|source| {
+                    OpenError::Open { path: Bytes::from(Path::new("/dev/null")), source }
+                })
             }
+            OpenFileKind::PidFd { .. } | OpenFileKind::Proc { .. } => late::open(file),
         }
     }
 
@@ -362,7 +359,7 @@ pub(super) fn reopen_number(file: RawFd, flags: i32) -> io::Result<OwnedFd> {
 }
 
 /// The recorded flags as open(2) may be given them now.
-fn flags_to_open(recorded: u32) -> i32 {
+pub(super) fn flags_to_open(recorded: u32) -> i32 {
     let recorded = recorded.cast_signed();
     let mut only_once = libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC | libc::O_ASYNC;
     if recorded & TEMPORARY != 0 {
@@ -420,11 +417,6 @@ fn event(count: u64, semaphore: bool, flags: i32) -> io::Result<OwnedFd> {
     Ok(event)
 }
 
-/// Whether a path leads to a process's own part of /proc, which only exists once the process does.
-fn is_of_process(path: &Bytes) -> bool {
-    path.0.strip_prefix(b"/proc/").is_some_and(|rest| rest.first().is_some_and(u8::is_ascii_digit))
-}
-
 /// A job may have more files open, taken together, than the soft limit allows.
 fn raise_limit() -> Result<(), OpenError> {
     let raise = |errno: Errno| OpenError::RaiseLimit { source: errno.into() };
@@ -435,7 +427,7 @@ fn raise_limit() -> Result<(), OpenError> {
     Ok(())
 }
 
-fn duplicate(file: &OwnedFd, first: RawFd) -> Result<OwnedFd, OpenError> {
+pub(super) fn duplicate(file: &OwnedFd, first: RawFd) -> Result<OwnedFd, OpenError> {
     descriptor::duplicate_above(file, first)
         .map_err(|errno| OpenError::MoveUp { source: errno.into() })
 }
@@ -480,15 +472,5 @@ mod tests {
                 other => assert_eq!((other, count), (Err(Errno::EAGAIN), 0)),
             }
         }
-    }
-
-    #[test]
-    fn files_of_processes_are_told_from_others() {
-        let check = |path: &str, expected| {
-            assert_eq!(is_of_process(&Bytes::from(path.as_bytes())), expected, "{path}");
-        };
-        check("/proc/12/status", true);
-        check("/proc/meminfo", false);
-        check("/sys/12", false);
     }
 }

@@ -10,6 +10,7 @@ use nix::sys::time::TimeSpec as KernelTime;
 use nix::unistd::{Pid as HostPid, ftruncate};
 
 use super::epoll;
+use super::inotify;
 use super::judge::Action;
 use super::{OpenedJob, Origin, SettleError};
 use crate::model::file::{FileLockKind, Inode, InodeKind, OpenFile, OpenFileKind};
@@ -18,6 +19,7 @@ use crate::model::job::Job;
 use crate::model::number::to_usize;
 use crate::model::time::{Clocks, TimeSpec, TimerSpec};
 use crate::restore::owner::comes_late;
+use crate::restore::plan::Plan;
 use crate::sys::descriptor::{self, Owner};
 use crate::sys::terminal::{self, TERMIOS2_SIZE};
 
@@ -35,7 +37,7 @@ pub(super) fn is_needed(file: &OpenFile) -> bool {
 }
 
 /// Does everything that is left to be done.
-pub(super) fn settle(job: &Job, opened: &OpenedJob) -> Result<(), SettleError> {
+pub(super) fn settle(job: &Job, plan: &Plan, opened: &OpenedJob) -> Result<(), SettleError> {
     settle_descriptions(job, opened, |file, descriptor| settle_description(job, file, descriptor))?;
     for (id, origin) in &opened.origins {
         let Some(inode) = job.inodes.get(to_usize(u64::from(id.0))) else { continue };
@@ -59,6 +61,7 @@ pub(super) fn settle(job: &Job, opened: &OpenedJob) -> Result<(), SettleError> {
     settle_descriptions(job, opened, |file, timer| {
         if has_run_out(file) { start_timer(file, timer, &job.clocks) } else { Ok(()) }
     })?;
+    inotify::watch_all(job, plan, opened)?;
     epoll::watch_all(job, opened)?;
     settle_descriptions(job, opened, |file, timer| {
         if has_run_out(file) { Ok(()) } else { start_timer(file, timer, &job.clocks) }

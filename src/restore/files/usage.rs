@@ -55,7 +55,13 @@ pub fn of_all(job: &Job) -> Vec<Usage> {
             | OpenFileKind::Path { inode }
             | OpenFileKind::Fifo { inode, .. }
             | OpenFileKind::Device { inode } => note(*inode, &|usage| usage.opened = true),
-            OpenFileKind::Stream { .. }
+            OpenFileKind::Inotify { watches } => {
+                for watch in watches {
+                    note(watch.inode, &|usage| usage.opened = true);
+                }
+            }
+            OpenFileKind::PidFd { .. }
+            | OpenFileKind::Stream { .. }
             | OpenFileKind::Pipe { .. }
             | OpenFileKind::ControllingTerminal
             | OpenFileKind::PseudoTerminal { .. }
