@@ -46,12 +46,30 @@ pub(super) struct Census {
     pub members: Vec<Member>,
     /// Recorded ids of all processes and threads, by those that rckpt sees.
     ids: HashMap<Pid, id::Pid>,
+    /// What was seen of each thread.
+    threads: HashMap<Pid, Glimpse>,
+}
+
+/// What /proc says of one thread, as far as its record needs it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Glimpse {
+    /// Its flags in the kernel.
+    pub flags: u32,
+    /// PR_SPEC_* bit of PR_SPEC_STORE_BYPASS; 0: none.
+    pub store_bypass: u32,
+    /// PR_SPEC_* bit of PR_SPEC_INDIRECT_BRANCH; 0: none.
+    pub indirect_branch: u32,
 }
 
 impl Census {
     /// The recorded id of a process or thread of the job.
     pub fn recorded(&self, host: Pid) -> Option<id::Pid> {
         self.ids.get(&host).copied()
+    }
+
+    /// What was seen of a thread of the job.
+    pub fn glimpse(&self, tid: Pid) -> Glimpse {
+        self.threads.get(&tid).copied().unwrap_or_default()
     }
 
     /// The id of a member's parent as the member sees it, be it outside the job; 0 when it is outside
@@ -105,6 +123,7 @@ pub(super) fn count(
 ) -> Result<Census, CollectError> {
     let mut found = Vec::new();
     let mut ids = HashMap::new();
+    let mut threads = HashMap::new();
     for (place, process) in tree.processes().iter().enumerate() {
         let task = process.task();
         let status = procfs::status(task)?;
@@ -112,14 +131,23 @@ pub(super) fn count(
         check_rights(&status, &mut refuse);
         ids.insert(process.pid, innermost(&status.ns_tgid));
         for thread in &process.threads {
-            check_task(thread.tid, &mut refuse)?;
-            if thread.tid == task {
-                ids.insert(thread.tid, innermost(&status.ns_pid));
+            let tid = thread.tid;
+            let flags = procfs::thread_stat(process.pid, tid)?.flags;
+            check_task(tid, flags, &mut refuse)?;
+            let glimpse = |status: &Status| Glimpse {
+                flags,
+                store_bypass: status.store_bypass,
+                indirect_branch: status.indirect_branch,
+            };
+            if tid == task {
+                ids.insert(tid, innermost(&status.ns_pid));
+                threads.insert(tid, glimpse(&status));
                 continue;
             }
-            let own = procfs::status(thread.tid)?;
-            ids.insert(thread.tid, innermost(&own.ns_pid));
-            check_thread(task, thread.tid, (&status, &own), &mut refuse)?;
+            let own = procfs::status(tid)?;
+            ids.insert(tid, innermost(&own.ns_pid));
+            threads.insert(tid, glimpse(&own));
+            check_thread(task, tid, (&status, &own), &mut refuse)?;
         }
         found.push(Member { host: process.pid, task, status, place: Some(place) });
     }
@@ -134,7 +162,7 @@ pub(super) fn count(
     });
     check_namespaces(&found, root, obstacles)?;
     check_memory_sharing(&found, obstacles)?;
-    Ok(Census { members: parents_first(found), ids })
+    Ok(Census { members: parents_first(found), ids, threads })
 }
 
 /// Orders members so that each comes after its parent, keeping the order otherwise.
@@ -180,11 +208,15 @@ fn check_rights(status: &Status, refuse: &mut dyn FnMut(StateRefusal)) {
 }
 
 /// Checks what each thread may have for itself that is not supported.
-fn check_task(tid: Pid, refuse: &mut dyn FnMut(StateRefusal)) -> Result<(), CollectError> {
+fn check_task(
+    tid: Pid,
+    flags: u32,
+    refuse: &mut dyn FnMut(StateRefusal),
+) -> Result<(), CollectError> {
     /// PF_MEMALLOC_NOIO and PF_LOCAL_THROTTLE, which together only PR_SET_IO_FLUSHER sets for good.
     const IO_FLUSHER: u32 = 0x0018_0000;
     let ask = |operation| move |source| CollectError::Ask { operation, pid: tid, source };
-    if procfs::stat(tid)?.flags & IO_FLUSHER == IO_FLUSHER {
+    if flags & IO_FLUSHER == IO_FLUSHER {
         refuse(StateRefusal::IoFlusher(tid));
     }
     if ptrace::dispatches_system_calls(tid).map_err(ask("read the system call dispatch"))? {

@@ -11,6 +11,7 @@ use std::time::SystemTime;
 use nix::unistd::Pid;
 
 use super::census::{self, Census, Member};
+use super::courtesy::give_way;
 use super::error::{CollectError, DumpError};
 use super::files::{self, Collector, Content, Scope, Subject};
 use super::memory::{self, Part};
@@ -29,8 +30,8 @@ use crate::model::number::{PAGE_SIZE, to_u64, to_usize};
 use crate::model::process::Process;
 use crate::model::terminal::Terminals;
 use crate::sys::emissary::Emissary;
+use crate::sys::machine;
 use crate::sys::procfs::{self, Status};
-use crate::sys::{machine, task};
 use crate::tracer::copy::Copy;
 use crate::tracer::injection::{Call, SCRATCH_SIZE};
 use crate::tracer::tree::{self, Tree};
@@ -376,11 +377,6 @@ pub(super) fn store_copies(
             None => stored,
         }
     })
-}
-
-/// Lets everybody else go first. Where that cannot be had, the work is done all the same.
-fn give_way() {
-    task::give_way().unwrap_or_default();
 }
 
 /// Asks every process, in the order of the census, for what only it can tell.

@@ -6,6 +6,7 @@
 mod census;
 mod clocks;
 mod collect;
+mod courtesy;
 mod detail;
 pub mod error;
 pub mod files;

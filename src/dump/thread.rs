@@ -108,7 +108,7 @@ pub(super) fn collect(
     census: &Census,
 ) -> Result<Thread, CollectError> {
     let tid = thread.tid;
-    let status = procfs::status(tid)?;
+    let glimpse = census.glimpse(tid);
     let ask = |operation| move |source| CollectError::Ask { operation, pid: tid, source };
     let (robust_list, robust_list_length) =
         task::robust_list(tid).map_err(ask("read the robust futex list"))?;
@@ -131,9 +131,9 @@ pub(super) fn collect(
         timer_slack: answers.timer_slack,
         parent_death_signal: answers.parent_death_signal,
         memory_policy: answers.memory_policy,
-        store_bypass: status.store_bypass,
-        indirect_branch: status.indirect_branch,
-        early_machine_check: early_machine_check(procfs::stat(tid)?.flags),
+        store_bypass: glimpse.store_bypass,
+        indirect_branch: glimpse.indirect_branch,
+        early_machine_check: early_machine_check(glimpse.flags),
     })
 }
 

@@ -189,6 +189,18 @@ pub fn stat(tid: Pid) -> Result<Stat, ProcError> {
         .map_err(|_| ProcError::Parse { path: path_of(tid, "stat"), what: "fields" })
 }
 
+/// What /proc says of one thread of a process. Unlike [`stat`] it does not have the kernel add up the
+/// times of all threads.
+///
+/// # Errors
+/// When it cannot be read or understood.
+pub fn thread_stat(pid: Pid, tid: Pid) -> Result<Stat, ProcError> {
+    let name = format!("task/{tid}/stat");
+    let bytes = read(pid, &name)?;
+    Stat::from_read(bytes.as_slice())
+        .map_err(|_| ProcError::Parse { path: path_of(pid, &name), what: "fields" })
+}
+
 /// The name of a process or thread, without the line's end.
 ///
 /// # Errors

@@ -470,12 +470,11 @@ pub fn poll(tid: Pid, reap: bool) -> nix::Result<Option<Stop>> {
 
 fn wait_with(tid: Pid, reap: bool, flags: libc::c_int) -> nix::Result<Option<Stop>> {
     let all = libc::WSTOPPED | libc::WEXITED | libc::__WALL | flags;
+    if reap {
+        return wait_once(tid, all);
+    }
     let Some(stop) = wait_once(tid, all | libc::WNOWAIT)? else { return Ok(None) };
-    let consume = match stop {
-        Stop::Exited(_) | Stop::Killed(_) => reap,
-        _ => true,
-    };
-    if !consume {
+    if matches!(stop, Stop::Exited(_) | Stop::Killed(_)) {
         return Ok(Some(stop));
     }
     // Between the look and this a thread can only have been killed, which is then the news.

@@ -101,20 +101,19 @@ pub fn io_priority(tid: Pid) -> nix::Result<i32> {
     i32::try_from(Errno::result(outcome)?).map_err(|_| Errno::EOVERFLOW)
 }
 
-/// Gives the calling thread the lowest priority for processors and disks. Without privilege there is no
-/// way back.
+/// Has the calling thread give way to others at processors, by a nice value, and most of all at disks.
+/// Without privilege there is no way back.
 ///
 /// # Errors
 /// What the kernel says; the thread runs on as before then.
-pub fn give_way() -> nix::Result<()> {
-    const LOWEST: libc::c_int = 19;
-    // IOPRIO_CLASS_IDLE, above the level in that class.
-    const IDLE: libc::c_int = 3 << 13;
+pub fn give_way(nice: libc::c_int) -> nix::Result<()> {
+    // IOPRIO_CLASS_BE, and the lowest level in that class: one that is never kept from the disk forever.
+    const LOWEST: libc::c_int = 2 << 13 | 7;
     let this: libc::id_t = 0;
     // SAFETY: both calls take plain numbers, and 0 for the calling thread.
     unsafe {
-        Errno::result(libc::setpriority(libc::PRIO_PROCESS, this, LOWEST))?;
-        Errno::result(libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, this, IDLE))?;
+        Errno::result(libc::setpriority(libc::PRIO_PROCESS, this, nice))?;
+        Errno::result(libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, this, LOWEST))?;
     }
     Ok(())
 }

@@ -308,8 +308,11 @@ impl Held {
             }
             // The sooner a stop is seen, the shorter the moment in which the thread would notice
             // that this tracer was killed (see `Thread::stopped`). A sleeping thread stops at once.
+            let reap = reaps(self.pid, self.own_child, tid);
+            let thread = &mut self.threads[place];
             for _ in 0..LOOKS_AT_ONCE {
-                if self.collect_stops()?.is_none() {
+                thread.look(reap)?;
+                if thread.hold != Hold::Seized {
                     break;
                 }
             }
