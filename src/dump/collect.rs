@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::mem::take;
+use std::os::fd::OwnedFd;
 use std::panic::resume_unwind;
 use std::path::Path;
 use std::thread;
@@ -53,6 +54,8 @@ pub(super) struct Collected {
     contents: Vec<Content>,
     /// Who has shared memory attached that nobody of the job has.
     emissary: Option<Emissary>,
+    /// Descriptors through which some of them are read.
+    on_their_way: Vec<OwnedFd>,
     /// What the user should know.
     pub warnings: Vec<String>,
     /// When the root process was started.
@@ -223,6 +226,7 @@ pub(super) fn collect(
         pids,
         contents,
         emissary,
+        on_their_way: files.on_their_way,
         warnings,
         started,
     };
@@ -272,6 +276,11 @@ fn add_copied_details(collected: &mut Collected, copies: &mut [Copy]) -> Result<
 }
 
 impl Collected {
+    /// Closes what is held of the job's open files, which must happen before it runs on.
+    pub fn let_go_of_files(&mut self) {
+        self.on_their_way.clear();
+    }
+
     /// What the user may want to do another time, for a checkpoint in `directory`.
     pub fn hint(&self, directory: &Path) -> Option<String> {
         let unnamed = files::unnamed::find(&self.job, self.started, job_directory(directory));

@@ -138,6 +138,7 @@ pub fn dump(
     let copied = copies.is_some();
     let stored = collect::store(request, &mut collected, &mut tree, copied, &mut writer);
     wanted(request, stored)?;
+    collected.let_go_of_files();
     let (summary, pause) = match request.after {
         After::Continue => {
             release(tree.thaw(), "let go")?;
@@ -215,7 +216,10 @@ fn collect_frozen(
 /// [`DumpError::Refused`] with all that is in the way, or when looking fails.
 pub fn examine(request: &Request, directory: &Path) -> Result<Vec<String>, DumpError> {
     let mut tree = Tree::freeze(request.root, request.adopter, PATIENCE)?;
-    let collected = collect::collect(request, directory, &mut tree, Purpose::Look);
+    let mut collected = collect::collect(request, directory, &mut tree, Purpose::Look);
+    if let Ok(collected) = &mut collected {
+        collected.let_go_of_files();
+    }
     release(tree.thaw(), "let go")?;
     let mut collected = collected?;
     let hint = collected.hint(directory);

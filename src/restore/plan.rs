@@ -196,8 +196,13 @@ impl Plan {
     #[must_use]
     pub fn path_of(&self, inode: InodeId, job: &Job) -> Bytes {
         let recorded = usize::try_from(inode.0).ok().and_then(|index| job.inodes.get(index));
-        let path = recorded.map(|inode| inode.path.clone()).unwrap_or_default();
-        moved(&self.moved, path)
+        self.place_of(&recorded.map(|inode| inode.path.clone()).unwrap_or_default())
+    }
+
+    /// A recorded path here, moved places taken into account.
+    #[must_use]
+    pub fn place_of(&self, path: &Bytes) -> Bytes {
+        moved(&self.moved, path.clone())
     }
 }
 

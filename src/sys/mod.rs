@@ -30,4 +30,5 @@ pub mod socket;
 pub mod task;
 pub mod terminal;
 pub mod unix_diag;
+pub mod unix_queue;
 pub mod writers;

@@ -13,6 +13,8 @@ use crate::model::number::to_usize;
 const NETLINK_SOCK_DIAG: i32 = 4;
 /// SOCK_DIAG_BY_FAMILY.
 pub(super) const SOCK_DIAG_BY_FAMILY: u16 = 20;
+/// NLM_F_REQUEST.
+const REQUEST: u16 = 1;
 /// NLM_F_REQUEST and NLM_F_DUMP.
 const REQUEST_ALL: u16 = 0x301;
 /// NLMSG_ERROR and NLMSG_DONE.
@@ -33,7 +35,7 @@ pub(super) fn ask_all(
     each: &mut dyn FnMut(&[u8]) -> Result<(), Errno>,
 ) -> Result<(), Errno> {
     let link: OwnedFd = socket::create(libc::AF_NETLINK, libc::SOCK_RAW, NETLINK_SOCK_DIAG)?;
-    send(link.as_raw_fd(), &request(body)?, MsgFlags::empty())?;
+    send(link.as_raw_fd(), &request(REQUEST_ALL, body)?, MsgFlags::empty())?;
     let mut buffer = vec![0; DATAGRAM];
     loop {
         let length = match recv(link.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
@@ -46,12 +48,27 @@ pub(super) fn ask_all(
     }
 }
 
-fn request(body: &[u8]) -> Result<Vec<u8>, Errno> {
+/// The same for a request that one message answers.
+///
+/// # Errors
+/// As for [`ask_all`].
+pub(super) fn ask_one(
+    body: &[u8],
+    each: &mut dyn FnMut(&[u8]) -> Result<(), Errno>,
+) -> Result<(), Errno> {
+    let link: OwnedFd = socket::create(libc::AF_NETLINK, libc::SOCK_RAW, NETLINK_SOCK_DIAG)?;
+    send(link.as_raw_fd(), &request(REQUEST, body)?, MsgFlags::empty())?;
+    let mut buffer = vec![0; DATAGRAM];
+    let length = recv(link.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+    parse(&buffer[..length], each).map(drop)
+}
+
+fn request(flags: u16, body: &[u8]) -> Result<Vec<u8>, Errno> {
     let length = u32::try_from(HEADER + body.len()).map_err(|_| Errno::EINVAL)?;
     let mut bytes = Vec::with_capacity(HEADER + body.len());
     bytes.extend(length.to_ne_bytes());
     bytes.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-    bytes.extend(REQUEST_ALL.to_ne_bytes());
+    bytes.extend(flags.to_ne_bytes());
     bytes.extend([0; 8]);
     bytes.extend(body);
     Ok(bytes)

@@ -3,7 +3,7 @@
 
 use nix::errno::Errno;
 
-use super::sock_diag::{ask_all, attributes, word};
+use super::sock_diag::{ask_all, ask_one, attributes, word};
 
 /// UDIAG_SHOW_NAME, _VFS, _PEER, _ICONS and _RQLEN (include/uapi/linux/unix_diag.h).
 const SHOW: u32 = 0x1f;
@@ -42,19 +42,32 @@ pub struct UnixSocketInfo {
 /// As socket(2), send(2) and recv(2); EBADMSG for an answer that is not as the kernel writes it.
 pub fn unix_sockets() -> Result<Vec<UnixSocketInfo>, Errno> {
     let mut sockets = Vec::new();
-    ask_all(&request(), &mut |message| {
+    ask_all(&request(0), &mut |message| {
         sockets.push(parse_socket(message)?);
         Ok(())
     })?;
     Ok(sockets)
 }
 
-/// `struct unix_diag_req`: sockets in any state, with any inode.
-fn request() -> Vec<u8> {
+/// The socket with this inode number.
+///
+/// # Errors
+/// As for [`unix_sockets`]; ENOENT when there is none in the caller's network namespace.
+pub fn unix_socket(inode: u32) -> Result<UnixSocketInfo, Errno> {
+    let mut socket = None;
+    ask_one(&request(inode), &mut |message| {
+        socket = Some(parse_socket(message)?);
+        Ok(())
+    })?;
+    socket.ok_or(Errno::ENOENT)
+}
+
+/// `struct unix_diag_req`: sockets in any state, with this inode if one alone is asked for.
+fn request(inode: u32) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(24);
     bytes.extend([1, 0, 0, 0]); // AF_UNIX
     bytes.extend(u32::MAX.to_ne_bytes());
-    bytes.extend([0; 4]);
+    bytes.extend(inode.to_ne_bytes());
     bytes.extend(SHOW.to_ne_bytes());
     bytes.extend([0xff; 8]);
     bytes
@@ -116,5 +129,7 @@ mod tests {
         assert_eq!(find(&client).peer, Some(0));
         assert_eq!(find(&left).peer, Some(inode(&right)));
         assert_eq!((find(&left).shutdown, find(&right).shutdown), (1, 0));
+        assert_eq!(unix_socket(inode(&left)).as_ref(), Ok(find(&left)));
+        assert_eq!(unix_socket(u32::MAX), Err(Errno::ENOENT));
     }
 }

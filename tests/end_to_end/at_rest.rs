@@ -58,7 +58,14 @@ crate::fixtures! {
     signals_restart;
     signals_stopped;
     signals_waiting;
+    socket_backlog;
+    socket_credentials;
+    socket_datagrams;
+    socket_names;
+    socket_options;
     socket_pair;
+    socket_queues;
+    socket_rights;
     streams;
     tcp_connected;
     tcp_listening;

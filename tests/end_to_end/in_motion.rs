@@ -14,7 +14,9 @@ crate::fixtures! {
     motion_outputs.with_output("appended");
     motion_ping_pong;
     motion_signals;
+    motion_socket_packets;
     motion_socket_pair;
+    motion_socket_server;
     motion_tcp;
     motion_terminals;
     motion_threads;

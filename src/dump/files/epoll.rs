@@ -74,7 +74,7 @@ fn watched(
 ) -> Result<Vec<EpollItem>, Failure> {
     let mut seen: BTreeMap<i32, u32> = BTreeMap::new();
     let mut items = Vec::new();
-    for shown in &found.entries[0].info.watched {
+    for shown in &found.info.watched {
         let nth = seen.entry(shown.number).or_default();
         let (pid, instance) = found.holder;
         let target = Target { pid, instance, number: shown.number, nth: *nth };
@@ -148,13 +148,14 @@ fn find<'a, 'b>(
     instance: &Description,
     entered: &'b [Entered<'a>],
 ) -> Result<Option<&'b Entered<'a>>, CollectFilesError> {
-    let table = instance.entries[0].table;
+    let table = instance.entries.first().map(|entry| entry.table);
     let mut candidates: Vec<(u8, &Entered<'_>)> = entered
         .iter()
         .map(|candidate| {
             let (found, _) = candidate;
-            let same_number =
-                |entry: &super::scan::Entry| entry.table == table && entry.number == shown.number;
+            let same_number = |entry: &super::scan::Entry| {
+                Some(entry.table) == table && entry.number == shown.number
+            };
             let same_file = found.stat.identity() == (shown.device, shown.inode);
             let rank = match (same_file, found.entries.iter().any(same_number)) {
                 (true, true) => 0,
@@ -188,8 +189,8 @@ fn choose(
     number: i32,
     ids: &[OpenFileId],
 ) -> OpenFileId {
-    let table = &collector.fd_tables[instance.entries[0].table];
-    let entry = table.entries.iter().find(|entry| entry.number == number);
+    let table = instance.entries.first().map(|entry| &collector.fd_tables[entry.table]);
+    let entry = table.and_then(|table| table.entries.iter().find(|entry| entry.number == number));
     entry.map(|entry| entry.file).filter(|file| ids.contains(file)).unwrap_or(ids[0])
 }
 

@@ -14,7 +14,7 @@ pub(super) fn collect(
     found: &Description,
 ) -> Result<OpenFileKind, Failure> {
     let (pid, number) = found.holder;
-    let info = &found.entries[0].info;
+    let info = &found.info;
     let Some(count) = info.eventfd_count else {
         let source = ParseFdInfoError { line: b"eventfd-count".to_vec() };
         return Err(CollectFilesError::ParseFdInfo { pid, number, source }.into());
@@ -29,7 +29,7 @@ pub(super) fn collect(
 /// their own records.
 pub(super) fn collect_signals(found: &Description) -> Result<OpenFileKind, Failure> {
     let (pid, number) = found.holder;
-    let Some(mask) = found.entries[0].info.signal_mask else {
+    let Some(mask) = found.info.signal_mask else {
         let source = ParseFdInfoError { line: b"sigmask".to_vec() };
         return Err(CollectFilesError::ParseFdInfo { pid, number, source }.into());
     };

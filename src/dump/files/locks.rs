@@ -64,7 +64,7 @@ pub(super) fn collect(
     tables: &[Pid],
 ) -> Result<Vec<FileLock>, Failure> {
     let mut locks = Vec::new();
-    let of_description = found.entries[0].info.locks.iter();
+    let of_description = found.info.locks.iter();
     for lock in of_description.filter(|lock| lock.class != LockClass::Posix) {
         let kind = match lock.class {
             LockClass::Flock => FileLockKind::Flock,

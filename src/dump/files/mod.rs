@@ -55,6 +55,7 @@ use crate::sys::descriptor::{self, Shared};
 use crate::sys::fdinfo::ParseFdInfoError;
 use crate::sys::procfs::ProcError;
 use crate::sys::terminal::queue::QueueError;
+use crate::sys::unix_queue::LookError;
 
 /// A frozen process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +128,9 @@ pub struct Collected {
     /// Contents that go into the image, each with an object of its own, numbered on from the number
     /// given to [`Collector::finish`].
     pub contents: Vec<Content>,
+    /// Descriptors of rckpt through which some contents are read: of descriptions that the job has sent
+    /// to itself and not received. They must be closed before the job is thawed.
+    pub on_their_way: Vec<OwnedFd>,
     /// What cannot be saved. Unless it is empty, the records above are not complete.
     pub refusals: Vec<Refusal>,
     /// What the user should know although it is saved.
@@ -200,6 +204,8 @@ pub enum CollectFilesError {
     LookIntoTerminals(#[from] QueueError),
     #[error("cannot find the device of the kernel's memory files")]
     FindMemoryDevice { source: Errno },
+    #[error("cannot see what is queued in sockets")]
+    LookIntoSockets(#[source] LookError),
     #[error("there are more files than an image can hold")]
     CountFiles,
 }
@@ -241,6 +247,7 @@ pub struct Collector {
     sockets: Vec<Socket>,
     terminals: TerminalTable,
     inodes: InodeTable,
+    on_their_way: Vec<OwnedFd>,
     refusals: Vec<Refusal>,
     warnings: Vec<Warning>,
 }
@@ -270,6 +277,7 @@ impl Collector {
             sockets: Vec::new(),
             terminals: TerminalTable::default(),
             inodes: InodeTable::new()?,
+            on_their_way: Vec::new(),
             refusals: Vec::new(),
             warnings: Vec::new(),
         };
@@ -373,6 +381,7 @@ impl Collector {
             sockets: self.sockets,
             terminals: self.terminals.finish(),
             contents,
+            on_their_way: self.on_their_way,
             refusals: self.refusals,
             warnings: self.warnings,
         }
@@ -426,13 +435,15 @@ impl Collector {
         scope: &Scope<'_>,
         tables: &[Pid],
     ) -> Result<(), CollectFilesError> {
-        let descriptions = scan::descriptions(tables)?;
+        let mut descriptions = scan::descriptions(tables)?;
+        let queues = socket::Queues::survey(scope, &mut descriptions)?;
         let classes: Vec<Class> = descriptions
             .iter()
             .map(|found| classify(&found.link, found.stat.mode, found.stat.rdev, found.flags()))
             .collect();
-        let mut pipes = pipe::PipeTable::survey(scope, &descriptions, &classes)?;
-        let mut sockets = socket::SocketTable::survey(scope, &descriptions, &classes)?;
+        let ours = queues.descriptors();
+        let mut pipes = pipe::PipeTable::survey(scope, &descriptions, &classes, &ours)?;
+        let mut sockets = socket::SocketTable::survey(scope, &descriptions, &classes, queues)?;
         let mut terminals = TerminalTable::survey(scope, &descriptions, &classes)?;
         let surveyed = (&pipes, &sockets, &terminals);
         let all = stream::Streams::find(scope, &descriptions, &classes, surveyed)?;
@@ -467,6 +478,7 @@ impl Collector {
             entered.push((found, records.map(OpenFileId).collect::<Vec<_>>()));
         }
         epoll::find_watched(self, &entered)?;
+        sockets.find_files_on_their_way(self, &entered);
         self.sockets = sockets.finish();
         self.terminals = terminals;
         for table in &mut self.fd_tables {

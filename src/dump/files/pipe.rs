@@ -1,6 +1,7 @@
 //! Pipes and FIFOs: which of them live inside the job, and what is queued in them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::os::fd::RawFd;
 
 use nix::unistd::Pid;
 
@@ -38,11 +39,13 @@ pub(super) struct PipeTable<'a> {
 }
 
 impl<'a> PipeTable<'a> {
-    /// Finds the pipes among the descriptions, and where their other ends are.
+    /// Finds the pipes among the descriptions, and where their other ends are. `ours` are descriptors
+    /// that rckpt has taken from messages.
     pub fn survey(
         scope: &Scope<'_>,
         descriptions: &'a [Description],
         classes: &[Class],
+        ours: &BTreeSet<RawFd>,
     ) -> Result<Self, CollectFilesError> {
         let mut ends: HashMap<Identity, Ends> = HashMap::new();
         let mut anonymous = BTreeSet::new();
@@ -78,7 +81,7 @@ impl<'a> PipeTable<'a> {
             })
             .collect();
         if !inside.is_empty() {
-            for (identity, holder) in outside_holders(scope, &inside) {
+            for (identity, holder) in outside_holders(scope, &inside, ours) {
                 if let Some(pipe) = ends.get_mut(&identity) {
                     pipe.shared_with = Some(holder);
                 }
@@ -175,10 +178,12 @@ fn is_hung_up(found: &Description, sign: i16) -> Result<bool, CollectFilesError>
 
 /// Pipes and sockets of the job that the ancestors of its root have open, too. Only they and what else
 /// they started can have one: it comes to a process by birth, or as a message on a socket. Processes
-/// of other users cannot be asked, and do not count.
+/// of other users cannot be asked, and do not count; nor do the descriptors `ours`, which rckpt has
+/// taken from messages.
 pub(super) fn outside_holders(
     scope: &Scope<'_>,
     pipes: &BTreeSet<Identity>,
+    ours: &BTreeSet<RawFd>,
 ) -> Vec<(Identity, Pid)> {
     let mut holders = Vec::new();
     let mut process = scope.root;
@@ -190,8 +195,10 @@ pub(super) fn outside_holders(
         let Ok(entries) = std::fs::read_dir(format!("/proc/{process}/fd")) else { continue };
         for entry in entries.flatten() {
             let Ok(metadata) = std::fs::metadata(entry.path()) else { continue };
+            let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
+            let is_ours = process == Pid::this() && number.is_some_and(|fd| ours.contains(&fd));
             let identity = FileStat::from(&metadata).identity();
-            if pipes.contains(&identity) {
+            if pipes.contains(&identity) && !is_ours {
                 holders.push((identity, process));
             }
         }

@@ -114,6 +114,26 @@ pub enum RefusalKind {
          can see before"
     )]
     TcpPending,
+    /// A connection that has not been accepted, whose client cannot be brought back.
+    #[error("a connection to it has not been accepted yet, whose client {reason}")]
+    UnixNotAccepted {
+        /// What about the client.
+        reason: &'static str,
+    },
+    /// Datagrams that a unix socket has sent, and nobody has received, are not in the job.
+    #[error(
+        "some of what it has sent was not found: a process outside the job has yet to receive it, or \
+         it is empty and has been looked at before, which can be done but once"
+    )]
+    UnixSentOutside,
+    /// A unix socket is connected to one outside the job.
+    #[error("it is connected {}, outside the job", outsider(name, holder.as_ref()))]
+    UnixPeerOutside {
+        /// The name of its peer; empty: it has none.
+        name: Bytes,
+        /// Who has the peer open, and what that is called.
+        holder: Option<(Pid, String)>,
+    },
     /// An option of a socket that only the administrator can set, or a filter.
     #[error("the socket has the option {what}, which cannot be saved")]
     SocketOption {
@@ -293,13 +313,31 @@ pub enum RefusalKind {
     },
 }
 
+/// To whom a unix socket is connected, in words.
+fn outsider(name: &Bytes, holder: Option<&(Pid, String)>) -> String {
+    let socket = match name.0.split_first() {
+        None => "a socket without a name".to_owned(),
+        Some((0, rest)) => format!("@{}", rest.escape_ascii()),
+        Some(_) => name.to_string(),
+    };
+    match holder {
+        None => format!("to {socket}"),
+        Some((pid, program)) => format!("to {socket} of process {pid} ({program})"),
+    }
+}
+
 impl RefusalKind {
     /// Whether it will be gone in a moment if the job runs on.
     #[must_use]
     pub const fn is_passing(&self) -> bool {
         matches!(
             self,
-            Self::TcpPending | Self::InetPassing { .. } | Self::LeaseBreaking | Self::EventsQueued
+            Self::TcpPending
+                | Self::InetPassing { .. }
+                | Self::UnixNotAccepted { .. }
+                | Self::UnixSentOutside
+                | Self::LeaseBreaking
+                | Self::EventsQueued
         )
     }
 
@@ -326,6 +364,14 @@ impl RefusalKind {
             | Self::CharacterDevice { .. } => {
                 "take the checkpoint when the program has it closed, or run the program in a mode \
                  that does not open it"
+            }
+            Self::UnixSentOutside => "take the checkpoint when it has been received",
+            Self::UnixNotAccepted { .. } => {
+                "take the checkpoint when the server has accepted its clients"
+            }
+            Self::UnixPeerOutside { .. } => {
+                "checkpoint both programs as one job, or take the checkpoint when the connection is \
+                 closed"
             }
             Self::WatchesOutside { .. } | Self::WatchesSignalsOfOther { .. } => {
                 "take the checkpoint when the program has closed the epoll instance, or has removed \

@@ -76,7 +76,10 @@ pub(super) struct Description {
     pub stat: FileStat,
     /// Target of the link in /proc/PID/fd.
     pub link: Vec<u8>,
-    /// All descriptors, never empty; the first is `holder`'s.
+    /// What fdinfo says through the holder's descriptor.
+    pub info: FdInfo,
+    /// All descriptors of the job, the first of them the holder's; none when the description is on its
+    /// way to somebody, and the holder is rckpt.
     pub entries: Vec<Entry>,
 }
 
@@ -84,7 +87,7 @@ impl Description {
     /// Status flags and access mode.
     pub fn flags(&self) -> u32 {
         // The flag belongs to the descriptor, not to the description.
-        self.entries[0].info.flags & !libc::O_CLOEXEC.cast_unsigned()
+        self.info.flags & !libc::O_CLOEXEC.cast_unsigned()
     }
 
     /// O_RDONLY, O_WRONLY or O_RDWR.
@@ -94,7 +97,7 @@ impl Description {
 
     /// Position.
     pub fn position(&self) -> u64 {
-        self.entries[0].info.position
+        self.info.position
     }
 
     /// The link in /proc that leads to the file.
@@ -145,7 +148,8 @@ pub(super) fn descriptions(tables: &[Pid]) -> Result<Vec<Description>, CollectFi
             let holder = (tables[entry.table], entry.number);
             place_of.insert(index, descriptions.len());
             let link = read_link(&descriptor_path(holder.0, holder.1))?;
-            descriptions.push(Description { holder, stat, link, entries: vec![entry] });
+            let info = entry.info.clone();
+            descriptions.push(Description { holder, stat, link, info, entries: vec![entry] });
         } else {
             descriptions[place_of[&first_of[index]]].entries.push(entry);
         }
@@ -180,6 +184,14 @@ fn numbers(pid: Pid) -> Result<Vec<i32>, CollectFilesError> {
     }
     numbers.sort_unstable();
     Ok(numbers)
+}
+
+/// A description of the job that no table has, under a descriptor of rckpt itself.
+pub(super) fn on_its_way(number: i32) -> Result<Description, CollectFilesError> {
+    let holder = (nix::unistd::getpid(), number);
+    let (stat, Entry { info, .. }) = look_at(0, holder.0, number)?;
+    let link = read_link(&descriptor_path(holder.0, number))?;
+    Ok(Description { holder, stat, link, info, entries: Vec::new() })
 }
 
 fn look_at(table: usize, pid: Pid, number: i32) -> Result<(FileStat, Entry), CollectFilesError> {

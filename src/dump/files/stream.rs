@@ -114,6 +114,10 @@ pub(super) fn split(streams: &[Stream], found: &Description) -> Vec<(Stream, Vec
             None => parts.push((stream, vec![entry.clone()])),
         }
     }
+    // One that is only on its way to somebody has no numbers.
+    if let Some(stream) = usual.filter(|_| parts.is_empty()) {
+        parts.push((stream, Vec::new()));
+    }
     parts
 }
 
@@ -208,6 +212,7 @@ mod tests {
                 mtime: TimeSpec::default(),
             },
             link: b"/dev/pts/0".to_vec(),
+            info: info.clone(),
             entries: numbers
                 .iter()
                 .map(|number| Entry { table: 0, number: *number, info: info.clone() })

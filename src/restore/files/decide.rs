@@ -14,6 +14,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use super::judge::{self, Action, Found, Policy, ProblemKind};
+use super::names;
 use super::socket::inet::unavailable;
 use super::usage::{self, Usage};
 use crate::model::file::{Inode, InodeKind, OpenFileKind, Output, Stream, StreamTarget};
@@ -133,6 +134,8 @@ pub fn decide(job: &Job, choices: &Choices) -> Result<Decisions, Problems> {
     judge.streams();
     judge.outputs();
     judge.terminals();
+    let names = names::problems(job, |path| judge.place_of(path));
+    judge.problems.extend(names);
     judge.addresses();
     judge.writers();
     if judge.problems.is_empty() { Ok(judge.decisions) } else { Err(Problems(judge.problems)) }

@@ -130,6 +130,26 @@ pub enum ProblemKind {
         /// Why.
         reason: String,
     },
+    /// Another process has the abstract name of a socket.
+    #[error("another process has a socket with this name")]
+    NameTaken,
+    /// Another process has a socket with this file.
+    #[error("another process uses this socket")]
+    SocketInUse,
+    /// The file of a socket cannot be made.
+    #[error("a socket of the job cannot be made there again: {reason}")]
+    NoPlace {
+        /// Why.
+        reason: String,
+    },
+    /// Nobody receives what a socket sends.
+    #[error(
+        "the job sends datagrams to this socket of another program, which does not take them: {reason}"
+    )]
+    NoReceiver {
+        /// Why.
+        reason: String,
+    },
     /// There is no terminal for a job that has one open.
     #[error("the job has its controlling terminal open, and rckpt has none here")]
     NoTerminal,
@@ -168,6 +188,14 @@ impl ProblemKind {
             Self::ChangedMapped => {
                 "put the same build of it back, or give the place of one with --map OLD=NEW"
             }
+            Self::NameTaken => {
+                "end that process: abstract names belong to all processes of the network namespace"
+            }
+            Self::SocketInUse => "end that process, or give another place with --map OLD=NEW",
+            Self::NoPlace { .. } => {
+                "make the directory, writable for you, or give another place with --map OLD=NEW"
+            }
+            Self::NoReceiver { .. } => "start that program first",
             Self::NoTerminal => "restore from a terminal, in the foreground",
             Self::AddressTaken => "end that program (ss -anp shows it)",
             Self::AddressUnavailable { .. } => {

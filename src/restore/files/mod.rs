@@ -11,6 +11,7 @@ mod hidden;
 mod inotify;
 mod judge;
 mod late;
+mod names;
 mod open;
 mod pipe;
 mod rollback;

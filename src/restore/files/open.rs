@@ -52,7 +52,7 @@ pub(super) fn open_all(
         unsettled: Vec::new(),
         terminals: Vec::new(),
         pipes: Pipes::default(),
-        sockets: Sockets::make(job)?,
+        sockets: Sockets::make(job, plan)?,
         pseudo_terminals: Terminals::make(&job.terminals, may_chown)?,
     };
     opener.make_files()?;
@@ -76,7 +76,7 @@ pub(super) fn open_all(
     opener.open_mapped()?;
     opener.open_directories();
     let Opener { opened, origins, unsettled, terminals, sockets, pseudo_terminals, .. } = opener;
-    sockets.finish(job)?;
+    sockets.finish(job, &opened.files)?;
     let controlling = pseudo_terminals.finish(&job.terminals, first)?;
     Ok(OpenedJob { opened, origins, unsettled, terminals, controlling, objects })
 }

@@ -7,23 +7,26 @@ mod inet;
 mod inet_options;
 mod netlink;
 mod options;
+mod queue;
 mod tcp;
 mod tcp_queue;
 mod udp;
 mod unix;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
 
 pub use self::foreign::ForeignSocket;
+pub(super) use self::queue::Queues;
 
 use super::classify::Class;
-use super::pipe::outside_holders;
+use super::epoll::Entered;
 use super::refusal::RefusalKind;
 use super::scan::Description;
 use super::{CollectFilesError, Collector, Failure, Scope, call_failed, duplicate, index};
 use crate::model::file::OpenFileKind;
-use crate::model::id::SocketId;
+use crate::model::id::{OpenFileId, SocketId};
+use crate::model::number::to_usize;
 use crate::model::socket::{Socket, SocketDetail};
 use crate::sys::socket;
 
@@ -37,8 +40,9 @@ pub(super) struct SocketTable {
     numbers: HashMap<u64, SocketId>,
     inet: InetTable,
     unix: UnixTable,
-    /// Those recorded so far.
-    recorded: BTreeMap<SocketId, Socket>,
+    queues: Queues,
+    /// Those recorded so far, with their inodes.
+    recorded: BTreeMap<SocketId, (u64, Socket)>,
 }
 
 /// A socket of the job under a duplicate of its descriptor.
@@ -70,25 +74,30 @@ impl<'a> Subject<'a> {
     }
 }
 
+/// Whether a description can be made by the process alone that has it.
+fn is_of_process(collector: &Collector, file: OpenFileId) -> bool {
+    let record = collector.open_files.get(to_usize(u64::from(file.0))).map(|file| &file.kind);
+    let Some(OpenFileKind::Proc { path, .. }) = record else { return false };
+    let rest = path.0.strip_prefix(b"/proc/").unwrap_or_default();
+    rest.first().is_some_and(u8::is_ascii_digit)
+}
+
 impl SocketTable {
     /// Finds the sockets among the descriptions, and how they are connected.
     pub fn survey(
         scope: &Scope<'_>,
         descriptions: &[Description],
         classes: &[Class],
+        queues: Queues,
     ) -> Result<Self, CollectFilesError> {
         let sockets = descriptions.iter().zip(classes);
         let sockets = sockets.filter(|(_, class)| **class == Class::Socket).map(|(found, _)| found);
-        let identities: BTreeSet<_> = sockets.clone().map(|found| found.stat.identity()).collect();
-        // This comes before we take duplicates: we may be a parent of the job ourselves.
-        let shared =
-            if identities.is_empty() { Vec::new() } else { outside_holders(scope, &identities) };
-        let shared: BTreeSet<u64> = shared.into_iter().map(|((_, inode), _)| inode).collect();
         let subjects = sockets.map(Subject::new).collect::<Result<Vec<_>, _>>()?;
         Ok(Self {
             numbers: HashMap::new(),
-            inet: InetTable::survey(scope, &subjects, shared.clone())?,
-            unix: UnixTable::survey(&subjects, shared)?,
+            inet: InetTable::survey(scope, &subjects, queues.shared.clone())?,
+            unix: UnixTable::survey(scope, &subjects)?,
+            queues,
             recorded: BTreeMap::new(),
         })
     }
@@ -120,7 +129,8 @@ impl SocketTable {
         }
         let (detail, error, own_options) = match subject.domain {
             libc::AF_UNIX => {
-                let (unix, error) = self.unix.collect(collector, &subject, &self.numbers)?;
+                let (unix, error) =
+                    self.unix.collect(collector, &subject, &self.numbers, &self.queues)?;
                 (SocketDetail::Unix(unix), error, Vec::new())
             }
             libc::AF_INET | libc::AF_INET6 => {
@@ -141,12 +151,35 @@ impl SocketTable {
             error,
             detail,
         };
-        self.recorded.insert(id, record);
+        self.recorded.insert(id, (found.stat.number, record));
         Ok(OpenFileKind::Socket { socket: id })
+    }
+
+    /// Adds what is on its way in messages to the records, when all descriptions have theirs: `entered`
+    /// has them in their order.
+    pub fn find_files_on_their_way(&mut self, collector: &mut Collector, entered: &[Entered<'_>]) {
+        collector.on_their_way = self.queues.take_descriptors();
+        for (inode, record) in self.recorded.values_mut() {
+            let SocketDetail::Unix(unix) = &mut record.detail else { continue };
+            let Some(Ok(queued)) = self.queues.seen.get(inode).map(|seen| &seen.queued) else {
+                continue;
+            };
+            for (message, queued) in unix.queued.iter_mut().zip(queued) {
+                let known = queued.files.iter().filter_map(|place| entered[*place].1.first());
+                message.files = known.copied().collect();
+                if message.files.iter().any(|file| is_of_process(collector, *file))
+                    && let Some((found, _)) =
+                        entered.iter().find(|(found, _)| found.stat.number == *inode)
+                {
+                    let reason = "a file under /proc of a process is on its way in it";
+                    collector.refuse_description(found, RefusalKind::UnixSocket { reason });
+                }
+            }
+        }
     }
 
     /// The records, which are complete unless something was refused.
     pub fn finish(self) -> Vec<Socket> {
-        self.recorded.into_values().collect()
+        self.recorded.into_values().map(|(_, record)| record).collect()
     }
 }

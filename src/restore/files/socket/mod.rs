@@ -10,7 +10,7 @@ mod udp;
 mod unix;
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use thiserror::Error;
@@ -18,7 +18,13 @@ use thiserror::Error;
 use crate::model::id::{Bytes, SocketId};
 use crate::model::job::Job;
 use crate::model::number::to_usize;
+use crate::restore::plan::Plan;
 use crate::sys::descriptor;
+
+use self::unix::UnixSockets;
+pub(super) use self::unix::{
+    address_of, has_listener, is_accepted, is_path, records as unix_records,
+};
 
 /// Why a socket could not be made again.
 #[derive(Debug, Error)]
@@ -44,16 +50,17 @@ pub enum SocketError {
 #[derive(Debug, Default)]
 pub(super) struct Sockets {
     made: BTreeMap<SocketId, OwnedFd>,
+    unix: UnixSockets,
 }
 
 impl Sockets {
     /// Makes all sockets of `job`, with names and connections. Options that matter before are set.
-    pub fn make(job: &Job) -> Result<Self, SocketError> {
+    pub fn make(job: &Job, plan: &Plan) -> Result<Self, SocketError> {
         let mut made = BTreeMap::new();
-        unix::make(job, &mut made)?;
+        let unix = unix::make(job, plan, &mut made)?;
         inet::make(job, &mut made)?;
         netlink::make(job, &mut made)?;
-        Ok(Self { made })
+        Ok(Self { made, unix })
     }
 
     /// A descriptor of a socket, for the one description that refers to it, with the status flags
@@ -70,9 +77,10 @@ impl Sockets {
             .map_err(|error| failed(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EMFILE))))
     }
 
-    /// Fills the queues, and then does what would have been in the way of that.
-    pub fn finish(self, job: &Job) -> Result<(), SocketError> {
-        unix::finish(job, &self.made)?;
+    /// Fills the queues, and then does what would have been in the way of that. `files` has a
+    /// descriptor of each open file of the job.
+    pub fn finish(self, job: &Job, files: &[RawFd]) -> Result<(), SocketError> {
+        unix::finish(job, &self.made, self.unix, files)?;
         for (id, file) in &self.made {
             if let Some(record) = job.sockets.get(to_usize(u64::from(id.0))) {
                 options::set(*id, file, &record.options)?;
