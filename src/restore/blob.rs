@@ -4,7 +4,6 @@
 //! Pure: it computes addresses and bytes. What the script says is none of its business.
 
 use crate::model::address::AddrRange;
-use crate::model::memory::Vma;
 use crate::model::number::{PAGE_SIZE, page_align_up, to_u64, to_usize};
 
 #[path = "../restorer_blob/layout.rs"]
@@ -52,20 +51,26 @@ impl Placement {
     }
 }
 
-/// Finds a hole between `vmas` (ascending) for a blob with `script_bytes` of script. `None` when the
+/// Finds a hole between `ranges` (ascending) for a blob with `script_bytes` of script. `None` when the
 /// target's memory leaves none.
 #[must_use]
-pub fn place(vmas: &[Vma], script_bytes: u64) -> Option<Placement> {
-    let length = Placement::at(0, script_bytes).range.len() + 2 * CLEARANCE;
+pub fn place(ranges: &[AddrRange], script_bytes: u64) -> Option<Placement> {
+    let length = Placement::at(0, script_bytes).range.len();
+    Some(Placement::at(hole(ranges, length)?, script_bytes))
+}
+
+/// Where `length` bytes can lie, well clear of all `ranges` (ascending).
+#[must_use]
+pub fn hole(ranges: &[AddrRange], length: u64) -> Option<u64> {
+    let span = length + 2 * CLEARANCE;
     let mut candidate = LOWEST - CLEARANCE;
-    for vma in vmas {
-        if vma.range.start.0 >= candidate + length {
+    for range in ranges {
+        if range.start.0 >= candidate + span {
             break;
         }
-        candidate = candidate.max(vma.range.end.0);
+        candidate = candidate.max(range.end.0);
     }
-    let placement = Placement::at(candidate + CLEARANCE, script_bytes);
-    (placement.range.end.0 + CLEARANCE <= HIGHEST).then_some(placement)
+    (candidate + span <= HIGHEST).then_some(candidate + CLEARANCE)
 }
 
 const ELF_HEADER_SIZE: usize = 64;
@@ -139,33 +144,25 @@ fn push64(file: &mut Vec<u8>, value: u64) {
 mod tests {
     use super::{CLEARANCE, LOWEST, Placement, executable, place};
     use crate::model::address::AddrRange;
-    use crate::model::memory::{Backing, Prot, Vma, VmaFlags};
 
-    fn vma(start: u64, end: u64) -> Vma {
-        Vma {
-            range: AddrRange::new(start, end).unwrap(),
-            prot: Prot::READ,
-            flags: VmaFlags::empty(),
-            backing: Backing::Anonymous,
-            name: None,
-            policy: None,
-        }
+    fn range(start: u64, end: u64) -> AddrRange {
+        AddrRange::new(start, end).unwrap()
     }
 
     #[test]
     fn the_blob_keeps_clear_of_every_mapping() {
-        let check = |vmas: &[Vma], expected: Option<u64>| {
-            let found = place(vmas, 4096).map(|placement| placement.range.start.0);
-            assert_eq!(found, expected, "{vmas:?}");
+        let check = |ranges: &[AddrRange], expected: Option<u64>| {
+            let found = place(ranges, 4096).map(|placement| placement.range.start.0);
+            assert_eq!(found, expected, "{ranges:?}");
         };
         check(&[], Some(LOWEST));
-        check(&[vma(0x40_0000, 0x50_0000)], Some(LOWEST));
-        check(&[vma(0x40_0000, LOWEST)], Some(LOWEST + CLEARANCE));
+        check(&[range(0x40_0000, 0x50_0000)], Some(LOWEST));
+        check(&[range(0x40_0000, LOWEST)], Some(LOWEST + CLEARANCE));
         check(
-            &[vma(LOWEST, LOWEST + 0x1000), vma(LOWEST + 0x1000 + CLEARANCE, 0x2000_0000)],
+            &[range(LOWEST, LOWEST + 0x1000), range(LOWEST + 0x1000 + CLEARANCE, 0x2000_0000)],
             Some(0x2000_0000 + CLEARANCE),
         );
-        check(&[vma(0x1000, 0x7fff_0000_0000)], None);
+        check(&[range(0x1000, 0x7fff_0000_0000)], None);
     }
 
     #[test]

@@ -20,9 +20,10 @@ use super::script::{
     Capabilities, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, PR_CAP_AMBIENT_RAISE, STOP_FILL,
     STOP_READY, capability_data, numbers,
 };
+use super::vdso::{Placed, StandIn};
 use crate::model::address::RemoteAddr;
 use crate::model::id::Pid;
-use crate::model::memory::{AddressSpace, Backing, MmAreas};
+use crate::model::memory::{AddressSpace, MmAreas};
 use crate::model::number::{PAGE_SIZE, as_signed, to_u64};
 use crate::model::process::{Process, ProcessState, ResourceLimit};
 use crate::model::thread::{Registers, Thread};
@@ -91,8 +92,8 @@ pub struct Rebuilt<'a> {
 /// What finishing a process takes beside its records.
 #[derive(Clone, Copy, Debug)]
 pub struct Finish<'a> {
-    /// The kernel's vDSO.
-    pub vdso: &'a [u8],
+    /// The kernel's vDSO, and where its code lies.
+    pub vdso: (&'a [u8], Option<u64>),
     /// The resource limits.
     pub limits: &'a [ResourceLimit],
     /// The descriptor of the executable.
@@ -205,6 +206,16 @@ impl<'a> Rebuilt<'a> {
     /// When a step of the script failed.
     pub fn await_mapped(&mut self) -> Result<(), ControlError> {
         self.await_stop(self.host, STOP_FILL)
+    }
+
+    /// Puts what it has instead of the recorded vDSO into its memory.
+    ///
+    /// # Errors
+    /// When that cannot be written.
+    pub fn fill_vdso(&self, vdso: &Placed) -> Result<(), ControlError> {
+        let Some(StandIn { range, bytes }) = &vdso.stand_in else { return Ok(()) };
+        let written = self.memory()?.write(range.start, bytes);
+        written.map_err(|source| self.memory_error("writing", source))
     }
 
     /// Lets it go on after its memory has been filled.
@@ -565,12 +576,12 @@ impl<'a, 'b> RemoteCalls<'a, 'b> {
 
     fn new(rebuilt: &'a Rebuilt<'b>, finish: &Finish<'_>) -> Result<Self, ControlError> {
         let pid = rebuilt.process.pid;
-        let instruction = finish
-            .vdso
+        let (vdso, code) = finish.vdso;
+        let instruction = vdso
             .windows(SYSCALL.len())
             .position(|bytes| bytes == SYSCALL)
-            .zip(rebuilt.space.vmas.iter().find(|vma| vma.backing == Backing::Vdso))
-            .map(|(offset, vma)| vma.range.start.0 + to_u64(offset))
+            .zip(code)
+            .map(|(offset, code)| code + to_u64(offset))
             .ok_or(ControlError::FindSyscall { pid })?;
         let stack = rebuilt.process.threads.first().map_or(0, |main| main.registers.rsp);
         let scratch = RemoteAddr((stack & !(PAGE_SIZE - 1)) + PAGE_SIZE / 4);

@@ -49,6 +49,7 @@ pub mod plan;
 pub mod reaper;
 pub mod script;
 pub mod tree;
+pub mod vdso;
 
 /// How long nothing may happen before the restore is given up.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -300,6 +301,10 @@ impl<'a> Supervisor<'a> {
         for process in rebuilt.values_mut() {
             process.await_mapped()?;
         }
+        for (index, process) in &rebuilt {
+            let plan = self.plan.processes[*index].as_ref();
+            plan.and_then(|plan| plan.vdso.as_ref()).map_or(Ok(()), |it| process.fill_vdso(it))?;
+        }
         fill::fill(self.reader, self.job, rebuilt.values(), &self.contents)?;
         self.contents.clear();
         match &in_place {
@@ -387,7 +392,7 @@ impl<'a> Supervisor<'a> {
             let Some(plan) = &self.plan.processes[*index] else { continue };
             process.finish(&Finish {
                 limits: &self.plan.limits[*index],
-                vdso: &self.job.vdso.bytes,
+                vdso: (&self.plan.vdso, plan.vdso.as_ref().map(|vdso| vdso.code)),
                 executable: plan.executable_fd,
                 capabilities: plan.capabilities,
             })?;

@@ -11,13 +11,13 @@ use thiserror::Error;
 
 use super::blob::{self, Placement};
 use super::script::{self, Capabilities, Occupancy};
+use super::vdso::{self, Placed, VdsoError};
 use crate::image::Chunk;
-use crate::model::address::AddrRange;
 use crate::model::births::{self, Birth, BirthError, Role};
 use crate::model::file::OpenFileKind;
 use crate::model::id::{Bytes, InodeId, ObjectId, Pid};
 use crate::model::job::{Job, Machine};
-use crate::model::memory::{AddressSpace, Backing, Vma};
+
 use crate::model::number::{PAGE_SIZE, to_u64};
 use crate::model::process::{Process, ResourceLimit};
 use crate::model::time::{Clocks, TimeSpec};
@@ -79,8 +79,8 @@ pub struct ProcessPlan {
     pub placement: Placement,
     /// Which of its pages are filled.
     pub occupancy: Occupancy,
-    /// Where its vDSO goes.
-    pub vdso: Option<u64>,
+    /// What it has for a vDSO; `None` when it has unmapped its own.
+    pub vdso: Option<Placed>,
     /// The number, free in every table of the job, by which it knows its executable until the end of
     /// its restore.
     pub executable_fd: RawFd,
@@ -131,6 +131,8 @@ pub struct Plan {
     pub limits: Vec<Vec<ResourceLimit>>,
     /// Moved places, `--map OLD=NEW`.
     pub moved: Vec<(Bytes, Bytes)>,
+    /// The bytes of this kernel's vDSO.
+    pub vdso: Vec<u8>,
 }
 
 impl Plan {
@@ -169,7 +171,7 @@ impl Plan {
             process,
             space: &job.address_spaces[super::tree::index_of(process.mm.0)],
             occupancy: &plan.occupancy,
-            vdso: plan.vdso,
+            vdso: plan.vdso.as_ref(),
             capabilities: plan.capabilities,
             sharers: sharers.collect(),
         }
@@ -267,10 +269,10 @@ pub enum PlanError {
     )]
     ExtendedState { recorded: u64, here: u64 },
     #[error(
-        "the kernel's vDSO differs from the one that the job ran with (kernel {recorded}): restore \
-         it under the same kernel"
+        "the kernel's vDSO differs from the one that process {pid} ran with (kernel {recorded}), and \
+         cannot take its place: {source}"
     )]
-    Vdso { recorded: Bytes },
+    Vdso { pid: Pid, recorded: Bytes, source: VdsoError },
     #[error(
         "process {pid} has capabilities ({}) that you cannot give it: restore it as the user \
          that it ran as, with the same privilege",
@@ -323,8 +325,10 @@ pub fn plan(
         timer_ids: environment.timer_ids,
         limits: limits(job, environment),
         moved,
+        vdso: environment.vdso.clone(),
     };
     let mut occupancies = occupancies(chunks);
+    let own = vdso::Own { bytes: &environment.vdso, span: environment.vdso_span };
     for process in &job.processes {
         if process.is_zombie() {
             plan.processes.push(None);
@@ -334,7 +338,9 @@ pub fn plan(
         plan.processes.push(Some(ProcessPlan {
             placement: Placement::at(0, 0),
             occupancy: occupancies.remove(&space.object).unwrap_or_default(),
-            vdso: place_vdso(job, space, environment)?,
+            vdso: vdso::place(process, space, &job.vdso.bytes, own).map_err(|source| {
+                PlanError::Vdso { pid: process.pid, recorded: job.machine.kernel.clone(), source }
+            })?,
             // Scripts use the number below for a moment.
             executable_fd: highest_fd(job) + 2,
             capabilities: capabilities(process, identity, environment)?,
@@ -381,19 +387,21 @@ fn note_sharers(plan: &mut Plan, births: &[Birth]) {
 fn place(plan: &mut Plan, job: &Job, index: usize) -> Result<(), PlanError> {
     let pid = job.processes[index].pid;
     let family = family(plan, index);
-    let mut vmas: Vec<Vma> = family
-        .iter()
-        .map(|index| &job.address_spaces[super::tree::index_of(job.processes[*index].mm.0)])
-        .flat_map(|space| space.vmas.iter().cloned())
-        .collect();
-    vmas.sort_by_key(|vma| vma.range);
+    let mut ranges = Vec::new();
+    for member in &family {
+        let space = &job.address_spaces[super::tree::index_of(job.processes[*member].mm.0)];
+        ranges.extend(space.vmas.iter().map(|vma| vma.range));
+        let vdso = plan.processes[*member].as_ref().and_then(|process| process.vdso.as_ref());
+        ranges.extend(vdso.map(|vdso| vdso.own));
+    }
+    ranges.sort();
     // The length of a script depends neither on where it lies nor on the numbers of the mapped files:
     // write it once to learn it, and once more to learn where it begins.
     let mapped = BTreeMap::new();
     let context = plan.script_context(job, Placement::at(0, 0), &mapped);
     let length = script::write(&plan.member(job, index), &context).bytes.len();
     let placement =
-        blob::place(&vmas, to_u64(length)).ok_or(PlanError::PlaceBlob { pid, length })?;
+        blob::place(&ranges, to_u64(length)).ok_or(PlanError::PlaceBlob { pid, length })?;
     let context = plan.script_context(job, placement, &mapped);
     let script = script::write(&plan.member(job, index), &context);
     for member in family {
@@ -741,28 +749,6 @@ fn occupancies(chunks: &[Chunk]) -> BTreeMap<ObjectId, Occupancy> {
         occupancies.entry(run.object).or_default().add(run.first_page, u64::from(run.pages));
     }
     occupancies
-}
-
-/// Where the vDSO of an address space begins, data pages included.
-fn place_vdso(
-    job: &Job,
-    space: &AddressSpace,
-    environment: &Environment,
-) -> Result<Option<u64>, PlanError> {
-    let range = space
-        .vmas
-        .iter()
-        .filter(|vma| matches!(vma.backing, Backing::Vdso | Backing::Vvar))
-        .map(|vma| vma.range)
-        .reduce(|one, other| AddrRange {
-            start: one.start.min(other.start),
-            end: one.end.max(other.end),
-        });
-    let Some(range) = range else { return Ok(None) };
-    if range.len() != environment.vdso_span || job.vdso.bytes != environment.vdso {
-        return Err(PlanError::Vdso { recorded: job.machine.kernel.clone() });
-    }
-    Ok(Some(range.start.0))
 }
 
 #[cfg(test)]

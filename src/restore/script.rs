@@ -16,6 +16,7 @@ pub use attributes::{
 
 use super::blob::layout::{STEP_SIZE, Step, kind};
 use super::blob::{Placement, TASK_SIZE};
+use super::vdso::{Placed, StandIn};
 use crate::model::address::AddrRange;
 use crate::model::file::{FileLock, FileLockKind, InodeKind};
 use crate::model::id::{Bytes, InodeId, OpenFileId, Pid};
@@ -93,8 +94,8 @@ pub struct Member<'a> {
     pub space: &'a AddressSpace,
     /// Which of its pages will be filled.
     pub occupancy: &'a Occupancy,
-    /// Where its vDSO goes, its data pages first; `None` when it has unmapped it.
-    pub vdso: Option<u64>,
+    /// What it has for a vDSO; `None` when it has unmapped it.
+    pub vdso: Option<&'a Placed>,
     /// The capabilities that its threads are to have, when these are not those that they have.
     pub capabilities: Option<Capabilities>,
     /// Children that share its table of descriptors.
@@ -279,14 +280,20 @@ const fn signed(value: i32) -> u64 {
     (value as i64).cast_unsigned()
 }
 
-/// Everything goes but the blob itself, and the vDSO comes back where it was. Every signal is blocked
+/// Everything goes but the blob itself, and the vDSO comes to its place. Every signal is blocked
 /// all the while: the process that executed the blob saw to that.
-fn empty_address_space(steps: &mut Vec<Step>, vdso: Option<u64>, context: &Context<'_>) {
+fn empty_address_space(steps: &mut Vec<Step>, vdso: Option<&Placed>, context: &Context<'_>) {
     let range = context.placement.range;
     steps.push(call(libc::SYS_munmap, &[0, range.start.0]));
     steps.push(call(libc::SYS_munmap, &[range.end.0, TASK_SIZE - range.end.0]));
-    if let Some(address) = vdso {
-        steps.push(call(libc::SYS_arch_prctl, &[ARCH_MAP_VDSO_64, address]));
+    let Some(vdso) = vdso else { return };
+    steps.push(call(libc::SYS_arch_prctl, &[ARCH_MAP_VDSO_64, vdso.own.start.0]));
+    if let Some(StandIn { range, .. }) = &vdso.stand_in {
+        let prot = Prot::READ | Prot::EXEC;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+        let arguments =
+            [range.start.0, range.len(), u64::from(prot.bits()), signed(flags), signed(-1), 0];
+        steps.push(step(kind::CALL_EXACT, libc::SYS_mmap, &arguments, range.start.0));
     }
 }
 

@@ -22,6 +22,7 @@ crate::fixtures! {
     motion_threads;
     motion_timers;
     motion_udp;
+    motion_vdso;
     motion_vectors;
     motion_vfork;
     motion_waits;

@@ -13,6 +13,7 @@ mod harmless;
 mod in_motion;
 mod inside;
 mod life;
+mod other_kernel;
 mod programs;
 mod room;
 mod scale;
