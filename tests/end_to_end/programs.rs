@@ -8,10 +8,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use nix::unistd::Pid;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::harness::fixture::{Linking, build};
 use crate::harness::process::{self, poll};
-use crate::harness::workplace::{User, Workplace};
+use crate::harness::workplace::{User, Workplace, publish};
 
 /// How long a program may take that takes seconds on an idle machine.
 const LONG: Duration = Duration::from_secs(150);
@@ -144,9 +145,12 @@ const PYTHON_WRITING: Program =
     Program { outputs: &["output.log"], ..Program::new(&["writes.py"], &[PYTHON, "writes.py"]) };
 const PYTHON_THREADS: Program = Program::new(&["threads.py"], &[PYTHON, "threads.py"]);
 const PYTHON_POOL: Program = Program::new(&["pool.py"], &[PYTHON, "pool.py"]);
+const PYTHON_CHILDREN: Program = Program::new(&["children.py"], &[PYTHON, "children.py"]);
 const NUMPY_BLAS: Program = Program::new(&["blas.py"], &[PYTHON, "blas.py"]);
 const BASH_PIPELINE: Program = Program::new(&["pipeline.sh"], &["bash", "pipeline.sh"]);
 const BASH_LOOP: Program = Program::new(&["loop.sh"], &["bash", "loop.sh"]);
+const BUSYBOX: Program = Program::new(&["busy.sh"], &["busybox", "sh", "busy.sh"]);
+const GO: Program = Program { prepare: compile_go, ..Program::new(&[], &["./work"]) };
 const STATIC_THREADS: Program = Program {
     prepare: |place| compile(place, "tls", Linking::Static),
     ..Program::new(&[], &["./tls"])
@@ -185,9 +189,12 @@ programs! {
     python_writing: PYTHON_WRITING;
     python_threads: PYTHON_THREADS;
     python_pool: PYTHON_POOL;
+    python_children: PYTHON_CHILDREN;
     numpy_blas: NUMPY_BLAS;
     bash_pipeline: BASH_PIPELINE;
     bash_loop: BASH_LOOP;
+    busybox: BUSYBOX;
+    go: GO;
     static_threads: STATIC_THREADS;
     vector_loop: VECTOR_LOOP;
     perl: PERL;
@@ -199,6 +206,21 @@ programs! {
 fn compile(place: &Workplace, name: &str, linking: Linking) {
     let built = build(&source(&format!("{name}.c")), &[], linking);
     fs::copy(built, place.path(name)).expect("copy a program");
+}
+
+/// Built once for all users, for the compiler takes its time.
+fn compile_go(place: &Workplace) {
+    let source = source("work.go");
+    let content = fs::read(&source).expect("read a program");
+    let built = publish(&format!("work-go-{:016x}", xxh3_64(&content)), |path| {
+        let mut compiler = Command::new("go");
+        compiler.args(["build", "-o"]).arg(path).arg(&source);
+        // It keeps what it has compiled in the home directory, if it is not told otherwise.
+        let kept = std::env::temp_dir().join("rckpt-tests-go");
+        compiler.env("GOCACHE", kept).env("GO111MODULE", "off");
+        assert!(compiler.status().expect("run go").success(), "work.go does not compile");
+    });
+    fs::copy(built, place.path("work")).expect("copy a program");
 }
 
 fn compile_java(place: &Workplace) {
