@@ -37,6 +37,10 @@ pub struct Arguments {
     /// Save the job although it has TCP connections to outside: after a restore it finds them reset
     #[arg(long)]
     tcp_close: bool,
+    /// Files that the job changes in place, to be copied into the checkpoint (path, pattern, directory, or
+    /// auto: what it has open for reading and writing; repeatable)
+    #[arg(long, value_name = "WHAT")]
+    save_files: Vec<PathBuf>,
     /// Report as JSON
     #[arg(long)]
     json: bool,
@@ -59,7 +63,8 @@ struct Report {
 
 /// Takes the checkpoint.
 pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
-    let Arguments { pid, dir, kill, stop, compress, outputs, tcp_close, json } = arguments;
+    let Arguments { pid, dir, kill, stop, compress, outputs, save_files, tcp_close, json } =
+        arguments;
     let options = request::Options {
         pid,
         directory: dir.map(|dir| options::absolute_path(&dir)).transpose()?,
@@ -72,6 +77,7 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
         write: compress.unwrap_or_default().write_options(),
         outputs: options::absolute(outputs)?,
         tcp_close,
+        save: options::wanted(save_files)?,
     };
     match request::dump(&options)? {
         Outcome::Taken(taken) if json => output::print_json(&Report::of(&taken))?,

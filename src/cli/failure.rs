@@ -105,6 +105,7 @@ impl From<&DumpError> for Failure {
             DumpError::Write(WriteError::CheckRecords { .. }) => Self::internal(message),
             DumpError::Collect(_)
             | DumpError::Outputs(_)
+            | DumpError::Save(_)
             | DumpError::Copy(_)
             | DumpError::Write(_)
             | DumpError::Commit(_)

@@ -2,6 +2,7 @@
 //!
 //! [`report`] makes a report of the records, [`render`] makes words of a report.
 
+mod displaced;
 mod render;
 mod report;
 mod socket;
@@ -33,7 +34,12 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
     // Looking starts nothing, so it does not matter whose the checkpoint is.
     let found = find(&dir, at.as_deref(), Trust::Anybody)?;
     let reader = found.read(Trust::Anybody)?;
-    let report = report::report(&reader);
+    let mut report = report::report(&reader);
+    if let Some(directory) = &found.directory {
+        report.displaced = displaced::find(directory.path()).map_err(|error| {
+            Failure::environment(format_args!("look for what restores have set aside: {error}"))
+        })?;
+    }
     if json {
         output::print_json(&report)?;
     } else {

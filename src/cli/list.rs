@@ -70,6 +70,8 @@ struct Job {
     busy: bool,
     /// Whether checkpoints are held off.
     held: bool,
+    /// Variables of the batch system that the job has from an earlier batch job.
+    stale: Vec<String>,
 }
 
 /// My jobs that have a supervisor on this machine.
@@ -108,6 +110,7 @@ fn job(status: Status) -> Job {
         bytes: status.last.as_ref().map(|taken| taken.bytes),
         busy: status.busy,
         held: status.held,
+        stale: status.stale.iter().map(Bytes::to_string).collect(),
     }
 }
 
@@ -140,7 +143,15 @@ fn render_jobs(jobs: &[Job], now: i64) -> String {
             options::printable(&job.directory).into_owned(),
         ]
     }));
-    columns(&table)
+    let mut text = columns(&table);
+    for job in jobs.iter().filter(|job| !job.stale.is_empty()) {
+        text.push_str(&format!(
+            "{} still has the environment of the batch job that it was started in: {}\n",
+            job.root,
+            options::printable(&job.stale.join(", "))
+        ));
+    }
+    text
 }
 
 /// The checkpoints of a job.

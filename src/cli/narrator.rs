@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::job::checkpoint::CheckpointError;
+use crate::job::places::Moved;
 use crate::job::report::{Event, Explanation, Observer, Totals};
 use crate::job::root::Ended;
 use crate::job::supervisor::{Cause, Ending};
@@ -68,6 +69,9 @@ impl Observer for Narrator {
                     "the time allowed by --max-total is over: taking a last checkpoint"
                 }
             }),
+            Event::PlaceMoved(Moved { variable, old, new }) => self.say(format_args!(
+                "what was under {old} is looked for under {new} (${variable} at the checkpoint and now)"
+            )),
             Event::PutOff => self.say("a checkpoint is put off until rckpt release"),
             Event::Requeued => self.say("the batch system will start the job again"),
             Event::NotRequeued { reason } => {

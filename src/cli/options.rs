@@ -10,6 +10,7 @@ use clap::ValueEnum;
 use nix::unistd::Pid;
 use thiserror::Error;
 
+use crate::dump::files::saved::Wanted;
 use crate::image::{Codec, WriteOptions};
 use crate::job::report::Taken;
 
@@ -45,6 +46,13 @@ pub fn absolute_path(path: &Path) -> Result<PathBuf, Failure> {
 /// Paths made absolute.
 pub fn absolute(paths: Vec<PathBuf>) -> Result<Vec<PathBuf>, Failure> {
     paths.iter().map(|path| absolute_path(path)).collect()
+}
+
+/// `--save-files`: paths made absolute, and the word `auto`.
+pub fn wanted(words: Vec<PathBuf>) -> Result<Wanted, Failure> {
+    let (by_itself, named): (Vec<_>, Vec<_>) =
+        words.into_iter().partition(|word| word.as_os_str() == "auto");
+    Ok(Wanted { named: absolute(named)?, by_itself: !by_itself.is_empty() })
 }
 
 /// One line about a checkpoint.

@@ -53,6 +53,10 @@ pub struct Supervision {
     /// reset
     #[arg(long)]
     tcp_close: bool,
+    /// Files that the job changes in place, to be copied into each checkpoint (path, pattern, directory, or
+    /// auto: what it has open for reading and writing; repeatable)
+    #[arg(long, value_name = "WHAT")]
+    save_files: Vec<PathBuf>,
     /// How long a last checkpoint may take when rckpt is told to end (0: none is taken)
     #[arg(long, value_name = "DUR", value_parser = options::duration_or_none, default_value = "20")]
     grace: Duration,
@@ -163,6 +167,7 @@ impl Supervision {
             write: compress.write_options(),
             outputs: options::absolute(outputs)?,
             tcp_close: self.tcp_close,
+            save: options::wanted(self.save_files)?,
             actions: Actions::new(self.requeue, &self.on),
             farewell: if self.requeue { Farewell::Requeue } else { Farewell::Stop },
             most_total: self.max_total,

@@ -26,7 +26,7 @@ use crate::model::address::{AddrRange, RemoteAddr};
 use crate::model::births;
 use crate::model::file::Outputs;
 use crate::model::id::{self, Bytes, MmId, ObjectId};
-use crate::model::job::{Job, VdsoImage};
+use crate::model::job::{Job, Machine, VdsoImage};
 use crate::model::number::{PAGE_SIZE, to_u64, to_usize};
 use crate::model::process::Process;
 use crate::model::terminal::Terminals;
@@ -164,6 +164,8 @@ pub(super) fn collect(
     }
 
     let ipc = ipc::collect(root, &census, tree, &mut files, &mut obstacles)?;
+    let excluded = job_directory(directory);
+    let saved = files.save(&request.save, excluded, request.root)?;
     let first_object =
         u32::try_from(spaces.len()).map_err(|_| CollectError::TooMany("processes"))?;
     let files = files.finish(first_object);
@@ -184,18 +186,21 @@ pub(super) fn collect(
     }
     let contents =
         u32::try_from(files.contents.len()).map_err(|_| CollectError::TooMany("files"))?;
-    let excluded = job_directory(directory);
-    let outputs = if request.outputs.is_empty() {
+    let mut outputs = if request.outputs.is_empty() {
         Outputs::default()
     } else {
         files::outputs::find(&request.outputs, excluded)?
     };
+    outputs.saved = saved;
     let job = Job {
         id: request.job_id.clone(),
         command: command(root)?,
         root: census.recorded(request.root).unwrap_or_default(),
-        machine: machine::describe()
-            .map_err(|source| CollectError::Machine { what: "the description", source })?,
+        machine: Machine {
+            temporary: temporary(request, root)?,
+            ..machine::describe()
+                .map_err(|source| CollectError::Machine { what: "the description", source })?
+        },
         clocks,
         vdso: vdso(tree)?,
         processes,
@@ -232,6 +237,21 @@ pub(super) fn collect(
     };
     collected.check(Vec::new())?;
     Ok(collected)
+}
+
+/// The directories for temporary files: those that the supervisor was given, for it may have been started
+/// after the job, or else the job's own.
+fn temporary(request: &Request, root: Pid) -> Result<Vec<(Bytes, Bytes)>, CollectError> {
+    if request.supervisor == Some(nix::unistd::getpid()) {
+        return Ok(machine::temporary(|name| std::env::var_os(name)));
+    }
+    let environment = procfs::read(root, "environ")?;
+    Ok(machine::temporary(|name| {
+        let entry = environment.split(|byte| *byte == 0).find_map(|entry| {
+            entry.strip_prefix(name.as_bytes()).and_then(|rest| rest.strip_prefix(b"="))
+        })?;
+        Some(Bytes::from(entry).as_os_str().to_owned())
+    }))
 }
 
 /// Adds the details that are still missing while the job stands still, except where `copies` have all

@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use super::files::CollectFilesError;
 use super::files::outputs::OutputError;
+use super::files::saved::SaveError;
 use super::refusal::Obstacles;
 use crate::image::error::WriteError;
 use crate::model::address::AddrRange;
@@ -32,6 +33,9 @@ pub enum DumpError {
     /// The state of the job could not be collected.
     #[error(transparent)]
     Collect(#[from] CollectError),
+    /// The files to be saved whole could not be found.
+    #[error(transparent)]
+    Save(#[from] SaveError),
     /// The named outputs could not be looked at.
     #[error(transparent)]
     Outputs(#[from] OutputError),

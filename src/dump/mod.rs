@@ -30,6 +30,7 @@ use nix::unistd::{Pid, getppid};
 pub use self::error::{DumpError, NotCommitted};
 
 use self::collect::{Collected, Purpose};
+use self::files::saved::Wanted;
 use crate::image::Reader;
 use crate::image::writer::{WriteOptions, Writer};
 use crate::model::id::Bytes;
@@ -68,6 +69,8 @@ pub struct Request {
     pub outputs: Vec<PathBuf>,
     /// Whether TCP connections to outside the job are given up.
     pub tcp_close: bool,
+    /// Files to be saved whole.
+    pub save: Wanted,
     /// The process whose descriptors 0, 1 and 2 are the job's standard streams.
     pub supervisor: Option<Pid>,
     /// The job's identity.

@@ -5,7 +5,7 @@ use crate::model::address::{AddrRange, RemoteAddr};
 use crate::model::event::{BusyPoll, EpollItem, FileWatch};
 use crate::model::file::{
     Fd, FdTable, FileLock, FileLockKind, FileOwner, FsContext, Inode, InodeKind, OpenFile,
-    OpenFileKind, Output, Outputs, Pipe, PipeEnd, Stream, StreamTarget,
+    OpenFileKind, Output, Outputs, Pipe, PipeEnd, Saved, Stream, StreamTarget,
 };
 use crate::model::id::{
     Bytes, FdTableId, FsId, InodeId, MmId, ObjectId, OpenFileId, Pid, PipeId, SocketId, TerminalId,
@@ -55,6 +55,7 @@ pub(crate) fn job() -> Job {
             xcr0: 7,
             xstate_components: vec![(576, 256)],
             boot_id: bytes("0000"),
+            temporary: vec![(bytes("TMPDIR"), bytes("/tmp/17"))],
         },
         clocks: Clocks { realtime: time(1_700_000_000), monotonic: time(50), boottime: time(60) },
         vdso: VdsoImage { bytes: vec![0x7f; 64] },
@@ -77,6 +78,11 @@ pub(crate) fn job() -> Job {
                 mtime: time(1_600_000_000),
                 digest: Bytes(vec![1; 16]),
             }],
+            saved: Saved {
+                named: vec![bytes("/home/user/state.db*")],
+                by_itself: true,
+                files: vec![InodeId(2)],
+            },
         },
         objects: 3,
     }

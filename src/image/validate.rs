@@ -154,6 +154,7 @@ pub fn check_job(job: &Job) -> Checked {
     for (number, output) in job.outputs.files.iter().enumerate() {
         check_output(Record::Output(number), output)?;
     }
+    check_saved(job)?;
     owners(job).map(|_| ())
 }
 
@@ -475,6 +476,18 @@ fn check_inode(job: &Job, record: Record, inode: &Inode) -> Checked {
     check_time(record, inode.mtime)
 }
 
+fn check_saved(job: &Job) -> Checked {
+    for path in &job.outputs.saved.named {
+        check_path(Record::Job, path)?;
+    }
+    for id in &job.outputs.saved.files {
+        refer(Record::Job, "inode", id.0, job.inodes.len())?;
+        let kept = job.inodes[to_usize(u64::from(id.0))].content.is_some();
+        demand(kept, Record::Job, "a file that was to be saved has no content")?;
+    }
+    Ok(())
+}
+
 fn check_output(record: Record, output: &Output) -> Checked {
     check_path(record, &output.path)?;
     demand(output.digest.0.len() == DIGEST_SIZE, record, "its digest has another size")?;
@@ -639,14 +652,14 @@ mod tests {
         refused("process 100 refers to directories 4294967295, of which there are 1", |job| {
             job.processes[0].fs = FsId(u32::MAX);
         });
-        refused("address space 0 refers to inode 5, of which there are 5", |job| {
-            job.address_spaces[0].executable = InodeId(5);
+        refused("address space 0 refers to inode 6, of which there are 6", |job| {
+            job.address_spaces[0].executable = InodeId(6);
         });
-        refused("address space 0 refers to page object 2, of which there are 2", |job| {
-            job.address_spaces[0].object = ObjectId(2);
+        refused("address space 0 refers to page object 3, of which there are 3", |job| {
+            job.address_spaces[0].object = ObjectId(3);
         });
         refused(
-            "mapping 400000-404000 of address space 0 refers to inode 8, of which there are 5",
+            "mapping 400000-404000 of address space 0 refers to inode 8, of which there are 6",
             |job| {
                 let inode = InodeId(8);
                 job.address_spaces[0].vmas[0].backing =
@@ -656,17 +669,17 @@ mod tests {
         refused("descriptor 3 of table 0 refers to open file 22, of which there are 22", |job| {
             job.fd_tables[0].entries[3].file = OpenFileId(22);
         });
-        refused("directories 0 refers to inode 6, of which there are 5", |job| {
+        refused("directories 0 refers to inode 6, of which there are 6", |job| {
             job.fs[0].cwd = InodeId(6);
         });
-        refused("open file 0 refers to inode 6, of which there are 5", |job| {
+        refused("open file 0 refers to inode 6, of which there are 6", |job| {
             job.open_files[0].kind = OpenFileKind::Regular { inode: InodeId(6), position: 0 };
         });
         refused("open file 3 refers to pipe 1, of which there are 1", |job| {
             job.open_files[3].kind = OpenFileKind::Pipe { pipe: PipeId(1), end: PipeEnd::Read };
         });
-        refused("inode 0 refers to page object 2, of which there are 2", |job| {
-            job.inodes[0].content = Some(ObjectId(2));
+        refused("inode 0 refers to page object 3, of which there are 3", |job| {
+            job.inodes[0].content = Some(ObjectId(3));
         });
         refused("inode 2: its page object belongs to another record, too", |job| {
             job.inodes[2].content = Some(ObjectId(0));
@@ -753,6 +766,9 @@ mod tests {
         refused("output 0: its digest has another size", |job| {
             job.outputs.files[0].digest.0.pop();
         });
+        refused("the job: a file that was to be saved has no content", |job| {
+            job.outputs.saved.files[0] = InodeId(0);
+        });
     }
 
     fn index(runs: Vec<Run>) -> PageIndex {
@@ -793,7 +809,8 @@ mod tests {
         check(0, 0x7_f000_0000, 1, 0, false);
         check(1, 0, 2, 0, true);
         check(1, 1, 2, 0, false);
-        check(2, 0, 1, 0, false);
+        check(2, 0, 2, 0, true);
+        check(3, 0, 1, 0, false);
     }
 
     #[test]

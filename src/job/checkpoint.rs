@@ -15,6 +15,7 @@ use std::{io, thread};
 use nix::unistd::Pid;
 use thiserror::Error;
 
+use crate::dump::files::saved::Wanted;
 use crate::dump::{self, After, DumpError, NotCommitted};
 use crate::image::reader::{Reader, Trust};
 use crate::image::{Codec, WriteOptions};
@@ -69,6 +70,8 @@ pub struct Task {
     pub outputs: Vec<PathBuf>,
     /// Whether connections to outside the job are given up.
     pub tcp_close: bool,
+    /// Files to be saved whole.
+    pub save: Wanted,
     /// Generations that are kept; `None`: all.
     pub keep: Option<NonZeroUsize>,
     /// Bytes that all generations together may take, but for the newest.
@@ -88,6 +91,9 @@ impl Task {
         let directory = order.directory.as_ref().map(|path| path.as_path());
         let mut outputs = settings.outputs.clone();
         outputs.extend(order.outputs.iter().map(|path| path.as_path().to_owned()));
+        let mut save = settings.save.clone();
+        save.by_itself |= order.saves_by_itself;
+        save.named.extend(order.save.iter().map(|path| path.as_path().to_owned()));
         let mut write = settings.write;
         if let Some(compress) = order.compress {
             write.codec = if compress { Codec::Lz4 } else { Codec::None };
@@ -102,6 +108,7 @@ impl Task {
             write,
             outputs,
             tcp_close: settings.tcp_close || order.tcp_close,
+            save,
             keep: settings.keep.filter(|_| directory.is_none()),
             most_bytes: settings.most_bytes.filter(|_| directory.is_none()),
             hooks: settings.hooks.clone(),
@@ -148,6 +155,7 @@ impl Task {
             write: self.write,
             outputs: self.outputs.clone(),
             tcp_close: self.tcp_close,
+            save: self.save.clone(),
             supervisor: self.supervisor,
             job_id: self.job.id.clone(),
             caller: self.caller,

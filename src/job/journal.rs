@@ -13,6 +13,7 @@ use nix::fcntl::OFlag;
 use serde::Serialize;
 
 use super::checkpoint::CheckpointError;
+use super::places::Moved;
 use super::report::{Event, Explanation, Observer, Taken, Totals};
 use super::root::Ended;
 use super::supervisor::{Cause, Ending};
@@ -50,6 +51,7 @@ enum Entry<'a> {
     Signal { signal: &'a str },
     ToldToEnd { cause: &'static str },
     PutOff,
+    PlaceMoved { old: String, new: String },
     Requeued,
     NotRequeued { reason: &'a str },
     NoLastCheckpoint,
@@ -124,6 +126,9 @@ impl Observer for Journal<'_> {
             }
             Event::Signal(signal) => self.write(Entry::Signal { signal: signal.as_str() }),
             Event::Ending { cause } => self.write(Entry::ToldToEnd { cause: name(cause) }),
+            Event::PlaceMoved(Moved { old, new, .. }) => {
+                self.write(Entry::PlaceMoved { old: old.to_string(), new: new.to_string() });
+            }
             Event::PutOff => self.write(Entry::PutOff),
             Event::Requeued => self.write(Entry::Requeued),
             Event::NotRequeued { reason } => self.write(Entry::NotRequeued { reason }),

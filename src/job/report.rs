@@ -12,6 +12,7 @@ use crate::model::id::Bytes;
 
 use super::checkpoint::CheckpointError;
 use super::finish::Finish;
+use super::places::Moved;
 use super::supervisor::{Cause, Ending};
 
 /// A checkpoint that is complete.
@@ -149,6 +150,8 @@ pub enum Event<'a> {
         /// Why.
         reason: &'a str,
     },
+    /// A directory for temporary files has another name than at the checkpoint.
+    PlaceMoved(&'a Moved),
     /// It is time for a checkpoint, and the job holds them off.
     PutOff,
     /// A damaged checkpoint was passed over for an older one.

@@ -17,6 +17,7 @@ use nix::unistd::{self, Pid, Uid};
 use thiserror::Error;
 use xxhash_rust::xxh3::xxh3_128;
 
+use crate::dump::files::saved::Wanted;
 use crate::image::WriteOptions;
 use crate::model::id::Bytes;
 use crate::sys::launch::{self, LaunchError};
@@ -59,6 +60,8 @@ pub struct Options {
     pub outputs: Vec<PathBuf>,
     /// Whether connections to outside the job are given up.
     pub tcp_close: bool,
+    /// Files to be saved whole.
+    pub save: Wanted,
 }
 
 /// What came of it.
@@ -180,6 +183,7 @@ pub fn examine(pid: Pid, directory: &Path) -> Result<Vec<String>, RequestError> 
         write: WriteOptions::default(),
         outputs: Vec::new(),
         tcp_close: false,
+        save: Wanted::default(),
         keep: None,
         most_bytes: None,
         hooks: None,
@@ -258,6 +262,8 @@ fn ask(connection: Connection, options: &Options) -> Result<Outcome, RequestErro
         compress: options.compress,
         outputs: options.outputs.iter().cloned().map(Bytes::from).collect(),
         tcp_close: options.tcp_close,
+        save: options.save.named.iter().cloned().map(Bytes::from).collect(),
+        saves_by_itself: options.save.by_itself,
     };
     match connection.ask(&Request::Dump(order.clone()), None)? {
         Reply::Refused(Refusal::Inside) => {}
@@ -385,6 +391,7 @@ fn dump_directly(pid: Pid, options: &Options) -> Result<Taken, RequestError> {
         write: options.write,
         outputs: options.outputs.clone(),
         tcp_close: options.tcp_close,
+        save: options.save.clone(),
         keep: None,
         most_bytes: None,
         hooks: None,

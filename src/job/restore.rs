@@ -23,11 +23,13 @@ use crate::restore::fill::FillError;
 use crate::restore::plan::{self, Plan, PlanError};
 use crate::restore::{self, RestoreError, Restored};
 use crate::sys::launch::{self, Inheritance, LaunchError};
+use crate::sys::machine;
 
 use super::claim::{Claim, ClaimError};
 use super::directory::{self, DirectoryError, FindError, Found, GenerationError, Identity};
 use super::hooks::{self, Moment};
 use super::journal::Journal;
+use super::places::{self, Moved};
 use super::report::{Event, Observer};
 use super::root::Root;
 use super::run::{DIRECTORY_VARIABLE, JOB_VARIABLE, default_directory};
@@ -116,6 +118,7 @@ pub struct Prepared {
     reader: Reader,
     plan: Plan,
     decisions: Decisions,
+    places: Vec<Moved>,
     pidfile: Option<PathBuf>,
     settings: Settings,
     /// Told once the job runs, when somebody waits for that.
@@ -136,15 +139,20 @@ pub enum Detached {
 /// # Errors
 /// When anything is already known to stand in the way. Nothing has been touched.
 pub fn prepare(options: Options) -> Result<Prepared, ResumeError> {
-    let Options { path, at, moved, files, pidfile, mut settings } = options;
+    let Options { path, at, mut moved, files, pidfile, mut settings } = options;
     let found = directory::find(&path, at.as_deref(), Trust::Own)?;
     let reader = found.read(Trust::Own)?;
+    let here = machine::temporary(|name| std::env::var_os(name));
+    let places =
+        places::moved(&reader.job().machine.temporary, &here, &moved, |path| path.exists());
+    moved.extend(places.iter().map(|place| (place.old.clone(), place.new.clone())));
     let environment = environment::probe(reader.job())?;
     let plan = plan::plan(reader.job(), reader.chunks(), &environment, moved.clone())?;
     let decisions = files::decide(reader.job(), &choices(&found, files, moved))?;
     let named = reader.job().outputs.named.iter().map(|named| named.as_path().to_owned());
     settings.outputs.extend(named);
-    Ok(Prepared { found, reader, plan, decisions, pidfile, settings, waiting: None })
+    settings.save.extend(&reader.job().outputs.saved);
+    Ok(Prepared { found, reader, plan, decisions, places, pidfile, settings, waiting: None })
 }
 
 impl Prepared {
@@ -227,7 +235,7 @@ impl Prepared {
     /// # Errors
     /// When that fails; nothing of it runs then.
     pub fn bring_back(self) -> Result<BroughtBack, ResumeError> {
-        let Self { found, reader, plan, decisions, pidfile, settings, waiting } = self;
+        let Self { found, reader, plan, decisions, places, pidfile, settings, waiting } = self;
         Inheritance::take(&signals::handled()).map_err(|errno| ResumeError::Prepare {
             operation: "block signals",
             source: errno.into(),
@@ -236,7 +244,7 @@ impl Prepared {
         let supervisor = Supervisor::new(&identity.id, settings)?;
         let restored = restore::start(&reader, &plan, &decisions)?;
         // The image's records are not needed while the job runs.
-        Ok(BroughtBack { found, identity, supervisor, restored, pidfile, waiting })
+        Ok(BroughtBack { found, identity, supervisor, restored, places, pidfile, waiting })
     }
 }
 
@@ -247,6 +255,7 @@ pub struct BroughtBack {
     identity: Identity,
     supervisor: Supervisor,
     restored: Restored,
+    places: Vec<Moved>,
     pidfile: Option<PathBuf>,
     waiting: Option<File>,
 }
@@ -262,7 +271,7 @@ impl BroughtBack {
         claim: Option<Claim>,
         observer: &mut dyn Observer,
     ) -> Result<Ending, ResumeError> {
-        let Self { found, identity, supervisor, restored, pidfile, waiting } = self;
+        let Self { found, identity, supervisor, restored, places, pidfile, waiting } = self;
         let root = restored.root;
         let directory = match &found.directory {
             Some(home) if claim.is_some() => home.path().to_owned(),
@@ -278,6 +287,9 @@ impl BroughtBack {
             root,
             directory: &directory,
         });
+        for place in &places {
+            observer.tell(Event::PlaceMoved(place));
+        }
         // After all that we have to say, for that may not be on the screen.
         supervisor.have_terminal_drawn();
         if let Some(pidfile) = &pidfile {

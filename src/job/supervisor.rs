@@ -25,6 +25,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd;
 use thiserror::Error;
 
+use crate::dump::files::saved::Wanted;
 use crate::image::WriteOptions;
 use crate::model::id::Bytes;
 
@@ -69,6 +70,8 @@ pub struct Settings {
     pub outputs: Vec<PathBuf>,
     /// Whether checkpoints give up connections to outside the job.
     pub tcp_close: bool,
+    /// Files to be saved whole.
+    pub save: Wanted,
     /// Where the user's hooks are, absolute.
     pub hooks: Option<PathBuf>,
     /// What is done about signals.

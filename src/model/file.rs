@@ -345,4 +345,18 @@ pub struct Outputs {
     pub named: Vec<Bytes>,
     /// Regular files found under them at the checkpoint.
     pub files: Vec<Output>,
+    /// What the user wants to have whole in the image.
+    pub saved: Saved,
+}
+
+/// What the user named with `--save-files`, and what it matched.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Saved {
+    /// The paths, patterns and directories as given, made absolute, and the companions of files that
+    /// were found by themselves.
+    pub named: Vec<Bytes>,
+    /// Whether files that the job changes in place are found by themselves.
+    pub by_itself: bool,
+    /// The files, whose content is in the image.
+    pub files: Vec<InodeId>,
 }

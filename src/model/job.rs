@@ -29,6 +29,9 @@ pub struct Machine {
     pub xstate_components: Vec<(u32, u32)>,
     /// Boot id (/proc/sys/kernel/random/boot_id).
     pub boot_id: Bytes,
+    /// Directories that the machine or its batch system gave for temporary files: the variables that
+    /// named them in rckpt's or the job's environment, and the paths.
+    pub temporary: Vec<(Bytes, Bytes)>,
 }
 
 /// The vDSO that the job ran with, to find its entry points again.

@@ -1,7 +1,9 @@
 //! Describes this machine, as far as a restore depends on it.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 
 use nix::sys::utsname::uname;
 
@@ -25,7 +27,22 @@ pub fn describe() -> io::Result<Machine> {
         xcr0: cpu::xcr0(),
         xstate_components: cpu::xstate_components(),
         boot_id: Bytes::from(boot_id.trim_ascii()),
+        temporary: Vec::new(),
     })
+}
+
+/// Variables that name a directory which is another for each job of a batch system.
+const TEMPORARY: [&str; 3] = ["TMPDIR", "SLURM_TMPDIR", "_CONDOR_SCRATCH_DIR"];
+
+/// The directories for temporary files that an environment names, read through `variable`.
+#[must_use]
+pub fn temporary(variable: impl Fn(&str) -> Option<OsString>) -> Vec<(Bytes, Bytes)> {
+    let place = |name: &str| {
+        let path = variable(name).filter(|path| path.as_bytes().starts_with(b"/"))?;
+        let plain = path.as_bytes().iter().rposition(|byte| *byte != b'/')?;
+        Some((Bytes::from(name.as_bytes()), Bytes::from(&path.as_bytes()[..=plain])))
+    };
+    TEMPORARY.into_iter().filter_map(place).collect()
 }
 
 /// Model name and sorted flags of the first CPU.

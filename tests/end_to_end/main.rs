@@ -9,6 +9,7 @@ mod harness;
 mod at_rest;
 mod batch;
 mod errors;
+mod files;
 mod harmless;
 mod in_motion;
 mod inside;

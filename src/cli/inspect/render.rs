@@ -28,6 +28,12 @@ pub fn render(report: &Report) -> impl Display {
         for output in &report.outputs {
             writeln!(f, "  {}: {}", printable(&output.path), size(output.bytes))?;
         }
+        if !report.displaced.is_empty() {
+            writeln!(f, "\nkept by restores: what they cut off, replaced or set aside")?;
+        }
+        for file in &report.displaced {
+            writeln!(f, "  {}: {}", printable(&file.path), size(file.bytes))?;
+        }
         Ok(())
     })
 }

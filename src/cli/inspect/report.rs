@@ -14,6 +14,8 @@ use crate::model::number::{PAGE_SIZE, to_u64, to_usize};
 use crate::model::process::{Process, ProcessState};
 use crate::model::terminal::TerminalEnd;
 
+use super::displaced::DisplacedReport;
+
 /// Everything about a checkpoint that people ask for.
 #[derive(Serialize)]
 pub struct Report {
@@ -34,6 +36,8 @@ pub struct Report {
     pub contents: Vec<ContentReport>,
     /// Files that the user named as outputs.
     pub outputs: Vec<OutputReport>,
+    /// What restores have cut off and set aside, whatever checkpoint they were from.
+    pub displaced: Vec<DisplacedReport>,
 }
 
 #[derive(Serialize)]
@@ -159,6 +163,7 @@ pub fn report(reader: &Reader) -> Report {
             .iter()
             .map(|output| OutputReport { path: output.path.to_string(), bytes: output.size })
             .collect(),
+        displaced: Vec::new(),
     }
 }
 

@@ -81,6 +81,10 @@ struct Draft {
     checked_as_mapped: bool,
     /// Opened by the job for its content.
     opened: bool,
+    /// Open for reading and writing anywhere.
+    changes_in_place: bool,
+    /// To be saved whole.
+    saved: bool,
     /// Mapped shared by somebody.
     mapped_shared: bool,
     /// Mapped shared and writable by somebody right now.
@@ -326,6 +330,25 @@ impl InodeTable {
         self.drafts.iter().filter_map(place).collect()
     }
 
+    /// Notes that somebody has the file open for reading and writing anywhere.
+    pub fn mark_changing(&mut self, id: InodeId) {
+        self.draft(id).changes_in_place = true;
+    }
+
+    /// The named files that are changed in place, with their paths.
+    pub fn changing_in_place(&self) -> Vec<(InodeId, Bytes)> {
+        let changes = |draft: &Draft| {
+            draft.changes_in_place && draft.inode.kind == InodeKind::Linked && is_regular(draft)
+        };
+        let drafts = (0..).zip(&self.drafts).filter(|(_, draft)| changes(draft));
+        drafts.map(|(number, draft)| (InodeId(number), draft.inode.path.clone())).collect()
+    }
+
+    /// Has the content of a file go into the image.
+    pub fn save(&mut self, id: InodeId) {
+        self.draft(id).saved = true;
+    }
+
     /// Notes the seals of a memfd.
     pub fn set_seals(&mut self, id: InodeId, found: u32) {
         if let InodeKind::Memfd { seals, .. } = &mut self.draft(id).inode.kind {
@@ -391,6 +414,8 @@ impl InodeTable {
             file_system,
             checked_as_mapped: false,
             opened: false,
+            changes_in_place: false,
+            saved: false,
             mapped_shared: false,
             mapped_writable: false,
             files: Vec::new(),
@@ -626,7 +651,7 @@ fn is_memory_file(draft: &Draft, shared_memory: Option<u64>) -> bool {
 fn keeps_content(draft: &Draft) -> bool {
     is_regular(draft)
         && match draft.inode.kind {
-            InodeKind::Linked => draft.mapped_writable || is_temporary(draft),
+            InodeKind::Linked => draft.saved || draft.mapped_writable || is_temporary(draft),
             InodeKind::Unlinked
             | InodeKind::MemoryFile
             | InodeKind::Memfd { .. }

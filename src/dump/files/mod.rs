@@ -21,6 +21,7 @@ mod pidfd;
 mod pipe;
 mod refusal;
 mod regular;
+pub mod saved;
 mod scan;
 mod socket;
 mod stream;

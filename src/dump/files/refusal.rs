@@ -24,6 +24,8 @@ pub enum Place {
     WorkingDirectory,
     /// The root directory.
     RootDirectory,
+    /// No place: the user named it.
+    Named,
 }
 
 impl fmt::Display for Place {
@@ -34,6 +36,7 @@ impl fmt::Display for Place {
             Self::Executable => f.write_str("executable"),
             Self::WorkingDirectory => f.write_str("working directory"),
             Self::RootDirectory => f.write_str("root directory"),
+            Self::Named => f.write_str("file named with --save-files"),
         }
     }
 }

@@ -12,6 +12,10 @@ pub(super) fn collect(
 ) -> Result<OpenFileKind, Failure> {
     let inode = collector.intern_description(found)?;
     collector.inodes.mark_opened(inode, found.access() != libc::O_RDONLY);
+    let appends = found.flags().cast_signed() & libc::O_APPEND != 0;
+    if found.access() == libc::O_RDWR && !appends {
+        collector.inodes.mark_changing(inode);
+    }
     if collector.inodes.is_memfd(inode) {
         let seals =
             descriptor::seals(duplicate(found)?).map_err(call_failed(found, "F_GET_SEALS"))?;

@@ -43,6 +43,10 @@ pub struct Order {
     pub outputs: Vec<Bytes>,
     /// Whether connections to outside the job are given up, beside what the supervisor was told.
     pub tcp_close: bool,
+    /// Files to be saved whole, in addition to those that the supervisor knows, absolute.
+    pub save: Vec<Bytes>,
+    /// Whether to find out by itself which should be.
+    pub saves_by_itself: bool,
 }
 
 /// What is asked of a supervisor.
@@ -151,6 +155,9 @@ pub struct Status {
     pub busy: bool,
     /// Whether they are held off.
     pub held: bool,
+    /// Variables of the batch system that are another in the job's environment than in the
+    /// supervisor's.
+    pub stale: Vec<Bytes>,
 }
 
 /// Why a message could not be made or read.
@@ -230,6 +237,8 @@ mod tests {
             compress: Some(false),
             outputs: vec![Bytes(vec![b'x'; 1000]); outputs],
             tcp_close: true,
+            save: Vec::new(),
+            saves_by_itself: false,
         }
     }
 

@@ -10,6 +10,8 @@ use super::alarms::Alarm;
 use super::{Asker, COMMAND_LIMIT, Guest, Loop, seconds_since_1970};
 use crate::job::control::protocol::{self, Refusal, Reply, Request, Status};
 use crate::job::control::server::{MOST_CLIENTS, Received};
+use crate::job::stale;
+use crate::sys::procfs;
 
 impl Loop<'_> {
     pub(super) fn accept(&mut self) {
@@ -129,6 +131,13 @@ impl Loop<'_> {
             last: self.last.clone(),
             busy: self.running.is_some(),
             held: self.holds > 0,
+            // A root process that has just ended has no environment.
+            stale: procfs::read(self.job.root.pid(), "environ").map_or_else(
+                |_| Vec::new(),
+                |environment| {
+                    stale::variables(&environment, |name| std::env::var_os(name.as_os_str()))
+                },
+            ),
         }
     }
 

@@ -266,7 +266,15 @@ impl Loop<'_> {
     }
 
     fn plain_order(&self, then: Then) -> Order {
-        Order { then, directory: None, compress: None, outputs: Vec::new(), tcp_close: false }
+        Order {
+            then,
+            directory: None,
+            compress: None,
+            outputs: Vec::new(),
+            save: Vec::new(),
+            tcp_close: false,
+            saves_by_itself: false,
+        }
     }
 
     /// Begins the next checkpoint that waits, if none is being taken.

@@ -338,7 +338,8 @@ impl Judge<'_> {
             return;
         }
         let excluded = [self.choices.job_directory.clone(), self.choices.displaced.clone()];
-        for named in &self.job.outputs.named {
+        let outputs = &self.job.outputs;
+        for named in outputs.named.iter().chain(&outputs.saved.named) {
             let pattern = self.place_of(named);
             match file_tree::expand(pattern.as_path(), &excluded) {
                 Ok(found) => {

@@ -251,6 +251,9 @@ pub fn judge(
     }
     // Other contents in the image are of temporary files, which may have vanished.
     let changes_unseen = recorded.kind == InodeKind::MemoryFile || usage.writes_through;
+    if usage.saved && recorded.content.is_some() {
+        return judge_saved(recorded, found, policy, changes_unseen);
+    }
     if recorded.content.is_some() && changes_unseen {
         return judge_kept(recorded, found, policy);
     }
@@ -268,6 +271,22 @@ pub fn judge(
         return Err(ProblemKind::ChangedInput);
     }
     Ok(Action::Use)
+}
+
+/// A file that the user wanted to have whole: whatever became of it, it gets its content back.
+fn judge_saved(
+    recorded: &Inode,
+    found: &Found,
+    policy: Policy,
+    changes_unseen: bool,
+) -> Result<Action, ProblemKind> {
+    let same = found.size == recorded.size && found.mtime == recorded.mtime;
+    match policy {
+        _ if same && !changes_unseen => Ok(Action::Use),
+        Policy::Keep => Ok(Action::Use),
+        Policy::Fail if !same => Err(ProblemKind::Written),
+        Policy::Fail | Policy::Rollback => Ok(Action::Reset),
+    }
 }
 
 /// A file whose content is in the image because it changes without calls that could be followed.
@@ -382,6 +401,7 @@ mod tests {
         mapped: false,
         writes_through: false,
         directory: false,
+        saved: false,
     };
     const WRITTEN: Usage = Usage { writes: true, ..READ };
     const MAPPED: Usage = Usage { opened: false, content: false, mapped: true, ..READ };
@@ -485,6 +505,26 @@ mod tests {
         check(None, Policy::Rollback, Ok(Action::Create));
         let replaced = Found { number: 8, ..written };
         check(Some(&replaced), Policy::Rollback, Err(ProblemKind::Replaced));
+    }
+
+    #[test]
+    fn files_saved_whole_come_back_whatever_became_of_them() {
+        let saved = Inode { content: Some(ObjectId(3)), ..recorded() };
+        let usage = Usage { saved: true, ..WRITTEN };
+        let check = |found: Option<&Found>, usage, policy, expected| {
+            assert_eq!(judge(&saved, usage, found, policy, || Ok(true)), expected);
+        };
+        let grown = Found { size: 150, mtime: later(), ..found() };
+        let replaced = Found { number: 8, ..grown.clone() };
+        check(Some(&found()), usage, Policy::Rollback, Ok(Action::Use));
+        check(Some(&grown), usage, Policy::Rollback, Ok(Action::Reset));
+        check(Some(&replaced), usage, Policy::Rollback, Ok(Action::Reset));
+        check(Some(&replaced), usage, Policy::Keep, Ok(Action::Use));
+        check(Some(&replaced), usage, Policy::Fail, Err(ProblemKind::Written));
+        check(None, usage, Policy::Rollback, Ok(Action::Create));
+        // What is written through a mapping may not show.
+        let mapped = Usage { writes_through: true, mapped: true, ..usage };
+        check(Some(&found()), mapped, Policy::Rollback, Ok(Action::Reset));
     }
 
     #[test]

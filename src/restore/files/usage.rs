@@ -23,13 +23,15 @@ pub struct Usage {
     pub writes_through: bool,
     /// It is a working directory.
     pub directory: bool,
+    /// The user wanted to have it saved whole.
+    pub saved: bool,
 }
 
 impl Usage {
     /// Whether it is needed at all.
     #[must_use]
     pub const fn is_needed(&self) -> bool {
-        self.opened || self.mapped || self.directory
+        self.opened || self.mapped || self.directory || self.saved
     }
 }
 
@@ -84,6 +86,9 @@ pub fn of_all(job: &Job) -> Vec<Usage> {
                 });
             }
         }
+    }
+    for id in &job.outputs.saved.files {
+        note(*id, &|usage| usage.saved = true);
     }
     for context in &job.fs {
         note(context.cwd, &|usage| usage.directory = true);
