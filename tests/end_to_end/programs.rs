@@ -164,8 +164,22 @@ const PERL: Program = Program::new(&["words.pl"], &["perl", "words.pl"]);
 const MAKE: Program =
     Program { outputs: &["output.*"], ..Program::new(&["Makefile"], &["make", "-s", "-j2"]) };
 const NODE: Program = Program::new(&["steps.js"], &["node", "steps.js"]);
-const JAVA: Program =
-    Program { prepare: compile_java, ..Program::new(&[], &["java", "-cp", ".", "Work"]) };
+const JAVA: Program = Program {
+    prepare: |place| compile_java(place, "Work"),
+    ..Program::new(&[], &["java", "-cp", ".", "Work"])
+};
+const PYTHON_ECHO: Program = Program::new(&["echo.py"], &[PYTHON, "echo.py"]);
+const PYTHON_SERVED: Program = Program::new(&["served.sh"], &["bash", "served.sh"]);
+const NODE_SERVED: Program = Program::new(&["http.js"], &["node", "http.js"]);
+const JAVA_SERVED: Program = Program {
+    prepare: |place| compile_java(place, "Served"),
+    ..Program::new(&[], &["java", "-cp", ".", "Served"])
+};
+const OPEN_MPI: Program = Program {
+    prepare: |place| compile_ring(place, "mpicc.openmpi"),
+    ..Program::new(&["openmpi.sh"], &["sh", "openmpi.sh"])
+};
+const REDIS: Program = Program::new(&["redis.sh"], &["bash", "redis.sh"]);
 
 macro_rules! programs {
     ($( $name:ident : $program:ident ; )*) => { $(
@@ -201,6 +215,12 @@ programs! {
     make: MAKE;
     node: NODE;
     java: JAVA;
+    python_echo: PYTHON_ECHO;
+    python_served: PYTHON_SERVED;
+    node_served: NODE_SERVED;
+    java_served: JAVA_SERVED;
+    redis: REDIS;
+    open_mpi: OPEN_MPI;
 }
 
 fn compile(place: &Workplace, name: &str, linking: Linking) {
@@ -223,8 +243,14 @@ fn compile_go(place: &Workplace) {
     fs::copy(built, place.path("work")).expect("copy a program");
 }
 
-fn compile_java(place: &Workplace) {
+fn compile_ring(place: &Workplace, compiler: &str) {
+    let mut compiler = Command::new(compiler);
+    compiler.arg("-O1").arg("-o").arg(place.path("ring")).arg(source("ring.c"));
+    assert!(compiler.status().expect("run an MPI compiler").success(), "ring.c does not compile");
+}
+
+fn compile_java(place: &Workplace, name: &str) {
     let mut compiler = Command::new("javac");
-    compiler.arg("-d").arg(place.path(".")).arg(source("Work.java"));
-    assert!(compiler.status().expect("run javac").success(), "Work.java does not compile");
+    compiler.arg("-d").arg(place.path(".")).arg(source(&format!("{name}.java")));
+    assert!(compiler.status().expect("run javac").success(), "{name}.java does not compile");
 }

@@ -82,7 +82,8 @@ fn watched(
         let Some((_, ids)) = find(shown, target, found, entered)? else {
             return Err(RefusalKind::WatchesOutside { number: shown.number }.into());
         };
-        let file = choose(collector, found, shown.number, ids);
+        // What is refused has no record, and nothing will come of this one.
+        let Some(file) = choose(collector, found, shown.number, ids) else { continue };
         let record = &collector.open_files[to_usize(u64::from(file.0))];
         check_watchable(collector, found, record, file, shown.number)?;
         let &Watched { number, events, data, .. } = shown;
@@ -188,10 +189,11 @@ fn choose(
     instance: &Description,
     number: i32,
     ids: &[OpenFileId],
-) -> OpenFileId {
+) -> Option<OpenFileId> {
     let table = instance.entries.first().map(|entry| &collector.fd_tables[entry.table]);
     let entry = table.and_then(|table| table.entries.iter().find(|entry| entry.number == number));
-    entry.map(|entry| entry.file).filter(|file| ids.contains(file)).unwrap_or(ids[0])
+    let own = entry.map(|entry| entry.file).filter(|file| ids.contains(file));
+    own.or_else(|| ids.first().copied())
 }
 
 /// What can be watched again after a restore.
