@@ -16,9 +16,11 @@ crate::fixtures! {
     eventfd;
     file_deleted;
     file_devices;
+    file_directories_deleted;
     file_directory;
     file_lease;
     file_locks;
+    file_locks_waiting;
     file_owner;
     file_paths;
     file_positions;
