@@ -1,5 +1,6 @@
 //! `rckpt check`: what this machine allows, tried and not guessed, and what would block a job.
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read;
@@ -99,7 +100,7 @@ fn assess(features: &Features) -> Vec<Line> {
     let mut lines: Vec<Line> =
         MATTERS.iter().map(|matter| matter.line(features.trial(matter.feature))).collect();
     lines.push(written_pages(features));
-    lines.push(identity(features));
+    lines.push(identity(&features.trials));
     lines
 }
 
@@ -228,7 +229,8 @@ fn written_pages(features: &Features) -> Line {
 }
 
 /// How a job can get its process ids back, here or in namespaces.
-fn identity(features: &Features) -> Line {
+fn identity(trials: &BTreeMap<Feature, Trial>) -> Line {
+    let trial = |feature: Feature| trials.get(&feature).copied().unwrap_or(Trial::Untried);
     let needed = [
         (Feature::UserNamespace, "user namespace"),
         (Feature::MountNamespace, "mount namespace"),
@@ -238,8 +240,8 @@ fn identity(features: &Features) -> Line {
         (Feature::ExecutableLink, "set /proc/self/exe"),
     ];
     let subject = "restore under the same process ids".to_owned();
-    let in_place = features.works(Feature::ChosenPidsInPlace);
-    let missing = needed.iter().find(|(feature, _)| !features.works(*feature));
+    let in_place = trial(Feature::ChosenPidsInPlace) == Trial::Works;
+    let missing = needed.iter().find(|(feature, _)| trial(*feature) != Trial::Works);
     match (in_place, missing) {
         (true, None) => Line {
             subject,
@@ -258,17 +260,24 @@ fn identity(features: &Features) -> Line {
             grade: Grade::Less,
             finding: format!(
                 "in place when they are free; not in namespaces ({name}: {})",
-                seen(features.trial(*feature))
+                seen(trial(*feature))
             ),
             remedy: Some(ALLOW_NAMESPACES),
         },
         (false, Some((feature, name))) => Line {
             subject,
             grade: Grade::Fails,
-            finding: format!("{name}: {}: no job can be restored", seen(features.trial(*feature))),
+            finding: format!("{name}: {}: no job can be restored", seen(trial(*feature))),
             remedy: Some(ALLOW_NAMESPACES),
         },
     }
+}
+
+/// Why no job can be brought back here, with the remedy; `None`: it can, as far as process ids go, or that
+/// cannot be tried.
+pub fn obstacle_to_restores() -> Option<(String, &'static str)> {
+    let line = identity(&Features::probe_identity().ok()?);
+    matches!(line.grade, Grade::Fails).then(|| (line.finding, ALLOW_NAMESPACES))
 }
 
 const ALLOW_NAMESPACES: &str = "user.max_user_namespaces above 0, \

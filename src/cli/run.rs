@@ -12,10 +12,11 @@ use crate::job::start::StartError;
 use crate::job::supervisor::Ending;
 use crate::sys::launch::LaunchError;
 
+use super::check;
 use super::failure::{self, Failure};
 use super::narrator::{Narrator, shell_word};
 use super::supervision::{OVER_BUDGET, Supervision};
-use super::wrong_way;
+use super::{output, wrong_way};
 
 /// Start a job, take checkpoints of it, and give its exit status
 #[derive(clap::Args)]
@@ -46,6 +47,11 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
         (false, true) => Earlier::Forget,
     };
     wrong_way::check(&command)?;
+    if let Some((finding, remedy)) = check::obstacle_to_restores() {
+        output::say(format_args!(
+            "warning: what is saved here cannot be brought back here: {finding}; to allow it: {remedy}"
+        ));
+    }
     let statuses = supervision.statuses();
     let settings = supervision.settings()?;
     let options = run::Options { command, directory: dir, settings, earlier };

@@ -141,6 +141,17 @@ impl Features {
         })
     }
 
+    /// Tries only what decides whether a job can get its process ids back, which takes milliseconds. The
+    /// calling process must have a single thread.
+    ///
+    /// # Errors
+    /// When children cannot be forked or waited for.
+    pub fn probe_identity() -> Result<BTreeMap<Feature, Trial>, ProbeError> {
+        let mut trials = in_child(try_namespaces)?;
+        trials.append(&mut in_child(try_pids_in_place)?);
+        Ok(trials)
+    }
+
     /// How the trial of `feature` went.
     #[must_use]
     pub fn trial(&self, feature: Feature) -> Trial {

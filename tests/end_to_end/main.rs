@@ -8,6 +8,7 @@ mod harness;
 
 mod at_rest;
 mod batch;
+mod containers;
 mod errors;
 mod files;
 mod harmless;
