@@ -180,6 +180,11 @@ const OPEN_MPI: Program = Program {
     ..Program::new(&["openmpi.sh"], &["sh", "openmpi.sh"])
 };
 const REDIS: Program = Program::new(&["redis.sh"], &["bash", "redis.sh"]);
+const SCRIPT: Program =
+    Program::new(&["terminal.sh"], &["script", "-qc", "bash terminal.sh", "/dev/null"]);
+const PYTHON_SPAWN: Program =
+    Program::new(&["spawn.py", "terminal.sh"], &[PYTHON, "spawn.py", "bash", "terminal.sh"]);
+const EXPECT: Program = Program::new(&["dialogue.exp"], &["expect", "dialogue.exp"]);
 
 macro_rules! programs {
     ($( $name:ident : $program:ident ; )*) => { $(
@@ -221,6 +226,9 @@ programs! {
     java_served: JAVA_SERVED;
     redis: REDIS;
     open_mpi: OPEN_MPI;
+    script: SCRIPT;
+    python_spawn: PYTHON_SPAWN;
+    expect: EXPECT;
 }
 
 fn compile(place: &Workplace, name: &str, linking: Linking) {
