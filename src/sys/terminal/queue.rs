@@ -44,8 +44,12 @@ const CHUNK: usize = 256;
 /// whatever was in a full one finds room again.
 const LAST_CHUNK: usize = 2048;
 
-/// What arrives takes microseconds; it is waited for as many milliseconds as this.
-const PATIENCE: u32 = 500;
+/// How often it is looked whether something has arrived, which takes microseconds unless the machine
+/// is very busy: most of these turns take a millisecond.
+const PATIENCE: u32 = 5000;
+
+/// Turns that take but some microseconds.
+const QUICK_TURNS: u32 = 200;
 
 /// Milliseconds after which a call that waits for ever is interrupted.
 const ALARM: i64 = 100;
@@ -542,11 +546,11 @@ impl Ends<'_> {
         let failed = at(Step::SetFlow);
         set_modes(self.slave, &feeding.stop).map_err(&failed)?;
         write_all(self.master, &[super::feeding::STOP_KEY]).map_err(&failed)?;
-        for _ in 0..PATIENCE {
+        for turn in 0..PATIENCE {
             if !writable(self.slave).map_err(&failed)? {
                 return Ok(());
             }
-            pause();
+            pause(turn);
         }
         Err((Step::SetFlow, Errno::ETIMEDOUT))
     }
@@ -597,7 +601,7 @@ impl Ends<'_> {
         echoed += 2;
         write_all(self.master, &typed[..length + 2]).map_err(at(Step::Type))?;
         let mut buffer = [0; 4096];
-        for _ in 0..PATIENCE {
+        for turn in 0..PATIENCE {
             let room = echoed.min(buffer.len());
             let waiting = readable(self.master).map_err(at(Step::Arrive))?;
             if waiting {
@@ -606,7 +610,7 @@ impl Ends<'_> {
                     return Ok(());
                 }
             } else {
-                pause();
+                pause(turn);
             }
         }
         Err((Step::Arrive, Errno::ETIMEDOUT))
@@ -626,11 +630,11 @@ impl Ends<'_> {
         const LINE_DISCIPLINE_TAKES: usize = 4095;
         let failed = at(Step::Arrive);
         let wanted = to_u64(count.min(LINE_DISCIPLINE_TAKES));
-        for _ in 0..PATIENCE {
+        for turn in 0..PATIENCE {
             if queued(file).map_err(&failed)? >= wanted {
                 return Ok(());
             }
-            pause();
+            pause(turn);
         }
         Err((Step::Arrive, Errno::ETIMEDOUT))
     }
@@ -679,7 +683,7 @@ fn write_all(file: BorrowedFd<'_>, bytes: &[u8]) -> Result<(), Errno> {
             if turns > PATIENCE {
                 return Err(Errno::ETIMEDOUT);
             }
-            pause();
+            pause(turns);
             continue;
         }
         let now = if rest.len() > LAST_CHUNK { CHUNK } else { rest.len() };
@@ -693,8 +697,9 @@ fn write_all(file: BorrowedFd<'_>, bytes: &[u8]) -> Result<(), Errno> {
 }
 
 /// Lets the kernel's own threads run, which carry the bytes.
-fn pause() {
-    let moment = libc::timespec { tv_sec: 0, tv_nsec: 20_000 };
+fn pause(turn: u32) {
+    let span = if turn < QUICK_TURNS { 20_000 } else { 1_000_000 };
+    let moment = libc::timespec { tv_sec: 0, tv_nsec: span };
     // SAFETY: the call reads one `timespec`; a null pointer says that the rest is not wanted. That it
     // may be interrupted does not matter.
     unsafe { libc::nanosleep(&raw const moment, ptr::null_mut()) };
@@ -801,7 +806,7 @@ mod tests {
         let mut written = Vec::new();
         while let Ok(length) = nix::unistd::write(&pair.slave, &[b'a'; 100]) {
             written.resize(written.len() + length, b'a');
-            pause();
+            pause(0);
         }
         assert!(written.len() > 4096);
         let found = peek(std::slice::from_ref(&pair)).unwrap();
