@@ -57,7 +57,7 @@ mod tests {
     #[test]
     fn processes_are_known_by_id_and_files_by_number_or_name() {
         let earlier = sample::job();
-        let same = [(ObjectId(0), ObjectId(0)), (ObjectId(1), ObjectId(1))];
+        let same = [0, 1, 2].map(|object| (ObjectId(object), ObjectId(object)));
         let found = |change: fn(&mut crate::model::job::Job)| {
             let mut job = sample::job();
             change(&mut job);

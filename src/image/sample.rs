@@ -256,6 +256,7 @@ fn inodes() -> Vec<Inode> {
         linked("/dev/null", 0o020_666),
         Inode {
             kind: InodeKind::Segment { id: 32769 },
+            number: 40,
             size: 8192,
             content: Some(ObjectId(2)),
             ..linked("/SYSV00001234", 0o100_600)

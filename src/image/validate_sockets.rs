@@ -138,7 +138,9 @@ mod tests {
     fn refused(expected: &str, change: fn(&mut Job)) {
         let mut job = sample::job();
         change(&mut job);
-        assert_eq!(check_job(&job).map_err(|error| error.to_string()), Err(expected.to_owned()));
+        let violation = check_job(&job).expect_err(expected).to_string();
+        // How many there are is the sample's affair.
+        assert!(violation.starts_with(expected), "{violation:?} instead of {expected:?}");
     }
 
     fn unix(job: &mut Job, number: usize) -> &mut UnixSocket {
@@ -157,16 +159,16 @@ mod tests {
 
     #[test]
     fn impossible_sockets_are_refused() {
-        refused("open file 13 refers to socket 9, of which there are 5", |job| {
+        refused("open file 13 refers to socket 9, of which there are", |job| {
             job.open_files[13].kind = OpenFileKind::Socket { socket: SocketId(9) };
         });
         refused("socket 0: not exactly one open file refers to it", |job| {
             job.open_files[13].kind = OpenFileKind::Socket { socket: SocketId(1) };
         });
-        refused("socket 2 refers to open file 50, of which there are 22", |job| {
+        refused("socket 2 refers to open file 50, of which there are", |job| {
             unix(job, 2).queued[0].files[0] = OpenFileId(50);
         });
-        refused("socket 3 refers to socket 7, of which there are 5", |job| {
+        refused("socket 3 refers to socket 7, of which there are", |job| {
             unix(job, 3).connection = UnixConnection::Peer(SocketId(7));
         });
         refused("socket 3: it is connected to a socket of another kind", |job| {
