@@ -37,18 +37,21 @@ impl Guardian {
     /// Sets a guardian over `sockets`: each option gets the value beside it when this is released,
     /// dropped, or when the caller has died. They are set from the first to the last.
     ///
-    /// The caller must have one thread only, as for any fork.
+    /// The caller may have other threads: nothing in the guardian takes a lock that one of them might
+    /// have held, for it makes system calls only.
     ///
     /// # Errors
     /// As pipe(2) and fork(2).
     pub fn over(sockets: &[(&OwnedFd, OptionValue)]) -> io::Result<Self> {
         let (wait, line) = pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+        let kept: Vec<RawFd> = sockets.iter().map(|(socket, _)| socket.as_raw_fd()).collect();
+        let others = all_but(&kept, wait.as_raw_fd());
         // No exit signal: nobody else waits for it by mistake.
         match clone::fork(0, 0, None)? {
             Fork::Parent(process) => Ok(Self { line: Some(line), process }),
             Fork::Child => {
                 drop(line);
-                guard(&wait, sockets)
+                guard(&wait, sockets, &others)
             }
         }
     }
@@ -86,13 +89,16 @@ impl Drop for Guardian {
     }
 }
 
-/// The guardian's whole life.
-fn guard(wait: &OwnedFd, sockets: &[(&OwnedFd, OptionValue)]) -> ! {
+/// The guardian's whole life. It holds no memory but what was there when it was forked.
+fn guard(wait: &OwnedFd, sockets: &[(&OwnedFd, OptionValue)], others: &[(u32, u32)]) -> ! {
     // A signal to the caller's session or group is not for us; a leader of one cannot leave it, which
     // the child of a fork never is.
     setsid().map(drop).unwrap_or_default();
-    let kept: Vec<RawFd> = sockets.iter().map(|(socket, _)| socket.as_raw_fd()).collect();
-    close_all_but(&kept, wait.as_raw_fd());
+    for (first, last) in others {
+        // SAFETY: the call takes integers only; nothing but the sockets and the pipe is used by this
+        // process from here to its end.
+        unsafe { libc::syscall(libc::SYS_close_range, *first, *last, 0) };
+    }
     while read(wait, &mut [0]) == Err(Errno::EINTR) {}
     let mut outcome = Ok(());
     for (socket, OptionValue { level, name, value }) in sockets {
@@ -102,19 +108,20 @@ fn guard(wait: &OwnedFd, sockets: &[(&OwnedFd, OptionValue)]) -> ! {
     clone::exit_now(outcome.map_or_else(|errno| errno as i32, |()| 0))
 }
 
-/// Other descriptors might be the end of a pipe that somebody waits for.
-fn close_all_but(kept: &[RawFd], wait: RawFd) {
+/// The ranges of descriptors that are none of these: they might be the end of a pipe that somebody waits
+/// for.
+fn all_but(kept: &[RawFd], wait: RawFd) -> Vec<(u32, u32)> {
     let mut kept: Vec<u32> = kept.iter().chain([&wait]).map(|fd| fd.unsigned_abs()).collect();
     kept.sort_unstable();
+    let mut ranges = Vec::new();
     let mut first = 0;
     for number in kept.into_iter().chain([u32::MAX]) {
         if number > first {
-            // SAFETY: the call takes integers only; nothing but the sockets and the pipe is used by
-            // this process from here to its end.
-            unsafe { libc::syscall(libc::SYS_close_range, first, number - 1, 0) };
+            ranges.push((first, number - 1));
         }
         first = number.saturating_add(1);
     }
+    ranges
 }
 
 #[cfg(test)]
@@ -127,6 +134,12 @@ mod tests {
 
     fn old(value: i32) -> OptionValue {
         OptionValue { level: libc::SOL_SOCKET, name: libc::SO_RCVLOWAT, value }
+    }
+
+    #[test]
+    fn other_descriptors_are_closed() {
+        assert_eq!(all_but(&[5, 3], 4), [(0, 2), (6, u32::MAX - 1)]);
+        assert_eq!(all_but(&[0], 9), [(1, 8), (10, u32::MAX - 1)]);
     }
 
     #[test]

@@ -179,6 +179,10 @@ const OPEN_MPI: Program = Program {
     prepare: |place| compile_ring(place, "mpicc.openmpi"),
     ..Program::new(&["openmpi.sh"], &["sh", "openmpi.sh"])
 };
+const MPICH: Program = Program {
+    prepare: |place| compile_ring(place, "mpicc.mpich"),
+    ..Program::new(&[], &["mpirun.mpich", "-n", "4", "./ring"])
+};
 const REDIS: Program = Program::new(&["redis.sh"], &["bash", "redis.sh"]);
 const SCRIPT: Program =
     Program::new(&["terminal.sh"], &["script", "-qc", "bash terminal.sh", "/dev/null"]);
@@ -229,6 +233,13 @@ programs! {
     script: SCRIPT;
     python_spawn: PYTHON_SPAWN;
     expect: EXPECT;
+}
+
+/// Restored in place, its segments of System V shared memory are not saved a second time: somebody outside
+/// the job is taken for their user.
+#[test]
+fn mpich_survives_as_plain_user() {
+    survives(&MPICH, User::Plain);
 }
 
 fn compile(place: &Workplace, name: &str, linking: Linking) {
