@@ -126,6 +126,7 @@ fn packet_sockets_and_other_strange_things() {
     refused("perf", &["descriptor 3", "performance counters"]);
     refused("userfaultfd", &["descriptor 3", "userfaultfd"]);
     refused("namespace", &["descriptor 3", "namespace"]);
+    refused("queue", &["descriptor 3", "POSIX message queue"]);
     // These take a privilege to be made.
     if geteuid().is_root() {
         refused_as(User::Caller, "bpf", &["descriptor 3", "BPF"]);

@@ -38,6 +38,8 @@ pub(super) enum FileSystem {
     Kernel,
     /// Namespaces.
     Namespaces,
+    /// POSIX message queues.
+    MessageQueues,
     /// NFS, where a deleted open file keeps a hidden name until it is closed.
     Network,
     /// A union of others, which shows its own numbers in `stat` and theirs in maps.
@@ -57,6 +59,7 @@ impl FileSystem {
             0x6265_6572 | 0x0027_e0eb | 0x6367_7270 | 0x6462_6720 | 0x7472_6163 | 0x7363_6673
             | 0xde5e_81e4 => Self::Kernel,
             0x6e73_6673 => Self::Namespaces,
+            0x1980_0202 => Self::MessageQueues,
             0x6969 => Self::Network,
             0x794c_7630 => Self::Union,
             _ => Self::Ordinary,
@@ -156,6 +159,9 @@ impl InodeTable {
         let file_system = FileSystem::of(&found.proc_path);
         if file_system == FileSystem::Namespaces {
             return Err(RefusalKind::Namespace.into());
+        }
+        if file_system == FileSystem::MessageQueues {
+            return Err(RefusalKind::MessageQueue.into());
         }
         let (kind, path) = match self.memory_file_name(found.link, &found.stat, file_system) {
             Some(_) if file_system == FileSystem::HugePages => {

@@ -189,6 +189,11 @@ pub enum RefusalKind {
         /// The thread.
         thread: i32,
     },
+    /// `mq_open`.
+    #[error(
+        "POSIX message queues cannot be saved: nobody can look at messages without taking them"
+    )]
+    MessageQueue,
     /// `fanotify_init`.
     #[error("fanotify groups cannot be saved")]
     Fanotify,
@@ -357,6 +362,7 @@ impl RefusalKind {
             | Self::WatchNumber { .. }
             | Self::PidFdOfOutsider { .. }
             | Self::PidFdOfThread { .. }
+            | Self::MessageQueue
             | Self::Fanotify
             | Self::PerfEvent
             | Self::Bpf
