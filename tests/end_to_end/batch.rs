@@ -92,7 +92,7 @@ fn requeued_by_a_warning() {
     let child = place.start(run_in_slurm(&place, &["--requeue"]));
     await_lines(&place, 2);
     kill(child, Signal::SIGUSR1).expect("it runs");
-    let requeued = poll(PATIENCE, || place.has("requeued").then_some(()));
+    let requeued = poll(PATIENCE, || place.text("requeued").ends_with('\n').then_some(()));
     assert!(requeued.is_some(), "{}", place.text("stderr"));
     assert!(place.text("asked").contains("--jobs 7"), "{}", place.text("asked"));
     assert_eq!(place.text("requeued"), "requeue 7\n");
@@ -164,7 +164,7 @@ fn limit_in_the_environment() {
     command.env("SLURM_JOB_END_TIME", (now.as_secs() + 4).to_string());
     command.env("SLURM_ARRAY_JOB_ID", "6").env("SLURM_ARRAY_TASK_ID", "3");
     let child = place.start(command);
-    let requeued = poll(PATIENCE, || place.has("requeued").then_some(()));
+    let requeued = poll(PATIENCE, || place.text("requeued").ends_with('\n').then_some(()));
     assert!(requeued.is_some(), "{}", place.text("stderr"));
     assert_eq!(place.text("requeued"), "requeue 6_3\n");
     kill(child, Signal::SIGTERM).expect("it runs");
