@@ -37,6 +37,10 @@ pub struct Arguments {
     /// Save the job although it has TCP connections to outside: after a restore it finds them reset
     #[arg(long)]
     tcp_close: bool,
+    /// Save the job although it has unix sockets connected to outside: after a restore it finds them
+    /// closed
+    #[arg(long)]
+    ext_unix: bool,
     /// Files that the job changes in place, to be copied into the checkpoint (path, pattern, directory, or
     /// auto: what it has open for reading and writing; repeatable)
     #[arg(long, value_name = "WHAT")]
@@ -63,8 +67,18 @@ struct Report {
 
 /// Takes the checkpoint.
 pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
-    let Arguments { pid, dir, kill, stop, compress, outputs, save_files, tcp_close, json } =
-        arguments;
+    let Arguments {
+        pid,
+        dir,
+        kill,
+        stop,
+        compress,
+        outputs,
+        save_files,
+        tcp_close,
+        ext_unix,
+        json,
+    } = arguments;
     let options = request::Options {
         pid,
         directory: dir.map(|dir| options::absolute_path(&dir)).transpose()?,
@@ -77,6 +91,7 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
         write: compress.unwrap_or_default().write_options(),
         outputs: options::absolute(outputs)?,
         tcp_close,
+        ext_unix,
         save: options::wanted(save_files)?,
     };
     match request::dump(&options)? {

@@ -53,6 +53,10 @@ pub struct Supervision {
     /// reset
     #[arg(long)]
     tcp_close: bool,
+    /// Take checkpoints although the job has unix sockets connected to outside: after a restore it finds
+    /// them closed
+    #[arg(long)]
+    ext_unix: bool,
     /// Files that the job changes in place, to be copied into each checkpoint (path, pattern, directory, or
     /// auto: what it has open for reading and writing; repeatable)
     #[arg(long, value_name = "WHAT")]
@@ -167,6 +171,7 @@ impl Supervision {
             write: compress.write_options(),
             outputs: options::absolute(outputs)?,
             tcp_close: self.tcp_close,
+            ext_unix: self.ext_unix,
             save: options::wanted(self.save_files)?,
             actions: Actions::new(self.requeue, &self.on),
             farewell: if self.requeue { Farewell::Requeue } else { Farewell::Stop },

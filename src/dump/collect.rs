@@ -127,6 +127,7 @@ pub(super) fn collect(
         root,
         supervisor: request.supervisor,
         tcp_close: request.tcp_close,
+        ext_unix: request.ext_unix,
     };
     let mut files = Collector::collect(&scope).map_err(CollectError::from)?;
     let sharing = files.sharing().to_vec();

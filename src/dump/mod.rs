@@ -69,6 +69,8 @@ pub struct Request {
     pub outputs: Vec<PathBuf>,
     /// Whether TCP connections to outside the job are given up.
     pub tcp_close: bool,
+    /// Whether connections of unix sockets to outside the job are given up.
+    pub ext_unix: bool,
     /// Files to be saved whole.
     pub save: Wanted,
     /// The process whose descriptors 0, 1 and 2 are the job's standard streams.

@@ -68,8 +68,10 @@ pub struct Task {
     pub write: WriteOptions,
     /// Named outputs, absolute.
     pub outputs: Vec<PathBuf>,
-    /// Whether connections to outside the job are given up.
+    /// Whether TCP connections to outside the job are given up.
     pub tcp_close: bool,
+    /// Whether connections of unix sockets to outside the job are.
+    pub ext_unix: bool,
     /// Files to be saved whole.
     pub save: Wanted,
     /// Generations that are kept; `None`: all.
@@ -108,6 +110,7 @@ impl Task {
             write,
             outputs,
             tcp_close: settings.tcp_close || order.tcp_close,
+            ext_unix: settings.ext_unix || order.ext_unix,
             save,
             keep: settings.keep.filter(|_| directory.is_none()),
             most_bytes: settings.most_bytes.filter(|_| directory.is_none()),
@@ -155,6 +158,7 @@ impl Task {
             write: self.write,
             outputs: self.outputs.clone(),
             tcp_close: self.tcp_close,
+            ext_unix: self.ext_unix,
             save: self.save.clone(),
             supervisor: self.supervisor,
             job_id: self.job.id.clone(),

@@ -58,8 +58,10 @@ pub struct Options {
     pub write: WriteOptions,
     /// Named outputs, absolute.
     pub outputs: Vec<PathBuf>,
-    /// Whether connections to outside the job are given up.
+    /// Whether TCP connections to outside the job are given up.
     pub tcp_close: bool,
+    /// Whether connections of unix sockets to outside the job are given up.
+    pub ext_unix: bool,
     /// Files to be saved whole.
     pub save: Wanted,
 }
@@ -183,6 +185,7 @@ pub fn examine(pid: Pid, directory: &Path) -> Result<Vec<String>, RequestError> 
         write: WriteOptions::default(),
         outputs: Vec::new(),
         tcp_close: false,
+        ext_unix: false,
         save: Wanted::default(),
         keep: None,
         most_bytes: None,
@@ -262,6 +265,7 @@ fn ask(connection: Connection, options: &Options) -> Result<Outcome, RequestErro
         compress: options.compress,
         outputs: options.outputs.iter().cloned().map(Bytes::from).collect(),
         tcp_close: options.tcp_close,
+        ext_unix: options.ext_unix,
         save: options.save.named.iter().cloned().map(Bytes::from).collect(),
         saves_by_itself: options.save.by_itself,
     };
@@ -391,6 +395,7 @@ fn dump_directly(pid: Pid, options: &Options) -> Result<Taken, RequestError> {
         write: options.write,
         outputs: options.outputs.clone(),
         tcp_close: options.tcp_close,
+        ext_unix: options.ext_unix,
         save: options.save.clone(),
         keep: None,
         most_bytes: None,

@@ -68,8 +68,10 @@ pub struct Settings {
     pub write: WriteOptions,
     /// What the user named with `--outputs`, absolute.
     pub outputs: Vec<PathBuf>,
-    /// Whether checkpoints give up connections to outside the job.
+    /// Whether checkpoints give up TCP connections to outside the job.
     pub tcp_close: bool,
+    /// Whether they give up connections of unix sockets to outside the job.
+    pub ext_unix: bool,
     /// Files to be saved whole.
     pub save: Wanted,
     /// Where the user's hooks are, absolute.

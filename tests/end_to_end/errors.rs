@@ -1,9 +1,11 @@
 //! What users are told when something cannot be done: what, of which process or file, why, and what to
 //! do; and that nothing was harmed by the attempt.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::Write;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -92,6 +94,44 @@ fn connections_to_outside_that_are_given_up() {
     drop(stream);
     job.restore();
     job.judge();
+}
+
+/// A unix socket of somebody outside is refused by name, and closed for whoever gives it up; datagrams
+/// find their receiver again, if there is one.
+#[test]
+fn unix_sockets_to_outside() {
+    let place = Workplace::new(User::Plain);
+    let server = UnixListener::bind(place.path("outside")).expect("listen");
+    let letters = UnixDatagram::bind(place.path("letters")).expect("bind");
+    for name in ["outside", "letters"] {
+        fs::set_permissions(place.path(name), Permissions::from_mode(0o777)).expect("open it");
+    }
+    let peer = std::thread::spawn(move || {
+        let (mut stream, _) = server.accept().expect("accept");
+        stream.write_all(b"from outside").expect("send");
+        stream
+    });
+    let mut job = Running::start(&place, &Case::new("unix_outside"), Start::Alone);
+    let stream = peer.join().expect("somebody has connected");
+    let answer = place.ask(&["dump", &job.root().to_string(), "--dir", "job"]);
+    assert_eq!(answer.status, Some(1), "{answer:?}");
+    for word in ["descriptor 3", "outside", "--ext-unix", &std::process::id().to_string()] {
+        assert!(answer.words.contains(word), "{word}: {answer:?}");
+    }
+    job.dump(&["--ext-unix", "--kill"]);
+    job.lose();
+    drop((stream, letters));
+    let answer = place.ask(&["restore", "job"]);
+    assert_eq!(answer.status, Some(125), "{answer:?}");
+    assert!(answer.words.contains("start that program first"), "{answer:?}");
+    fs::remove_file(place.path("letters")).expect("remove a socket");
+    let letters = UnixDatagram::bind(place.path("letters")).expect("bind");
+    fs::set_permissions(place.path("letters"), Permissions::from_mode(0o777)).expect("open it");
+    job.restore();
+    job.judge();
+    let mut letter = [0; 64];
+    let length = letters.recv(&mut letter).expect("receive");
+    assert_eq!(&letter[..length], b"written after the restore");
 }
 
 /// A restore tells who is in the way of an address before anything is started.

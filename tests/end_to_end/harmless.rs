@@ -109,6 +109,8 @@ fixtures_left_alone! {
     pipe_processes;
     signals_stopped;
     signals_waiting;
+    socket_queues;
+    socket_rights;
     terminal_closed;
     terminal_modes;
     terminal_sessions;
@@ -147,6 +149,16 @@ fn dumps_killed_while_memory_changes() {
 #[test]
 fn dumps_killed_while_terminals_are_used() {
     survives_killed_dumps("motion_terminals", User::Plain, 100, 3);
+}
+
+#[test]
+fn dumps_killed_while_messages_are_sent() {
+    survives_killed_dumps("motion_socket_packets", User::Plain, 30, 6);
+}
+
+#[test]
+fn dumps_killed_while_messages_wait() {
+    survives_killed_dumps("socket_rights", User::Plain, 30, 1);
 }
 
 #[test]

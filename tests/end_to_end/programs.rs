@@ -159,6 +159,10 @@ const VECTOR_LOOP: Program = Program {
     prepare: |place| compile(place, "vectors", Linking::Dynamic),
     ..Program::new(&[], &["./vectors"])
 };
+const PYTHON_ASYNCIO: Program =
+    Program::new(&["asyncio_server.py"], &[PYTHON, "asyncio_server.py"]);
+const PYTHON_MANAGED: Program = Program::new(&["managed.py"], &[PYTHON, "managed.py"]);
+const REDIS_BY_PATH: Program = Program::new(&["redis_by_path.sh"], &["bash", "redis_by_path.sh"]);
 const PERL: Program = Program::new(&["words.pl"], &["perl", "words.pl"]);
 // What make finds made by the future that was lost, it would not make again.
 const MAKE: Program =
@@ -212,6 +216,9 @@ programs! {
     python_writing: PYTHON_WRITING;
     python_threads: PYTHON_THREADS;
     python_pool: PYTHON_POOL;
+    python_asyncio: PYTHON_ASYNCIO;
+    python_managed: PYTHON_MANAGED;
+    redis_by_path: REDIS_BY_PATH;
     python_children: PYTHON_CHILDREN;
     numpy_blas: NUMPY_BLAS;
     bash_pipeline: BASH_PIPELINE;

@@ -84,6 +84,8 @@ pub struct Scope<'a> {
     pub supervisor: Option<Pid>,
     /// Whether TCP connections to outside the job are given up.
     pub tcp_close: bool,
+    /// Whether connections of unix sockets to outside the job are given up.
+    pub ext_unix: bool,
 }
 
 /// A mapping of a file, as /proc/PID/maps shows it.

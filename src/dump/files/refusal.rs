@@ -379,8 +379,8 @@ impl RefusalKind {
                 "take the checkpoint when the server has accepted its clients"
             }
             Self::UnixPeerOutside { .. } => {
-                "checkpoint both programs as one job, or take the checkpoint when the connection is \
-                 closed"
+                "checkpoint both programs as one job, take the checkpoint when the connection is closed, \
+                 or give it up with --ext-unix: after a restore it is closed"
             }
             Self::WatchesOutside { .. } | Self::WatchesSignalsOfOther { .. } => {
                 "take the checkpoint when the program has closed the epoll instance, or has removed \

@@ -55,8 +55,15 @@ fn collect(pids: &[Pid], supervisor: Option<Pid>) -> Collector {
         .map(|pid| Subject { pid: *pid, task: *pid, recorded: id::Pid(pid.as_raw()) })
         .collect();
     let (zombies, root) = (&[], pids[0]);
-    Collector::collect(&Scope { subjects: &subjects, zombies, root, supervisor, tcp_close: false })
-        .unwrap()
+    Collector::collect(&Scope {
+        subjects: &subjects,
+        zombies,
+        root,
+        supervisor,
+        tcp_close: false,
+        ext_unix: false,
+    })
+    .unwrap()
 }
 
 fn file(found: &Collected, table: usize, number: i32) -> &OpenFile {

@@ -41,8 +41,10 @@ pub struct Order {
     pub compress: Option<bool>,
     /// Outputs named in addition to those that the supervisor knows, absolute.
     pub outputs: Vec<Bytes>,
-    /// Whether connections to outside the job are given up, beside what the supervisor was told.
+    /// Whether TCP connections to outside the job are given up, beside what the supervisor was told.
     pub tcp_close: bool,
+    /// The same for connections of unix sockets.
+    pub ext_unix: bool,
     /// Files to be saved whole, in addition to those that the supervisor knows, absolute.
     pub save: Vec<Bytes>,
     /// Whether to find out by itself which should be.
@@ -237,6 +239,7 @@ mod tests {
             compress: Some(false),
             outputs: vec![Bytes(vec![b'x'; 1000]); outputs],
             tcp_close: true,
+            ext_unix: false,
             save: Vec::new(),
             saves_by_itself: false,
         }

@@ -274,6 +274,7 @@ impl Loop<'_> {
             save: Vec::new(),
             tcp_close: false,
             saves_by_itself: false,
+            ext_unix: false,
         }
     }
 

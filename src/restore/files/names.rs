@@ -51,8 +51,9 @@ fn try_name(kind: i32, name: &Bytes) -> Result<(), ProblemKind> {
 
 /// A file must not be there, or be one that no socket is behind any more.
 fn check_place(path: &Path) -> Result<(), ProblemKind> {
-    let parent = path.parent().unwrap_or(Path::new("/"));
-    access(parent, AccessFlags::W_OK | AccessFlags::X_OK)
+    // Missing directories are made: some programs have one for a socket alone, and remove it.
+    let parent = path.ancestors().skip(1).find(|parent| parent.exists());
+    access(parent.unwrap_or(Path::new("/")), AccessFlags::W_OK | AccessFlags::X_OK)
         .map_err(|errno| ProblemKind::NoPlace { reason: errno.to_string() })?;
     let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
     if !found.file_type().is_socket() {
@@ -110,7 +111,6 @@ mod tests {
         fs::remove_file(&path).unwrap();
         fs::write(&path, "").unwrap();
         assert!(matches!(check_place(&path), Err(ProblemKind::AnotherType { .. })));
-        let nowhere = directory.path().join("nowhere/socket");
-        assert!(matches!(check_place(&nowhere), Err(ProblemKind::NoPlace { .. })));
+        assert_eq!(check_place(&directory.path().join("missing/socket")), Ok(()));
     }
 }

@@ -38,6 +38,8 @@ pub(super) struct UnixTable {
     inside: BTreeSet<u64>,
     /// Inodes of clients that have not been accepted, and of the listeners that they wait for.
     pending: HashMap<u64, u64>,
+    /// Whether connections to outside the job are given up.
+    gives_up: bool,
     /// Where relative names may lead from.
     directories: Vec<PathBuf>,
 }
@@ -63,6 +65,7 @@ impl UnixTable {
         Ok(Self {
             inside: unix().map(|subject| subject.found.stat.number).collect(),
             pending: known.iter().flat_map(clients_of).collect(),
+            gives_up: scope.ext_unix,
             directories: naming::working_directories(
                 scope.subjects.iter().map(|subject| subject.task),
             ),
@@ -229,6 +232,7 @@ impl UnixTable {
         for client in info.pending.iter().map(|client| u64::from(*client)) {
             let sent = self.known.get(&client).map(|client| client.send_queue);
             match numbers.get(&client) {
+                None if self.gives_up && client != 0 => {}
                 _ if client == 0 => return unaccepted("has been closed"),
                 None => return unaccepted("belongs to a process outside the job"),
                 Some(_) if sent != Some(0) => {
@@ -246,6 +250,9 @@ impl UnixTable {
         let found_by_name = !name.0.is_empty() && matches!(name.0[0], 0 | b'/');
         if subject.kind == libc::SOCK_DGRAM && found_by_name {
             return Ok(UnixConnection::Outside { name });
+        }
+        if self.gives_up {
+            return Ok(UnixConnection::Gone { name });
         }
         let holder = outsider::holder_of(peer);
         Err(RefusalKind::UnixPeerOutside { name, holder }.into())

@@ -8,6 +8,7 @@
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
@@ -97,6 +98,11 @@ pub(super) fn bind(
     }
     let beside = file.and_then(|file| file.path.parent()).map(Path::to_owned);
     let beside = beside.unwrap_or_else(std::env::temp_dir);
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&beside)
+        .map_err(|error| ("mkdir", Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))))?;
     let room = mkdtemp(&beside.join(".rckpt-XXXXXX")).map_err(|errno| ("mkdtemp", errno))?;
     let outcome = bind_in(&room, socket, name, file);
     let removed = fs::remove_dir_all(&room)
