@@ -44,8 +44,8 @@ pub(super) struct Collected {
     pub job: Job,
     /// For each address space a process that has it, by its place in the tree.
     pub holders: Vec<usize>,
-    /// Bytes of anonymous memory that all processes have together.
-    pub anonymous: u64,
+    /// For each address space the bytes of anonymous memory in it.
+    pub sizes: Vec<u64>,
     /// Address spaces without the details of their mappings.
     postponed: Vec<Postponed>,
     /// For each address space the process that has it.
@@ -135,6 +135,7 @@ pub(super) fn collect(
     let mut processes = Vec::with_capacity(census.members.len());
     let mut spaces = Vec::new();
     let mut holders = Vec::new();
+    let mut sizes = Vec::new();
     let mut postponed = Vec::new();
     let mut insights = insights.into_iter();
     for member in &census.members {
@@ -159,6 +160,7 @@ pub(super) fn collect(
         }
         spaces.push(space);
         holders.push(place);
+        sizes.push(member.status.anonymous.saturating_add(member.status.swapped));
         let record = process::collect(member, frozen, insight, &census)?;
         let (fd_table, fs) = sharing[number];
         processes.push(Process { mm: MmId(id), fd_table, fs, ..record });
@@ -220,14 +222,13 @@ pub(super) fn collect(
     births::plan(&job)
         .map_err(|error| DumpError::Refused(Obstacles(vec![Obstacle::Tree(error)])))?;
     let warnings = files.warnings.iter().map(ToString::to_string).collect();
-    let anonymous = census.members.iter().map(|member| member.status.anonymous).sum();
     let started = clocks::started(request.root)?;
     let pids = subjects.iter().map(|subject| subject.pid).collect();
     let (contents, emissary) = (files.contents, ipc.emissary);
     let collected = Collected {
         job,
         holders,
-        anonymous,
+        sizes,
         postponed,
         pids,
         contents,
@@ -263,13 +264,13 @@ fn temporary(request: &Request, root: Pid) -> Result<Vec<(Bytes, Bytes)>, Collec
 pub(super) fn add_details(
     collected: &mut Collected,
     tree: &mut Tree,
-    copies: Option<&[Copy]>,
+    copies: &[Option<Copy>],
 ) -> Result<(), DumpError> {
     let mut obstacles = Vec::new();
     for postponed in take(&mut collected.postponed) {
         let space = &mut collected.job.address_spaces[postponed.space];
         let process = (postponed.pid, &postponed.status);
-        let copy = copies.map(|copies| &copies[postponed.space]);
+        let copy = copies[postponed.space].as_ref();
         let told = copy.map(|copy| detail::has_all(space, process, copy)).transpose()?;
         if told == Some(true) {
             collected.postponed.push(postponed);
@@ -286,11 +287,15 @@ pub(super) fn add_details(
 }
 
 /// Adds the details that are missing from `copies`, of a job that runs again.
-fn add_copied_details(collected: &mut Collected, copies: &mut [Copy]) -> Result<(), DumpError> {
+fn add_copied_details(
+    collected: &mut Collected,
+    copies: &mut [Option<Copy>],
+) -> Result<(), DumpError> {
     let mut obstacles = Vec::new();
     for Postponed { space: number, pid, .. } in take(&mut collected.postponed) {
         let space = &mut collected.job.address_spaces[number];
-        detail::add_from_copy(space, pid, &mut copies[number], &mut obstacles)?;
+        let Some(copy) = &mut copies[number] else { continue };
+        detail::add_from_copy(space, pid, copy, &mut obstacles)?;
         detail::check_faults(space, pid, &mut obstacles)?;
     }
     collected.check(obstacles)
@@ -329,11 +334,12 @@ pub(super) fn store(
     request: &Request,
     collected: &mut Collected,
     tree: &mut Tree,
-    copied: bool,
+    copies: &[Option<Copy>],
     writer: &mut Writer,
 ) -> Result<(), DumpError> {
-    let part = if copied { Part::NotInherited } else { Part::All };
-    for (space, holder) in collected.job.address_spaces.iter().zip(&collected.holders) {
+    let spaces = collected.job.address_spaces.iter().zip(&collected.holders);
+    for ((space, holder), copy) in spaces.zip(copies) {
+        let part = if copy.is_some() { Part::NotInherited } else { Part::All };
         let process = &tree.processes()[*holder];
         let source = (process.task(), &process.memory);
         memory::store(&|| request.check_wanted(), (space, part), source, writer)?;
@@ -380,10 +386,10 @@ pub(super) fn store(
 pub(super) fn store_copies(
     request: &Request,
     collected: &mut Collected,
-    mut copies: Vec<Copy>,
+    mut copies: Vec<Option<Copy>>,
     writer: &mut Writer,
 ) -> Result<(), DumpError> {
-    for copy in &mut copies {
+    for copy in copies.iter_mut().flatten() {
         copy.hide()?;
     }
     add_copied_details(collected, &mut copies)?;
@@ -396,6 +402,7 @@ pub(super) fn store_copies(
             give_way();
             writer.advise(give_way);
             for (space, copy) in spaces.iter().zip(copies) {
+                let Some(copy) = copy else { continue };
                 let source = (copy.pid(), copy.memory());
                 memory::store(&check, (space, Part::Inherited), source, writer)?;
             }

@@ -137,21 +137,18 @@ pub fn dump(
     let copies = match request.after {
         After::Continue => snapshot::take(&mut collected, &mut tree)?,
         // It stands still to its end: nothing is gained by copies.
-        After::Kill | After::Stop => None,
+        After::Kill | After::Stop => snapshot::none(&collected),
     };
-    collect::add_details(&mut collected, &mut tree, copies.as_deref())?;
-    let copied = copies.is_some();
-    let stored = collect::store(request, &mut collected, &mut tree, copied, &mut writer);
+    collect::add_details(&mut collected, &mut tree, &copies)?;
+    let stored = collect::store(request, &mut collected, &mut tree, &copies, &mut writer);
     wanted(request, stored)?;
     collected.let_go_of_files();
     let (summary, pause) = match request.after {
         After::Continue => {
             release(tree.thaw(), "let go")?;
             let pause = begun.elapsed();
-            if let Some(copies) = copies {
-                let stored = collect::store_copies(request, &mut collected, copies, &mut writer);
-                wanted(request, stored)?;
-            }
+            let stored = collect::store_copies(request, &mut collected, copies, &mut writer);
+            wanted(request, stored)?;
             add_digests(&mut collected.job)?;
             (writer.finish(&collected.job)?, pause)
         }

@@ -30,6 +30,12 @@ const RESERVE: u64 = 64 << 20;
 /// that is needed twice. Should it write more, the kernel ends the copies first.
 const EXPECTED_WRITES: u64 = 8;
 
+/// Bytes of memory up to which a process is not copied.
+const SMALL: u64 = 1 << 20;
+
+/// Bytes of memory of all processes together that are not copied.
+const SMALL_TOGETHER: u64 = 64 << 20;
+
 /// Why a job stands still while its memory is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reason {
@@ -68,29 +74,66 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Makes a copy of each process whose memory is to be stored, in the order of the address spaces.
-/// `None`, and a warning: memory has to be read from the job itself.
+/// Makes copies of the processes whose memory is worth it: for each address space, in order, the copy, or
+/// `None` when memory has to be read from the process itself. A warning is added when a copy would have
+/// been better.
 ///
 /// # Errors
 /// When a process cannot be made to copy itself, because it was killed meanwhile.
 pub(super) fn take(
     collected: &mut Collected,
     tree: &mut Tree,
-) -> Result<Option<Vec<Copy>>, DumpError> {
-    let reason = match obstacle(collected) {
+) -> Result<Vec<Option<Copy>>, DumpError> {
+    let mut copies = none(collected);
+    let wanted = worth_copying(&collected.sizes);
+    if wanted.is_empty() {
+        return Ok(copies);
+    }
+    let used = wanted.iter().map(|space| collected.sizes[*space]).sum();
+    let reason = match obstacle(collected, used) {
         Some(reason) => reason,
-        None => match tree.copy(&collected.holders) {
-            Ok(copies) => return Ok(Some(copies)),
-            Err(CopyError::Make { pid, source }) => Reason::Refused(pid, source),
-            Err(error) => return Err(error.into()),
-        },
+        None => {
+            // In the order of the tree, which need not be that of the address spaces.
+            let mut places: Vec<(usize, usize)> =
+                wanted.iter().map(|space| (collected.holders[*space], *space)).collect();
+            places.sort_unstable();
+            let ascending: Vec<usize> = places.iter().map(|(place, _)| *place).collect();
+            match tree.copy(&ascending) {
+                Ok(made) => {
+                    for ((_, space), copy) in places.into_iter().zip(made) {
+                        copies[space] = Some(copy);
+                    }
+                    return Ok(copies);
+                }
+                Err(CopyError::Make { pid, source }) => Reason::Refused(pid, source),
+                Err(error) => return Err(error.into()),
+            }
+        }
     };
     collected.warnings.push(reason.to_string());
-    Ok(None)
+    Ok(copies)
+}
+
+/// No copies at all: all memory is read from the processes themselves.
+pub(super) fn none(collected: &Collected) -> Vec<Option<Copy>> {
+    collected.holders.iter().map(|_| None).collect()
+}
+
+/// Of address spaces of so many bytes each, those to copy: reading a small one takes less time than
+/// having its process copied, as long as they are not too many.
+fn worth_copying(sizes: &[u64]) -> Vec<usize> {
+    let mut direct = 0_u64;
+    let worth = |size: u64| {
+        let small = size <= SMALL && direct.saturating_add(size) <= SMALL_TOGETHER;
+        direct = if small { direct + size } else { direct };
+        !small
+    };
+    let sizes = sizes.iter().copied().map(worth);
+    sizes.enumerate().filter(|(_, worth)| *worth).map(|(space, _)| space).collect()
 }
 
 /// What stands in the way of copies, as far as that is known before they are made.
-fn obstacle(collected: &Collected) -> Option<Reason> {
+fn obstacle(collected: &Collected, used: u64) -> Option<Reason> {
     if !descriptor::closes_ranges() {
         return Some(Reason::Kernel);
     }
@@ -99,7 +142,7 @@ fn obstacle(collected: &Collected) -> Option<Reason> {
         let pid = collected.job.processes[number].pid;
         return Some(Reason::Adopts(Pid::from_raw(pid.0)));
     }
-    let (available, used) = (available_memory()?, collected.anonymous);
+    let available = available_memory()?;
     is_tight(available, used).then_some(Reason::Memory { available, used })
 }
 
@@ -182,6 +225,14 @@ fn reclaimable(statistics: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn small_processes_are_not_copied_unless_they_are_many() {
+        const MEBIBYTE: u64 = 1 << 20;
+        assert_eq!(worth_copying(&[0, 5 * MEBIBYTE, 4096]), [1]);
+        let many = worth_copying(&[MEBIBYTE; 66]);
+        assert_eq!(many, [64, 65]);
+    }
 
     #[test]
     fn copies_need_some_room() {

@@ -97,6 +97,8 @@ pub struct Status {
     pub indirect_branch: u32,
     /// Bytes of anonymous memory that are resident; 0 for a zombie.
     pub anonymous: u64,
+    /// Bytes of memory that are in swap.
+    pub swapped: u64,
     /// Bytes of mappings that are locked in memory (mlock).
     pub locked: u64,
     /// Bytes of huge pages from the pool.
@@ -477,6 +479,7 @@ fn parse_status_line(
             "SpeculationIndirectBranch"
         }
         b"RssAnon" => set(&mut status.anonymous, kibibytes(value), "RssAnon")?,
+        b"VmSwap" => set(&mut status.swapped, kibibytes(value), "VmSwap")?,
         b"VmLck" => set(&mut status.locked, kibibytes(value), "VmLck")?,
         b"HugetlbPages" => set(&mut status.huge_pages, kibibytes(value), "HugetlbPages")?,
         b"x86_Thread_features" => {

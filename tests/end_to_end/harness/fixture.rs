@@ -41,9 +41,11 @@ pub fn build(source: &Path, headers: &[&Path], linking: Linking) -> PathBuf {
     publish(&format!("{stem}{suffix}-{:016x}", xxh3_64(&content)), |path| {
         let mut compiler = Command::new("gcc");
         compiler.args(["-O2", "-g1", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-pthread"]);
-        if linking == Linking::Static {
-            compiler.arg("-static");
-        }
+        match linking {
+            Linking::Static => compiler.arg("-static"),
+            // Larger than what is read without being copied: so each fixture is seen both ways.
+            Linking::Dynamic => compiler.arg("-DBALLAST"),
+        };
         let built = compiler.arg("-o").arg(path).arg(source).status().expect("run gcc");
         assert!(built.success(), "{source:?} does not build");
     })
