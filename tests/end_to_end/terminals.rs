@@ -191,6 +191,34 @@ fn a_job_is_stopped_and_continued(user: User) {
     screens.await_text("b", "<131>");
 }
 
+/// A server of terminals with all that runs on them: tmux, a shell and an editor are the job.
+fn a_multiplexer_goes_on(user: User) {
+    let screens = Screens { place: Workplace::new(user) };
+    let socket = screens.place.path("tmux");
+    let mut run = screens.place.rckpt(&["run", "--dir", "job", "--", "tmux", "-S"]);
+    let rckpt = screens.place.start(run.arg(&socket).args(["-f", "/dev/null", "-D"]));
+    assert!(poll(PATIENCE, || socket.exists().then_some(())).is_some(), "tmux does not listen");
+    let mut tmux = screens.tmux(&["new-session", "-d", "-s", "a", "-x", "80", "-y", "24"]);
+    screens.run(tmux.arg("PS1='a: ' bash --norc --noprofile"));
+    screens.await_text("a", "a:");
+    screens.press("a", &["number=42; first=$(tty); vim -u NONE -i NONE text", "Enter"]);
+    screens.await_text("a", "~\n");
+    screens.press("a", &["ihello "]);
+    screens.await_text("a", "hello");
+
+    let server = process::children(rckpt)[0].to_string();
+    screens.place.tell(&["dump", "--kill", &server]);
+    assert_eq!(process::exit_status(rckpt, PATIENCE), Some(85));
+    screens.place.start(screens.place.rckpt(&["restore", "job", "--pidfile", "pid"]));
+    assert!(poll(PATIENCE, || screens.place.has("pid").then_some(())).is_some(), "not restored");
+
+    screens.press("a", &["world", "Escape", ":wq", "Enter"]);
+    screens.await_screen("a", "prompt", |text| text.trim_end().ends_with("a:"));
+    assert_eq!(screens.place.text("text"), "hello world\n");
+    screens.press("a", &["clear; [ \"$(tty)\" = \"$first\" ] && echo \"<$number>\"", "Enter"]);
+    screens.await_text("a", "<42>");
+}
+
 macro_rules! on_a_terminal {
     ($( $name:ident ; )*) => { $(
         mod $name {
@@ -211,6 +239,7 @@ macro_rules! on_a_terminal {
 
 on_a_terminal! {
     a_job_is_stopped_and_continued;
+    a_multiplexer_goes_on;
     a_pager_goes_on;
     a_shell_goes_on;
     an_editor_goes_on;
