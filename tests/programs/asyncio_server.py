@@ -4,7 +4,7 @@ import multiprocessing
 import os
 
 CLIENTS = 6
-QUESTIONS = 900
+QUESTIONS = 2700
 
 
 async def serve(reader, writer):
