@@ -426,9 +426,7 @@ fn group_that_is_missing() {
     let mut run = place.command("setpriv");
     run.args(["--groups", "4711", "--"]).arg(rckpt).args(["run", "--dir", "job", "--"]);
     let child = place.start(run.args(["sleep", "1000"]));
-    let job = poll(PATIENCE, || process::children(child).first().copied()).expect("it starts");
-    let starts = poll(PATIENCE, || (process::proc_text(job, "comm") == "sleep\n").then_some(()));
-    assert!(starts.is_some());
+    let job = poll(PATIENCE, || process::child_named(child, "sleep")).expect("it starts");
     place.tell(&["dump", &job.to_string(), "--kill"]);
     process::kill_descendants();
     check_not_restored(&place, &["supplementary group", "4711"]);

@@ -549,9 +549,7 @@ fn job_that_still_runs_is_not_disturbed() {
 fn sleepers_do_not_hold_up_a_checkpoint() {
     let place = Workplace::new(User::Plain);
     let child = place.start(place.rckpt(&["run", "--dir", "job", "--", "sleep", "1000"]));
-    let root = poll(PATIENCE, || process::children(child).first().copied()).expect("it starts");
-    let named = poll(PATIENCE, || (process::proc_text(root, "comm") == "sleep\n").then_some(()));
-    assert!(named.is_some());
+    let root = poll(PATIENCE, || process::child_named(child, "sleep")).expect("it starts");
     let start = std::time::Instant::now();
     place.tell(&["dump", &root.to_string()]);
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());

@@ -91,6 +91,11 @@ pub fn children(parent: Pid) -> Vec<Pid> {
         .collect()
 }
 
+/// The child of `parent` that runs the program `name`: rckpt has others for a moment.
+pub fn child_named(parent: Pid, name: &str) -> Option<Pid> {
+    children(parent).into_iter().find(|pid| proc_text(*pid, "comm").trim_end() == name)
+}
+
 /// Ends everything that descends from this test, as if the machine had stopped: none of it sees
 /// another end. All are stopped first, then killed, and reaped.
 pub fn kill_descendants() {
