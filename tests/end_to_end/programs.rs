@@ -70,14 +70,13 @@ fn remove_written(place: &Workplace) {
     }
 }
 
-/// Waits until the program has written `percent` of all it will write.
-fn await_progress(place: &Workplace, child: Pid, total: usize, percent: usize) {
+/// Waits until the program has written `percent` of all it will write; whether it has ended by then.
+fn await_progress(place: &Workplace, child: Pid, total: usize, percent: usize) -> bool {
     let reached = poll(LONG, || {
         let ended = process::has_ended(child);
         (ended || amount(&written(place)) * 100 >= total * percent).then_some(ended)
     });
-    let words = place.text("stderr");
-    assert_eq!(reached, Some(false), "{percent} % is not reached: {words}");
+    reached.unwrap_or_else(|| panic!("{percent} % is not reached: {}", place.text("stderr")))
 }
 
 fn check_same(expected: &BTreeMap<String, Vec<u8>>, found: &BTreeMap<String, Vec<u8>>) {
@@ -117,12 +116,14 @@ fn survives(program: &Program, user: User) {
     }
     let mut child = place.start(run.arg("--").args(program.command));
     for (dumped, lost) in [(15, 30), (40, 55), (65, 80)] {
-        await_progress(&place, child, total, dumped);
+        let ended = await_progress(&place, child, total, dumped);
+        assert!(!ended, "it ended before {dumped} %: {}", place.text("stderr"));
         let root = match place.text("pid").trim() {
             "" => process::children(child).first().expect("rckpt has a child").to_string(),
             number => number.to_owned(),
         };
         place.tell(&["dump", &root]);
+        // One that ran to its end while its memory was written comes back all the same.
         await_progress(&place, child, total, lost);
         process::kill_descendants();
         if place.has("pid") {
