@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 
@@ -10,6 +12,23 @@ use super::procfs;
 
 /// A file by its device and inode number.
 pub type FileId = (u64, u64);
+
+/// How often it is looked whether somebody still writes.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// As [`writers`], of those that still write after `patience`: a job that was killed a moment ago may take
+/// some time to end, and a command that it had started some to be done.
+#[must_use]
+pub fn lasting_writers(files: &[FileId], patience: Duration) -> BTreeMap<FileId, Pid> {
+    let begun = Instant::now();
+    loop {
+        let found = writers(files);
+        if found.is_empty() || begun.elapsed() >= patience {
+            return found;
+        }
+        sleep(LOOK_INTERVAL);
+    }
+}
 
 /// For each of `files` that a process other than this one has open for writing, one such process.
 /// Those that may not be looked into, or end meanwhile, have nothing to tell.
@@ -67,9 +86,16 @@ mod tests {
         let mut child =
             child.stdout(File::open(path("read")).unwrap()).stderr(written).spawn().unwrap();
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
-        let found = writers(&[file("read"), file("written"), file("own")]);
-        assert_eq!(found, BTreeMap::from([(file("written"), pid)]));
-        drop((child.stdin.take(), own));
-        child.wait().unwrap();
+        let files = [file("read"), file("written"), file("own")];
+        assert_eq!(writers(&files), BTreeMap::from([(file("written"), pid)]));
+        assert_eq!(lasting_writers(&files, LOOK_INTERVAL), writers(&files));
+        let ending = std::thread::spawn(move || {
+            sleep(3 * LOOK_INTERVAL);
+            drop(child.stdin.take());
+            child.wait().unwrap()
+        });
+        assert_eq!(lasting_writers(&files, Duration::from_secs(30)), BTreeMap::new());
+        ending.join().unwrap();
+        drop(own);
     }
 }

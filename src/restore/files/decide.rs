@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use serde::Serialize;
@@ -25,6 +26,9 @@ use crate::model::time::TimeSpec;
 use crate::restore::plan::moved;
 use crate::sys::writers::{self, FileId};
 use crate::sys::{build_id, file_tree, procfs, terminal};
+
+/// How long somebody who writes to a file that is to be changed is given to come to an end.
+const LAST_WRITES: Duration = Duration::from_secs(2);
 
 /// What the decisions depend on beside the image and the files.
 #[derive(Clone, Debug, Default)]
@@ -441,7 +445,7 @@ impl Judge<'_> {
             .filter(|(file, _)| !own.contains(file))
             .collect();
         let wanted: Vec<FileId> = files.keys().copied().collect();
-        for (file, pid) in writers::writers(&wanted) {
+        for (file, pid) in writers::lasting_writers(&wanted, LAST_WRITES) {
             let name = procfs::name(pid).unwrap_or_default();
             let name = String::from_utf8_lossy(&name).into_owned();
             let kind = ProblemKind::WrittenTo { pid: pid.as_raw(), name };
