@@ -19,13 +19,14 @@ use super::memory::{self, Part};
 use super::process::{self, Insight};
 use super::refusal::{MappingRefusal, Obstacle, Obstacles, StateRefusal};
 use super::snapshot::MemoryWatch;
-use super::{Request, clocks, detail, ipc, policy};
+use super::{Request, aio, clocks, detail, ipc, policy};
 use crate::image::error::WriteError;
 use crate::image::writer::{Writer, ZeroPages};
 use crate::model::address::{AddrRange, RemoteAddr};
 use crate::model::births;
 use crate::model::file::Outputs;
 use crate::model::id::{self, Bytes, MmId, ObjectId};
+use crate::model::ipc::Ipc;
 use crate::model::job::{Job, Machine, VdsoImage};
 use crate::model::number::{PAGE_SIZE, to_u64, to_usize};
 use crate::model::process::Process;
@@ -137,6 +138,7 @@ pub(super) fn collect(
     let mut holders = Vec::new();
     let mut sizes = Vec::new();
     let mut postponed = Vec::new();
+    let mut remarks = Vec::new();
     let mut insights = insights.into_iter();
     for member in &census.members {
         let (Some(place), Some(insight)) =
@@ -158,10 +160,11 @@ pub(super) fn collect(
                 postponed.push(Postponed { space: number, pid: frozen.task(), status });
             }
         }
+        let record = process::collect(member, frozen, insight, &census)?;
+        remarks.extend(aio::collect(tree, place, &mut space, &mut obstacles)?);
         spaces.push(space);
         holders.push(place);
         sizes.push(member.status.anonymous.saturating_add(member.status.swapped));
-        let record = process::collect(member, frozen, insight, &census)?;
         let (fd_table, fs) = sharing[number];
         processes.push(Process { mm: MmId(id), fd_table, fs, ..record });
     }
@@ -215,13 +218,13 @@ pub(super) fn collect(
         pipes: files.pipes,
         sockets: files.sockets,
         terminals,
-        ipc: ipc.ipc,
+        ipc: Ipc { posix_queues: files.message_queues, ..ipc.ipc },
         outputs,
         objects: first_object + contents,
     };
     births::plan(&job)
         .map_err(|error| DumpError::Refused(Obstacles(vec![Obstacle::Tree(error)])))?;
-    let warnings = files.warnings.iter().map(ToString::to_string).collect();
+    let warnings = files.warnings.iter().map(ToString::to_string).chain(remarks).collect();
     let started = clocks::started(request.root)?;
     let pids = subjects.iter().map(|subject| subject.pid).collect();
     let (contents, emissary) = (files.contents, ipc.emissary);

@@ -98,6 +98,12 @@ pub enum CollectError {
         /// Why.
         source: Errno,
     },
+    /// The POSIX message queues could not be listed.
+    #[error("cannot list POSIX message queues")]
+    ListMessageQueues {
+        /// Why.
+        source: io::Error,
+    },
     /// The process answered with an error.
     #[error("cannot {operation} of process {pid}")]
     Ask {

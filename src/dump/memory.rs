@@ -76,6 +76,7 @@ pub(super) fn collect(
         let (backing, name) = match kind {
             Kind::Vdso => (Backing::Vdso, None),
             Kind::Vvar => (Backing::Vvar, None),
+            Kind::AioRing => (Backing::AioRing, None),
             Kind::Anonymous { name } => (Backing::Anonymous, name),
             Kind::File => {
                 let Some(inode) = file_of(&mapping, pid, files)? else { continue };
@@ -91,6 +92,7 @@ pub(super) fn collect(
         areas: areas(pid, insight)?,
         executable,
         object,
+        aio: Vec::new(),
         guards: Vec::new(),
         dumpable: insight.dumpable,
         thp_disabled: insight.thp_disabled,
@@ -151,7 +153,10 @@ pub(super) fn store(
             Backing::Anonymous => ZeroPages::Drop,
             // An absent page is the file's.
             Backing::File { shared: false, .. } => ZeroPages::Keep,
-            Backing::File { shared: true, .. } | Backing::Vdso | Backing::Vvar => continue,
+            Backing::File { shared: true, .. }
+            | Backing::Vdso
+            | Backing::Vvar
+            | Backing::AioRing => continue,
         };
         let somewhere = PageState::PRESENT | PageState::SWAPPED;
         let not_stored = PageState::FILE | PageState::ZERO | PageState::GUARD;
@@ -187,6 +192,7 @@ pub(super) enum Kind {
     File,
     Vdso,
     Vvar,
+    AioRing,
 }
 
 /// Tells what a mapping is; `None` for what is no part of the process, but of every process.
@@ -196,7 +202,6 @@ pub(super) fn classify(mapping: &Mapping) -> Result<Option<Kind>, MappingRefusal
         b"[vdso]" => return Ok(Some(Kind::Vdso)),
         b"[vvar]" | b"[vvar_vclock]" => return Ok(Some(Kind::Vvar)),
         b"[uprobes]" => return Err(MappingRefusal::Uprobes),
-        b"/[aio] (deleted)" | b"/[aio]" => return Err(MappingRefusal::AioRing),
         _ => {}
     }
     for code in &mapping.codes {
@@ -217,6 +222,9 @@ pub(super) fn classify(mapping: &Mapping) -> Result<Option<Kind>, MappingRefusal
     }
     if mapping.codes.contains(b"ht") && mapping.page_size != HUGE_PAGE_SIZE {
         return Err(MappingRefusal::HugePageSize(mapping.page_size));
+    }
+    if [&b"/[aio] (deleted)"[..], b"/[aio]"].contains(&mapping.path.as_slice()) {
+        return Ok(Some(Kind::AioRing));
     }
     if mapping.path.starts_with(b"anon_inode:") {
         return Err(MappingRefusal::KernelObject);
@@ -337,7 +345,7 @@ mod tests {
         check(b"r--p", b"[vvar_vclock]", 0, Ok(Some(Kind::Vvar)));
         check(b"--xp", b"[vsyscall]", 0, Ok(None));
         check(b"rw-s", b"anon_inode:[perf_event]", 9, Err(MappingRefusal::KernelObject));
-        check(b"rw-s", b"/[aio] (deleted)", 9, Err(MappingRefusal::AioRing));
+        check(b"rw-s", b"/[aio] (deleted)", 9, Ok(Some(Kind::AioRing)));
         check(b"r-xp", b"[uprobes]", 0, Err(MappingRefusal::Uprobes));
         check(b"r-xp", b"[gate]", 0, Err(MappingRefusal::Special));
     }

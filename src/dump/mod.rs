@@ -3,6 +3,7 @@
 //! It fills [`crate::model::job::Job`] and hands page data to [`crate::image`]; it knows nothing of
 //! how either is brought back.
 
+mod aio;
 mod census;
 mod clocks;
 mod collect;

@@ -76,6 +76,7 @@ impl Obstacles {
     pub fn are_passing(&self) -> bool {
         let passing = |obstacle: &Obstacle| match obstacle {
             Obstacle::File(refusal) => refusal.kind.is_passing(),
+            Obstacle::Mapping { kind, .. } => *kind == MappingRefusal::AioUnderWay,
             _ => false,
         };
         self.0.iter().all(passing)
@@ -112,9 +113,17 @@ pub enum MappingRefusal {
          GLIBC_TUNABLES=glibc.cpu.x86_shstk=off"
     )]
     ShadowStack,
-    /// A ring of io_setup(2).
-    #[error("it is the ring of an asynchronous I/O context (io_setup), which is not supported")]
+    /// A ring of io_setup(2) without its context.
+    #[error(
+        "it is the ring of an asynchronous I/O context (io_setup) that is not this process's own, as a \
+         fork leaves it behind, or a part of one; let the program unmap it"
+    )]
     AioRing,
+    /// Requests are under way.
+    #[error(
+        "asynchronous I/O requests (io_submit) are under way; take the checkpoint when they are done"
+    )]
+    AioUnderWay,
     /// Probes of perf.
     #[error("it holds the probes of a tracing tool (uprobes); end that first")]
     Uprobes,

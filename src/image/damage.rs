@@ -244,17 +244,17 @@ fn forged_records_never_panic_a_reader() {
 const SAMPLE_CHECKSUMS: &str = "\
 job 1: e000e467385894d4
 processes 1: e19ac2355c569721
-address spaces 1: bc9e4ee381291742
+address spaces 1: 84fa32c53d7c4946
 descriptor tables 1: 57eeab907ce8a0f2
 directories 1: 3c499a6e7a7216da
-open files 1: 3eebf18f1b952572
+open files 1: 00984ed975399eb4
 inodes 1: 99a681f4e4f66881
 pipes 1: 77ac232272860133
 outputs 1: ff10bfa70eeb4f9a
 page index 1: 2d824b93fc5fc73f
 sockets 1: cb5f3d314672db0c
 terminals 1: 4fa212e20e1b6806
-interprocess communication 1: 3f4f200560627bca
+interprocess communication 1: 1db546b2b0f97409
 ";
 
 #[test]

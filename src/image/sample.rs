@@ -8,14 +8,16 @@ use crate::model::file::{
     OpenFileKind, Output, Outputs, Pipe, PipeEnd, Saved, Stream, StreamTarget,
 };
 use crate::model::id::{
-    Bytes, FdTableId, FsId, InodeId, MmId, ObjectId, OpenFileId, Pid, PipeId, SocketId, TerminalId,
+    Bytes, FdTableId, FsId, InodeId, MmId, ObjectId, OpenFileId, Pid, PipeId, PosixQueueId,
+    SocketId, TerminalId,
 };
 use crate::model::ipc::{
-    Ipc, IpcIdentity, Message, MessageQueue, Segment, Semaphore, SemaphoreSet, SemaphoreUndo,
+    Ipc, IpcIdentity, Message, MessageQueue, PosixQueue, Segment, Semaphore, SemaphoreSet,
+    SemaphoreUndo,
 };
 use crate::model::job::{Job, Machine, VdsoImage};
 use crate::model::memory::{
-    AddressSpace, Backing, GuardRange, MemoryPolicy, MmAreas, Prot, Vma, VmaFlags,
+    AddressSpace, AioContext, Backing, GuardRange, MemoryPolicy, MmAreas, Prot, Vma, VmaFlags,
 };
 use crate::model::process::{
     Credentials, PosixTimer, Process, ProcessState, ResourceLimit, TimerNotification,
@@ -196,6 +198,7 @@ fn address_space() -> AddressSpace {
     let anonymous = AddrRange::new(first * 4096, (first + pages) * 4096).unwrap();
     let data = AddrRange::new(0x40_0000, 0x40_4000).unwrap();
     let shared = AddrRange::new(0x7f00_0000_0000, 0x7f00_0000_2000).unwrap();
+    let ring = AddrRange::new(0x7f00_0001_0000, 0x7f00_0001_1000).unwrap();
     let vdso = AddrRange::new(0x7ffd_1000_0000, 0x7ffd_1000_2000).unwrap();
     let vma = |range, backing| Vma {
         range,
@@ -215,11 +218,19 @@ fn address_space() -> AddressSpace {
                 ..vma(anonymous, Backing::Anonymous)
             },
             vma(shared, file(2, true)),
+            vma(ring, Backing::AioRing),
             vma(vdso, Backing::Vdso),
         ],
         areas: MmAreas { auxv: vec![0; 32], ..MmAreas::default() },
         executable: InodeId(0),
         object: ObjectId(0),
+        aio: vec![AioContext {
+            start: ring.start,
+            places: 127,
+            head: 126,
+            tail: 1,
+            events: vec![[1, 2, 3, 4]; 2],
+        }],
         guards: vec![GuardRange(AddrRange::new(first * 4096, first * 4096 + 4096).unwrap())],
         dumpable: 1,
         ..AddressSpace::default()
@@ -325,6 +336,7 @@ fn open_files() -> Vec<OpenFile> {
             watches: vec![FileWatch { number: 3, inode: InodeId(1), mask: 0x100 }],
         }),
         open(OpenFileKind::PidFd { process: Pid(110), thread: true }),
+        open(OpenFileKind::MessageQueue { queue: PosixQueueId(0) }),
     ]
 }
 
@@ -432,6 +444,13 @@ fn ipc() -> Ipc {
             messages: vec![Message { kind: 7, text: bytes("first") }],
             last_sender: Pid(100),
             last_receiver: Pid(110),
+        }],
+        posix_queues: vec![PosixQueue {
+            name: bytes("orders"),
+            removed: false,
+            mode: 0o600,
+            max_messages: 10,
+            message_size: 8192,
         }],
     }
 }

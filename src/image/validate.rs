@@ -18,7 +18,7 @@ use crate::model::file::{
 };
 use crate::model::id::{Bytes, InodeId, ObjectId, Pid};
 use crate::model::job::Job;
-use crate::model::memory::{AddressSpace, Backing, MemoryPolicy, Prot, Vma, VmaFlags};
+use crate::model::memory::{AddressSpace, AioContext, Backing, MemoryPolicy, Prot, Vma, VmaFlags};
 use crate::model::number::{PAGE_SIZE, to_u64, to_usize};
 use crate::model::process::{Process, ProcessState};
 use crate::model::signal::{PendingSignal, SIGINFO_SIZE};
@@ -57,18 +57,33 @@ pub enum Record {
     Process(Pid),
     Thread(Pid),
     AddressSpace(usize),
-    Mapping { space: usize, range: AddrRange },
-    Guard { space: usize, range: AddrRange },
-    Descriptor { table: usize, number: i32 },
+    Mapping {
+        space: usize,
+        range: AddrRange,
+    },
+    Guard {
+        space: usize,
+        range: AddrRange,
+    },
+    Descriptor {
+        table: usize,
+        number: i32,
+    },
     Directories(usize),
     OpenFile(usize),
     Inode(usize),
     Socket(usize),
     Terminal(usize),
     Ipc(i32),
+    /// A POSIX message queue.
+    MessageQueue(usize),
     Output(usize),
     Chunk(usize),
-    Pages { object: ObjectId, first_page: u64, pages: u32 },
+    Pages {
+        object: ObjectId,
+        first_page: u64,
+        pages: u32,
+    },
 }
 
 impl fmt::Display for Record {
@@ -89,6 +104,7 @@ impl fmt::Display for Record {
             Self::Socket(number) => write!(f, "socket {number}"),
             Self::Terminal(number) => write!(f, "terminal {number}"),
             Self::Ipc(id) => write!(f, "System V IPC object {id}"),
+            Self::MessageQueue(number) => write!(f, "POSIX message queue {number}"),
             Self::Output(number) => write!(f, "output {number}"),
             Self::Chunk(number) => write!(f, "page data chunk {number}"),
             Self::Pages { object, first_page, pages } => {
@@ -242,7 +258,10 @@ fn private_pages(space: &AddressSpace) -> Vec<(u64, u64)> {
     for vma in &space.vmas {
         let private = match vma.backing {
             Backing::Anonymous | Backing::File { shared: false, .. } => true,
-            Backing::File { shared: true, .. } | Backing::Vdso | Backing::Vvar => false,
+            Backing::File { shared: true, .. }
+            | Backing::Vdso
+            | Backing::Vvar
+            | Backing::AioRing => false,
         };
         let (start, end) = (vma.range.start.0 / PAGE_SIZE, vma.range.end.0 / PAGE_SIZE);
         match ranges.last_mut() {
@@ -345,7 +364,27 @@ fn check_address_space(job: &Job, number: usize, space: &AddressSpace) -> Checke
         check_range(Record::Guard { space: number, range: guard.0 }, guard.0, end)?;
         end = guard.0.end.0;
     }
-    Ok(())
+    check_rings(record, space)
+}
+
+/// Each ring has a context, which fits into it.
+fn check_rings(record: Record, space: &AddressSpace) -> Checked {
+    /// Bytes of `struct aio_ring` before its events, and of an event.
+    const STRUCTURE_SIZE: u64 = 32;
+    let mut contexts = space.aio.iter();
+    for vma in space.vmas.iter().filter(|vma| vma.backing == Backing::AioRing) {
+        let context = contexts.next().filter(|context| context.start == vma.range.start);
+        let Some(AioContext { places, head, tail, events, .. }) = context else {
+            return malformed(record, "an asynchronous I/O ring has no context, or not its own");
+        };
+        let fits = vma.range.len() / STRUCTURE_SIZE == u64::from(*places) + 1;
+        let sound = fits
+            && head < places
+            && tail < places
+            && u32::try_from(events.len()) == Ok(AioContext::waiting(*places, *head, *tail));
+        demand(sound, record, "an asynchronous I/O context does not fit its ring")?;
+    }
+    demand(contexts.next().is_none(), record, "an asynchronous I/O context has no ring")
 }
 
 fn check_mapping(job: &Job, record: Record, vma: &Vma) -> Checked {
@@ -365,7 +404,7 @@ fn check_mapping(job: &Job, record: Record, vma: &Vma) -> Checked {
             let aligned = offset.is_multiple_of(PAGE_SIZE);
             demand(inside && aligned, record, "its offset in the file is impossible")
         }
-        Backing::Anonymous | Backing::Vdso | Backing::Vvar => Ok(()),
+        Backing::Anonymous | Backing::Vdso | Backing::Vvar | Backing::AioRing => Ok(()),
     }
 }
 
@@ -432,6 +471,9 @@ fn check_open_file(job: &Job, record: Record, file: &OpenFile) -> Checked {
         OpenFileKind::PidFd { process, .. } => {
             let known = process.0 == 0 || job.processes.iter().any(|found| found.pid == *process);
             demand(known, record, "it stands for a process that there is not")
+        }
+        OpenFileKind::MessageQueue { queue } => {
+            refer(record, "message queue", queue.0, job.ipc.posix_queues.len())
         }
         OpenFileKind::Stream { target, .. } => check_stream(job, record, target),
         OpenFileKind::Proc { path, position } => {

@@ -1,8 +1,8 @@
-//! What must hold of System V IPC: see [`super::validate`].
+//! What must hold of System V IPC and POSIX message queues: see [`super::validate`].
 
 use super::validate::{Checked, Record, demand, refer};
 use crate::model::file::InodeKind;
-use crate::model::ipc::{IpcIdentity, MessageQueue, SemaphoreSet};
+use crate::model::ipc::{IpcIdentity, MessageQueue, PosixQueue, SemaphoreSet};
 use crate::model::job::Job;
 use crate::model::number::to_usize;
 
@@ -33,7 +33,11 @@ pub(super) fn check(job: &Job) -> Checked {
         }
     }
     ipc.semaphores.iter().try_for_each(|set| check_set(job, set))?;
-    ipc.queues.iter().try_for_each(check_queue)
+    ipc.queues.iter().try_for_each(check_queue)?;
+    ipc.posix_queues
+        .iter()
+        .enumerate()
+        .try_for_each(|(place, queue)| check_posix_queue(Record::MessageQueue(place), queue))
 }
 
 fn check_order<'a>(identities: impl Iterator<Item = &'a IpcIdentity>) -> Checked {
@@ -66,6 +70,16 @@ fn check_queue(queue: &MessageQueue) -> Checked {
     demand(sound, Record::Ipc(queue.identity.id), "a message's type is not positive")
 }
 
+fn check_posix_queue(record: Record, queue: &PosixQueue) -> Checked {
+    let is_name = |byte: &u8| !matches!(*byte, 0 | b'/');
+    let named = !queue.name.0.is_empty() && queue.name.0.iter().all(is_name);
+    demand(named, record, "its name is none")?;
+    demand(queue.mode <= ACCESS, record, "its permissions are none")?;
+    let fits = |number: u64| number > 0 && i64::try_from(number).is_ok();
+    let sound = fits(queue.max_messages) && fits(queue.message_size);
+    demand(sound, record, "it has no room for any message")
+}
+
 #[cfg(test)]
 mod tests {
     use crate::image::sample;
@@ -90,5 +104,8 @@ mod tests {
         refused("too large", |job| job.ipc.semaphores[0].semaphores[0].value = 40000);
         refused("to be undone", |job| job.ipc.semaphores[0].undo[0].number = 9);
         refused("not positive", |job| job.ipc.queues[0].messages[0].kind = 0);
+        refused("its name is none", |job| job.ipc.posix_queues[0].name = b"a/b"[..].into());
+        refused("its permissions are", |job| job.ipc.posix_queues[0].mode = 0o10000);
+        refused("no room", |job| job.ipc.posix_queues[0].max_messages = 0);
     }
 }

@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::event::{BusyPoll, EpollItem, FileWatch};
-use super::id::{Bytes, InodeId, ObjectId, OpenFileId, Pid, PipeId, SocketId, TerminalId};
+use super::id::{
+    Bytes, InodeId, ObjectId, OpenFileId, Pid, PipeId, PosixQueueId, SocketId, TerminalId,
+};
 use super::signal::SignalSet;
 use super::terminal::TerminalEnd;
 use super::time::{TimeSpec, TimerSpec};
@@ -210,6 +212,11 @@ pub enum OpenFileKind {
         process: Pid,
         /// PIDFD_THREAD: it stands for the main thread alone.
         thread: bool,
+    },
+    /// `mq_open`.
+    MessageQueue {
+        /// The queue.
+        queue: PosixQueueId,
     },
     /// One of the three streams that led outside the job.
     Stream {

@@ -69,6 +69,10 @@ record_id!(
     TerminalId
 );
 record_id!(
+    /// A POSIX message queue: index into [`crate::model::ipc::Ipc::posix_queues`].
+    PosixQueueId
+);
+record_id!(
     /// A body of page data in the image: an address space, or the content of an inode.
     ObjectId
 );

@@ -1,5 +1,5 @@
-//! What processes share by number instead of by descriptor: System V shared memory, semaphores and
-//! message queues.
+//! What processes share by number or name instead of by descriptor: System V shared memory, semaphores
+//! and message queues, and POSIX message queues.
 
 use serde::{Deserialize, Serialize};
 
@@ -88,6 +88,22 @@ pub struct MessageQueue {
     pub last_receiver: Pid,
 }
 
+/// A POSIX message queue (`mq_open`), which belongs to the job's user. It is empty: nobody can look at a
+/// message without taking it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PosixQueue {
+    /// Its name, without the slash that it begins with in `mq_open`.
+    pub name: Bytes,
+    /// Whether the name has been removed (`mq_unlink`) and only descriptors lead to it.
+    pub removed: bool,
+    /// Permission bits.
+    pub mode: u32,
+    /// Most messages that it takes (`mq_maxmsg`).
+    pub max_messages: u64,
+    /// Most bytes in each (`mq_msgsize`).
+    pub message_size: u64,
+}
+
 /// All such objects of a job.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ipc {
@@ -97,12 +113,17 @@ pub struct Ipc {
     pub semaphores: Vec<SemaphoreSet>,
     /// Message queues, ascending by id.
     pub queues: Vec<MessageQueue>,
+    /// POSIX message queues, in no particular order.
+    pub posix_queues: Vec<PosixQueue>,
 }
 
 impl Ipc {
     /// Whether there are none.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.segments.is_empty() && self.semaphores.is_empty() && self.queues.is_empty()
+        self.segments.is_empty()
+            && self.semaphores.is_empty()
+            && self.queues.is_empty()
+            && self.posix_queues.is_empty()
     }
 }

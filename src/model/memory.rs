@@ -79,6 +79,31 @@ pub enum Backing {
     Vdso,
     /// The data that goes with it (`[vvar]`, `[vvar_vclock]`). Never stored.
     Vvar,
+    /// The ring of a context of asynchronous I/O, by whose address this is known.
+    AioRing,
+}
+
+/// A context of asynchronous I/O (`io_setup`), in which no request is under way.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AioContext {
+    /// Where its ring is mapped, all of it.
+    pub start: RemoteAddr,
+    /// Places in the ring (`nr`), which follow from its size.
+    pub places: u32,
+    /// The place of the oldest event that nobody has taken.
+    pub head: u32,
+    /// The place that the next event goes to.
+    pub tail: u32,
+    /// The events from `head` to `tail`: `struct io_event`, word by word.
+    pub events: Vec<[u64; 4]>,
+}
+
+impl AioContext {
+    /// How many events wait in a ring of so many places.
+    #[must_use]
+    pub const fn waiting(places: u32, head: u32, tail: u32) -> u32 {
+        if head <= tail { tail - head } else { places - head + tail }
+    }
 }
 
 /// From which NUMA nodes memory is taken (`set_mempolicy(2)`, `mbind(2)`), as get_mempolicy(2) tells.
@@ -150,6 +175,8 @@ pub struct AddressSpace {
     /// Where the page data of private memory is kept. Page `n` of this object is the page at
     /// address `n * 4096`; a page that is absent is as a fresh mapping would show it.
     pub object: ObjectId,
+    /// Contexts of asynchronous I/O, each with a mapping of its ring, ascending.
+    pub aio: Vec<AioContext>,
     /// Guard pages, ascending.
     pub guards: Vec<GuardRange>,
     /// PR_SET_DUMPABLE.

@@ -23,7 +23,7 @@ use super::script::{
 use super::vdso::{Placed, StandIn};
 use crate::model::address::RemoteAddr;
 use crate::model::id::Pid;
-use crate::model::memory::{AddressSpace, MmAreas};
+use crate::model::memory::{AddressSpace, AioContext, MmAreas};
 use crate::model::number::{PAGE_SIZE, as_signed, to_u64};
 use crate::model::process::{Process, ProcessState, ResourceLimit};
 use crate::model::thread::{Registers, Thread};
@@ -64,6 +64,11 @@ pub enum ControlError {
     Step { pid: Pid, call: String, source: Errno },
     #[error("restoring process {pid}: {call} gave {result:#x} instead of {expected:#x}")]
     StepResult { pid: Pid, call: String, result: u64, expected: u64 },
+    #[error(
+        "process {pid} has an asynchronous I/O ring (io_setup) with {places} places, which this machine \
+         makes otherwise: it may have more processors"
+    )]
+    AioRing { pid: Pid, places: u32 },
     #[error("process {pid} has no `syscall` instruction in its vDSO to be finished with")]
     FindSyscall { pid: Pid },
 }
@@ -216,6 +221,35 @@ impl<'a> Rebuilt<'a> {
         let Some(StandIn { range, bytes }) = &vdso.stand_in else { return Ok(()) };
         let written = self.memory()?.write(range.start, bytes);
         written.map_err(|source| self.memory_error("writing", source))
+    }
+
+    /// Puts the events that waited into the rings of asynchronous I/O, which are at their places and turned.
+    ///
+    /// # Errors
+    /// When a ring is another one than there was, or cannot be written.
+    pub fn fill_rings(&self) -> Result<(), ControlError> {
+        /// Bytes of `struct aio_ring` before its events, and of an event.
+        const STRUCTURE_SIZE: u64 = 32;
+        for context in &self.space.aio {
+            let AioContext { start, places, head, tail, ref events } = *context;
+            let memory = self.memory()?;
+            // struct aio_ring: id, nr, head, tail.
+            let mut header = [0; 16];
+            let read = memory.read(start, &mut header);
+            read.map_err(|source| self.memory_error("reading", source))?;
+            let expected = [places, head, tail].map(u32::to_ne_bytes).concat();
+            if header[4..] != expected {
+                return Err(ControlError::AioRing { pid: self.process.pid, places });
+            }
+            for (number, event) in (0..).zip(events) {
+                let place = u64::from((head + number) % places);
+                let bytes: Vec<u8> = event.iter().flat_map(|word| word.to_ne_bytes()).collect();
+                let address = RemoteAddr(start.0 + STRUCTURE_SIZE * (place + 1));
+                let written = memory.write(address, &bytes);
+                written.map_err(|source| self.memory_error("writing", source))?;
+            }
+        }
+        Ok(())
     }
 
     /// Lets it go on after its memory has been filled.
@@ -540,6 +574,9 @@ fn describe_call(number: u64, arguments: &[u64]) -> String {
         Ok(libc::SYS_munmap) => "munmap",
         Ok(libc::SYS_mprotect) => "mprotect",
         Ok(libc::SYS_madvise) => "madvise",
+        Ok(libc::SYS_io_setup) => "io_setup (see /proc/sys/fs/aio-max-nr)",
+        Ok(libc::SYS_io_submit) => "io_submit",
+        Ok(libc::SYS_io_getevents) => "io_getevents",
         Ok(libc::SYS_mlock2) => "mlock2",
         Ok(libc::SYS_prctl) => "prctl",
         Ok(libc::SYS_arch_prctl) => "arch_prctl",

@@ -1,26 +1,30 @@
-//! Makes System V shared memory, semaphores and message queues again, in the ipc namespace of the
-//! restore, where every number is free.
+//! Makes System V shared memory, semaphores and message queues again, and POSIX message queues, in the ipc
+//! namespace of the restore, where every number and name is free.
 //!
 //! What an object tells of who made or used it last comes from stand-ins with their ids, which do the
 //! same and end. Segments stay attached to the reaper until they have their content and everybody has
 //! attached them; only then do they get their permissions, and go if they were to.
 
+use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::fs::OpenOptions;
 use std::io;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
+use nix::sys::stat::{Mode, fchmod};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use thiserror::Error;
 
-use crate::model::id::Pid;
-use crate::model::ipc::{IpcIdentity, MessageQueue, Segment, SemaphoreSet};
+use crate::model::id::{Bytes, Pid, PosixQueueId};
+use crate::model::ipc::{IpcIdentity, MessageQueue, PosixQueue, Segment, SemaphoreSet};
 use crate::model::job::Job;
 use crate::model::number::{to_u64, to_usize};
 use crate::restore::opened::{ContentPlace, Opened};
 use crate::sys::clone::{self, Fork};
 use crate::sys::descriptor;
 use crate::sys::ipc::{self, Kind};
+use crate::sys::message_queue::{self, Attributes};
 
 /// Permissions that objects have until everybody has what is theirs.
 const MEANWHILE: u32 = 0o700;
@@ -53,6 +57,24 @@ pub enum IpcError {
         /// Why.
         source: io::Error,
     },
+    /// A POSIX message queue could not be made.
+    #[error(
+        "making the POSIX message queue /{name} again for {max_messages} messages of {message_size} \
+         bytes: {operation}: {source}; see /proc/sys/fs/mqueue (a user's own namespaces begin with 10 \
+         messages of 8192 bytes) and ulimit -q"
+    )]
+    MakePosixQueue {
+        /// Its name.
+        name: Bytes,
+        /// Most messages in it.
+        max_messages: u64,
+        /// Most bytes in a message.
+        message_size: u64,
+        /// The call.
+        operation: &'static str,
+        /// Why.
+        source: Errno,
+    },
     /// The memory of this process could not be opened for the content of segments.
     #[error("opening the restorer's own memory: {source}")]
     OpenMemory {
@@ -74,6 +96,8 @@ const fn name(kind: Kind) -> &'static str {
 pub struct Objects {
     /// Where segments are attached, in the order of the job's.
     attached: Vec<u64>,
+    /// POSIX message queues, in the order of the job's.
+    posix_queues: Vec<OwnedFd>,
 }
 
 /// Makes all objects of `job`, and notes in `opened` where the content of segments goes.
@@ -97,7 +121,46 @@ pub fn make(job: &Job, opened: &mut Opened) -> Result<Objects, IpcError> {
     }
     job.ipc.semaphores.iter().try_for_each(make_set)?;
     job.ipc.queues.iter().try_for_each(make_queue)?;
+    objects.posix_queues = make_posix_queues(&job.ipc.posix_queues, opened.first)?;
     Ok(objects)
+}
+
+impl Objects {
+    /// The POSIX message queue of that number.
+    #[must_use]
+    pub fn posix_queue(&self, id: PosixQueueId) -> Option<BorrowedFd<'_>> {
+        self.posix_queues.get(to_usize(u64::from(id.0))).map(OwnedFd::as_fd)
+    }
+}
+
+/// Makes the queues, those first whose names are no more: another may have such a name by now. They get
+/// their permissions when everybody has them open.
+fn make_posix_queues(queues: &[PosixQueue], first: RawFd) -> Result<Vec<OwnedFd>, IpcError> {
+    let mut made = BTreeMap::new();
+    let (removed, named): (Vec<_>, Vec<_>) =
+        queues.iter().enumerate().partition(|(_, queue)| queue.removed);
+    for (place, queue) in removed.into_iter().chain(named) {
+        let name = CString::new(queue.name.0.as_slice())
+            .map_err(|_| posix_failed(queue, "mq_open")(Errno::EINVAL))?;
+        let wanted = Attributes {
+            max_messages: queue.max_messages,
+            message_size: queue.message_size,
+            messages: 0,
+        };
+        let opened = message_queue::make(&name, MEANWHILE, &wanted)
+            .and_then(|opened| descriptor::move_above(opened, first))
+            .map_err(posix_failed(queue, "mq_open"))?;
+        made.insert(place, opened);
+        if queue.removed {
+            message_queue::remove(&name).map_err(posix_failed(queue, "mq_unlink"))?;
+        }
+    }
+    Ok(made.into_values().collect())
+}
+
+fn posix_failed(queue: &PosixQueue, operation: &'static str) -> impl FnOnce(Errno) -> IpcError {
+    let PosixQueue { name, max_messages, message_size, .. } = queue.clone();
+    move |source| IpcError::MakePosixQueue { name, max_messages, message_size, operation, source }
 }
 
 /// Gives objects what they could not have before everybody had attached and filled them.
@@ -127,7 +190,14 @@ pub fn settle(job: &Job, objects: &Objects) -> Result<(), IpcError> {
     for semaphores in &job.ipc.semaphores {
         set(Kind::Semaphores, &semaphores.identity, 0)?;
     }
-    job.ipc.queues.iter().try_for_each(|queue| set(Kind::Queue, &queue.identity, queue.capacity))
+    for queue in &job.ipc.queues {
+        set(Kind::Queue, &queue.identity, queue.capacity)?;
+    }
+    for (queue, opened) in job.ipc.posix_queues.iter().zip(&objects.posix_queues) {
+        fchmod(opened, Mode::from_bits_truncate(queue.mode))
+            .map_err(posix_failed(queue, "fchmod"))?;
+    }
+    Ok(())
 }
 
 fn make_segment(job: &Job, segment: &Segment) -> Result<u64, IpcError> {

@@ -304,6 +304,7 @@ impl<'a> Supervisor<'a> {
         for (index, process) in &rebuilt {
             let plan = self.plan.processes[*index].as_ref();
             plan.and_then(|plan| plan.vdso.as_ref()).map_or(Ok(()), |it| process.fill_vdso(it))?;
+            process.fill_rings()?;
         }
         fill::fill(self.reader, self.job, rebuilt.values(), &self.contents)?;
         self.contents.clear();

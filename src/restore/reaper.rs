@@ -8,6 +8,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
@@ -45,6 +46,8 @@ pub enum ReaperError {
     MountProc { source: Errno },
     #[error("mounting /dev/pts for the job's own terminals: {source}")]
     MountTerminals { source: Errno },
+    #[error("mounting /dev/mqueue for the job's own message queues: {source}")]
+    MountQueues { source: Errno },
     #[error("setting the job's clocks by a time namespace: {source}; it needs Linux 5.6")]
     SetClocks { source: io::Error },
     #[error("forking a process in the place of the job's parent {parent}: {source}")]
@@ -170,7 +173,8 @@ fn close_all_but(status: &OwnedFd) -> io::Result<()> {
 }
 
 /// Makes the namespaces fit for the job: its own /proc, its own clocks, and, when it has made terminals,
-/// its own /dev/pts, where their numbers are free.
+/// its own /dev/pts, where their numbers are free, or, with an ipc namespace of its own, what that shows on
+/// /dev/mqueue.
 fn enter(Orders { job, plan, .. }: &Orders<'_>) -> Result<(), ReaperError> {
     let nothing: Option<&str> = None;
     mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_SLAVE, nothing)
@@ -183,6 +187,12 @@ fn enter(Orders { job, plan, .. }: &Orders<'_>) -> Result<(), ReaperError> {
         let options = Some("newinstance,ptmxmode=0666,mode=0620");
         mount(Some("devpts"), "/dev/pts", Some("devpts"), flags, options)
             .map_err(|source| ReaperError::MountTerminals { source })?;
+    }
+    let queues = Path::new("/dev/mqueue");
+    if !job.ipc.is_empty() && queues.is_dir() {
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        mount(Some("mqueue"), queues, Some("mqueue"), flags, nothing)
+            .map_err(|source| ReaperError::MountQueues { source })?;
     }
     match &plan.clocks {
         Some(clocks) => set_clocks(clocks).map_err(|source| ReaperError::SetClocks { source }),

@@ -3,6 +3,7 @@
 //! A pure function of the job's records, of where the blob lies and of which descriptors lead to the
 //! mapped files. It makes no call itself. docs/RESTORE-STAGES.md tells the same story in prose.
 
+mod aio;
 mod semaphores;
 mod signal_watch;
 
@@ -312,6 +313,10 @@ fn map_regions(
             attach_segment(steps, id, offset, vma);
             continue;
         }
+        if vma.backing == Backing::AioRing {
+            aio::make(author, steps, (vma, space), context);
+            continue;
+        }
         let mut flags = libc::MAP_FIXED_NOREPLACE;
         if vma.flags.contains(VmaFlags::NO_RESERVE) {
             flags |= libc::MAP_NORESERVE;
@@ -323,7 +328,7 @@ fn map_regions(
             flags |= libc::MAP_HUGETLB;
         }
         let (fd, offset) = match vma.backing {
-            Backing::Vdso | Backing::Vvar => continue,
+            Backing::Vdso | Backing::Vvar | Backing::AioRing => continue,
             Backing::Anonymous => {
                 flags |= libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
                 (-1, 0)

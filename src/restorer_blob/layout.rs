@@ -14,6 +14,9 @@ pub mod kind {
     /// `clone3` a thread: `arguments[0]` is the address of its `clone_args`, `[1]` their size, `[2]`
     /// the address of the thread's first step. A result other than `expected` is a failure.
     pub const SPAWN: u64 = 4;
+    /// Make the system call with the word at address `arguments[0]` instead of `arguments[0]`; any result
+    /// but `expected` is a failure.
+    pub const CALL_LOADED: u64 = 6;
     /// Tell the tracer, which goes on with the next step when it is ready.
     pub const STOP: u64 = 5;
 }

@@ -32,6 +32,12 @@ pub unsafe extern "C" fn run(mut step: *const Step) -> ! {
             }
             // SAFETY: `arguments[2]` is the first step of the thread, as the layout says.
             kind::SPAWN => unsafe { spawn(current) },
+            // SAFETY: the address is that of a word in the script, says the layout; the rest is as below.
+            kind::CALL_LOADED => unsafe {
+                let mut loaded = *current;
+                loaded.arguments[0] = *(loaded.arguments[0] as *const u64);
+                call(&loaded)
+            },
             // SAFETY: the script's author answers for what the call does to this address space.
             kind::CALL | kind::CALL_EXACT | kind::CALL_ANY => unsafe { call(current) },
             _ => 0,
@@ -39,7 +45,7 @@ pub unsafe extern "C" fn run(mut step: *const Step) -> ! {
         let failed = match current.kind {
             kind::STOP | kind::CALL_ANY => false,
             kind::CALL => result > u64::MAX - 4095,
-            kind::CALL_EXACT | kind::SPAWN => result != current.expected,
+            kind::CALL_EXACT | kind::CALL_LOADED | kind::SPAWN => result != current.expected,
             _ => true,
         };
         if failed {

@@ -72,11 +72,15 @@ impl Drop for Room {
 }
 
 /// The namespaces to enter, in the order in which that is possible.
-const NAMESPACES: [(&str, i32); 3] =
-    [("user", libc::CLONE_NEWUSER), ("ipc", libc::CLONE_NEWIPC), ("pid", libc::CLONE_NEWPID)];
+const NAMESPACES: [(&str, i32); 4] = [
+    ("user", libc::CLONE_NEWUSER),
+    ("mnt", libc::CLONE_NEWNS),
+    ("ipc", libc::CLONE_NEWIPC),
+    ("pid", libc::CLONE_NEWPID),
+];
 
 impl Emissary {
-    /// Sends an emissary into the user, ipc and pid namespaces of `host`.
+    /// Sends an emissary into the user, mount, ipc and pid namespaces of `host`.
     ///
     /// # Errors
     /// When the namespaces cannot be opened or entered, or no process be made.

@@ -19,6 +19,7 @@ pub mod ipc;
 pub mod launch;
 pub mod machine;
 pub mod memory;
+pub mod message_queue;
 pub mod multicast;
 pub mod pipe;
 pub mod procfs;

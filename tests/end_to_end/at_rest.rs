@@ -1,6 +1,7 @@
 //! State at rest: each fixture sets something up, sleeps through what happens, and looks again.
 
 crate::fixtures! {
+    aio;
     attributes;
     attributes_capabilities;
     attributes_memory;
@@ -26,6 +27,7 @@ crate::fixtures! {
     file_positions;
     file_proc_others;
     inotify;
+    ipc_posix_queues;
     ipc_queues;
     ipc_segments;
     ipc_semaphores;

@@ -166,13 +166,18 @@ fn packet_sockets_and_other_strange_things() {
     refused("perf", &["descriptor 3", "performance counters"]);
     refused("userfaultfd", &["descriptor 3", "userfaultfd"]);
     refused("namespace", &["descriptor 3", "namespace"]);
-    refused("queue", &["descriptor 3", "POSIX message queue"]);
+    refused("queue-notify", &["descriptor 3", "POSIX message queue", "mq_notify"]);
     // These take a privilege to be made.
     if geteuid().is_root() {
         refused_as(User::Caller, "bpf", &["descriptor 3", "BPF"]);
         refused_as(User::Caller, "fuse", &["descriptor 3", "character device 10:229"]);
         refused_as(User::Caller, "packet", &["descriptor 3", "socket"]);
     }
+}
+
+#[test]
+fn messages_that_nobody_can_look_at() {
+    refused("queue", &["descriptor 3", "POSIX message queue", "1 messages wait"]);
 }
 
 #[test]

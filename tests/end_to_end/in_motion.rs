@@ -13,6 +13,7 @@ crate::fixtures! {
     motion_mutexes;
     motion_outputs.with_output("appended");
     motion_ping_pong;
+    motion_posix_queues;
     motion_signals;
     motion_socket_packets;
     motion_socket_pair;

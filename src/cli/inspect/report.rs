@@ -262,6 +262,7 @@ fn mapping(job: &Job, space: &AddressSpace, vma: &Vma, stored: &Stored) -> Mappi
     let own = stored.bytes(space.object, start, end);
     let (kind, inode, bytes) = match vma.backing {
         Backing::Vdso | Backing::Vvar => ("kernel", None, 0),
+        Backing::AioRing => ("asynchronous I/O", None, 0),
         Backing::Anonymous if vma.range.contains(space.areas.start_brk) => ("heap", None, own),
         Backing::Anonymous if vma.range.contains(space.areas.start_stack) => ("stack", None, own),
         Backing::Anonymous => ("anonymous", None, own),
@@ -297,7 +298,7 @@ fn mapping(job: &Job, space: &AddressSpace, vma: &Vma, stored: &Stored) -> Mappi
 fn access(vma: &Vma) -> String {
     use crate::model::memory::Prot;
     let bit = |bit, letter| if vma.prot.contains(bit) { letter } else { '-' };
-    let shared = matches!(vma.backing, Backing::File { shared: true, .. });
+    let shared = matches!(vma.backing, Backing::File { shared: true, .. } | Backing::AioRing);
     [
         bit(Prot::READ, 'r'),
         bit(Prot::WRITE, 'w'),
@@ -381,6 +382,11 @@ fn what(job: &Job, file: &OpenFile) -> String {
             "pidfd of a process that has ended".to_owned()
         }
         OpenFileKind::PidFd { process, .. } => format!("pidfd of process {process}"),
+        OpenFileKind::MessageQueue { queue } => {
+            let queue = job.ipc.posix_queues.get(to_usize(u64::from(queue.0)));
+            let name = queue.map(|queue| queue.name.to_string()).unwrap_or_default();
+            format!("POSIX message queue /{name}")
+        }
         OpenFileKind::Stream { stream, target } => {
             let name = match stream {
                 Stream::Input => "standard input",

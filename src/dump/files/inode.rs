@@ -161,7 +161,7 @@ impl InodeTable {
             return Err(RefusalKind::Namespace.into());
         }
         if file_system == FileSystem::MessageQueues {
-            return Err(RefusalKind::MessageQueue.into());
+            return Err(RefusalKind::MessageQueueDirectory.into());
         }
         let (kind, path) = match self.memory_file_name(found.link, &found.stat, file_system) {
             Some(_) if file_system == FileSystem::HugePages => {

@@ -16,11 +16,6 @@ use crate::model::id::{self, Bytes};
 const BOUND_TO_MEMORY: [&str; 8] =
     ["mem", "maps", "smaps", "smaps_rollup", "numa_maps", "pagemap", "environ", "auxv"];
 
-/// Whether a description is of such a file.
-pub(super) fn is_one(found: &Description) -> bool {
-    matches!(FileSystem::of(&found.proc_path()), FileSystem::Proc | FileSystem::Kernel)
-}
-
 /// Records a description of such a file.
 pub(super) fn collect(collector: &Collector, found: &Description) -> Result<OpenFileKind, Failure> {
     if FileSystem::of(&found.proc_path()) == FileSystem::Kernel {

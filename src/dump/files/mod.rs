@@ -16,6 +16,7 @@ mod inode;
 mod inotify;
 mod kernel_file;
 mod locks;
+mod message_queue;
 pub mod outputs;
 mod pidfd;
 mod pipe;
@@ -40,17 +41,20 @@ use nix::unistd::Pid;
 use thiserror::Error;
 
 pub use self::content::{Content, ContentReader, PageRun, Residency};
+pub use self::message_queue::MessageQueueRefusal;
 pub use self::refusal::{Place, Refusal, RefusalKind};
 pub use self::socket::ForeignSocket;
 pub use self::terminal::Surveyed;
 
 use self::classify::{Class, classify};
-use self::inode::InodeTable;
+use self::inode::{FileSystem, InodeTable};
+use self::message_queue::MessageQueueTable;
 use self::scan::Description;
 use self::terminal::TerminalTable;
 use crate::model::address::AddrRange;
 use crate::model::file::{Fd, FdTable, FsContext, Inode, OpenFile, OpenFileKind, Pipe};
 use crate::model::id::{self, Bytes, FdTableId, FsId, InodeId, OpenFileId};
+use crate::model::ipc::PosixQueue;
 use crate::model::socket::Socket;
 use crate::sys::descriptor::{self, Shared};
 use crate::sys::fdinfo::ParseFdInfoError;
@@ -126,6 +130,8 @@ pub struct Collected {
     pub pipes: Vec<Pipe>,
     /// Sockets.
     pub sockets: Vec<Socket>,
+    /// POSIX message queues.
+    pub message_queues: Vec<PosixQueue>,
     /// Pseudo-terminals.
     pub terminals: Surveyed,
     /// Contents that go into the image, each with an object of its own, numbered on from the number
@@ -248,6 +254,7 @@ pub struct Collector {
     open_files: Vec<OpenFile>,
     pipes: Vec<Pipe>,
     sockets: Vec<Socket>,
+    message_queues: MessageQueueTable,
     terminals: TerminalTable,
     inodes: InodeTable,
     on_their_way: Vec<OwnedFd>,
@@ -278,6 +285,7 @@ impl Collector {
             open_files: Vec::new(),
             pipes: Vec::new(),
             sockets: Vec::new(),
+            message_queues: MessageQueueTable::default(),
             terminals: TerminalTable::default(),
             inodes: InodeTable::new()?,
             on_their_way: Vec::new(),
@@ -382,6 +390,7 @@ impl Collector {
             inodes,
             pipes: self.pipes,
             sockets: self.sockets,
+            message_queues: self.message_queues.finish(),
             terminals: self.terminals.finish(),
             contents,
             on_their_way: self.on_their_way,
@@ -522,11 +531,7 @@ impl Collector {
         ),
     ) -> Result<OpenFile, Failure> {
         let kind = match class {
-            Class::Regular | Class::Directory if kernel_file::is_one(found) => {
-                kernel_file::collect(self, found)?
-            }
-            Class::Regular => regular::collect(self, found)?,
-            Class::Directory => regular::collect_directory(self, found)?,
+            Class::Regular | Class::Directory => self.open_named(found, class)?,
             Class::Path => OpenFileKind::Path { inode: self.intern_description(found)? },
             Class::Pipe => pipes.collect(self, found)?,
             Class::Fifo => {
@@ -556,6 +561,16 @@ impl Collector {
             owner: if opened_as_path { None } else { locks::owner(self, found)? },
             locks: locks::collect(self, found, tables)?,
         })
+    }
+
+    /// The record of a description of a regular file or directory, or what the kernel shows as one.
+    fn open_named(&mut self, found: &Description, class: Class) -> Result<OpenFileKind, Failure> {
+        match (FileSystem::of(&found.proc_path()), class) {
+            (FileSystem::Proc | FileSystem::Kernel, _) => kernel_file::collect(self, found),
+            (FileSystem::MessageQueues, Class::Regular) => message_queue::collect(self, found),
+            (_, Class::Regular) => regular::collect(self, found),
+            _ => regular::collect_directory(self, found),
+        }
     }
 
     /// The record of a description that leads to where the job's streams lead.

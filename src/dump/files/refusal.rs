@@ -7,6 +7,7 @@ use std::fmt;
 use nix::unistd::Pid;
 use thiserror::Error;
 
+use super::message_queue::MessageQueueRefusal;
 use super::socket::ForeignSocket;
 use crate::model::address::AddrRange;
 use crate::model::id::Bytes;
@@ -24,6 +25,8 @@ pub enum Place {
     WorkingDirectory,
     /// The root directory.
     RootDirectory,
+    /// No place: the job's ipc namespace has it.
+    MessageQueue,
     /// No place: the user named it.
     Named,
 }
@@ -36,6 +39,7 @@ impl fmt::Display for Place {
             Self::Executable => f.write_str("executable"),
             Self::WorkingDirectory => f.write_str("working directory"),
             Self::RootDirectory => f.write_str("root directory"),
+            Self::MessageQueue => f.write_str("message queue that nobody has open"),
             Self::Named => f.write_str("file named with --save-files"),
         }
     }
@@ -190,10 +194,11 @@ pub enum RefusalKind {
         thread: i32,
     },
     /// `mq_open`.
-    #[error(
-        "POSIX message queues cannot be saved: nobody can look at messages without taking them"
-    )]
-    MessageQueue,
+    #[error("this POSIX message queue cannot be saved: {0}")]
+    MessageQueue(MessageQueueRefusal),
+    /// The directory that POSIX message queues are mounted on.
+    #[error("it is the directory of POSIX message queues, or lies in it without being one")]
+    MessageQueueDirectory,
     /// `fanotify_init`.
     #[error("fanotify groups cannot be saved")]
     Fanotify,
@@ -338,6 +343,9 @@ impl RefusalKind {
     /// Whether it will be gone in a moment if the job runs on.
     #[must_use]
     pub const fn is_passing(&self) -> bool {
+        if let Self::MessageQueue(refusal) = self {
+            return refusal.is_passing();
+        }
         matches!(
             self,
             Self::TcpPending
@@ -362,7 +370,7 @@ impl RefusalKind {
             | Self::WatchNumber { .. }
             | Self::PidFdOfOutsider { .. }
             | Self::PidFdOfThread { .. }
-            | Self::MessageQueue
+            | Self::MessageQueueDirectory
             | Self::Fanotify
             | Self::PerfEvent
             | Self::Bpf
@@ -374,6 +382,7 @@ impl RefusalKind {
                 "take the checkpoint when the program has it closed, or run the program in a mode \
                  that does not open it"
             }
+            Self::MessageQueue(refusal) => refusal.remedy(),
             Self::UnixSentOutside => "take the checkpoint when it has been received",
             Self::UnixNotAccepted { .. } => {
                 "take the checkpoint when the server has accepted its clients"

@@ -1,4 +1,5 @@
-//! Collects System V shared memory, semaphores and message queues.
+//! Collects System V shared memory, semaphores and message queues, and those POSIX message queues that
+//! nobody has open: `files` has the others.
 //!
 //! They belong to an ipc namespace rather than to processes. In a namespace that a restore made all of
 //! them are the job's; elsewhere `belonging` decides. Looking changes nothing: messages are copied
@@ -6,6 +7,7 @@
 //! succeed. A segment that nobody has attached, though, has to be attached for a moment to be read.
 
 mod belonging;
+mod posix;
 mod refusal;
 mod undo;
 
@@ -15,6 +17,7 @@ use nix::errno::Errno;
 use nix::unistd::{Pid, getegid, geteuid, getpid};
 
 use self::belonging::{Acquaintances, Claims, Whose};
+use self::posix::Unopened;
 use super::census::Census;
 use super::error::CollectError;
 use super::files::Collector;
@@ -35,7 +38,7 @@ pub use self::refusal::{IpcObject, IpcRefusal};
 /// What was found.
 #[derive(Debug, Default)]
 pub(super) struct Collected {
-    /// The records.
+    /// The records, but for POSIX message queues, which are noted with the files.
     pub ipc: Ipc,
     /// Who has segments attached that are to be read; needed until they have been.
     pub emissary: Option<Emissary>,
@@ -57,12 +60,15 @@ pub(super) fn collect(
         Ok(procfs::read_link(root, &link)? == procfs::read_link(getpid(), &link)?)
     };
     let here = own("ipc")?;
-    if here && !ipc::any_here() {
+    let unopened = if here { Unopened::here(files)? } else { Unopened::default() };
+    if here && !ipc::any_here() && unopened.is_empty() {
         return Ok(Collected::default());
     }
     let sent = Emissary::send(root);
     let mut emissary = sent.map_err(|source| CollectError::Emissary { pid: root, source })?;
-    let acquaintances = Acquaintances::new(census, here, own("pid")?)?;
+    let unopened = if here { unopened } else { Unopened::elsewhere(&mut emissary, files)? };
+    let mut acquaintances = Acquaintances::new(census, here, own("pid")?)?;
+    unopened.collect(root, &mut acquaintances, files)?;
     let mut look = Look { root, emissary: &mut emissary, acquaintances, files, obstacles };
     let segments = look.segments()?;
     let mut semaphores = look.semaphores()?;
@@ -71,7 +77,8 @@ pub(super) fn collect(
         undo::collect(tree, census, emissary.agent(), &mut semaphores, obstacles)?;
     }
     let emissary = files.reads_segments_of(emissary.agent()).then_some(emissary);
-    Ok(Collected { ipc: Ipc { segments, semaphores, queues }, emissary })
+    let ipc = Ipc { segments, semaphores, queues, posix_queues: Vec::new() };
+    Ok(Collected { ipc, emissary })
 }
 
 /// Whether an object is known to be the job's.

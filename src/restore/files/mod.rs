@@ -53,7 +53,7 @@ pub struct OpenedJob {
     terminals: Vec<(OwnedFd, Vec<u8>)>,
     /// The terminals of the job's own that control sessions, by session.
     pub controlling: BTreeMap<Pid, OwnedFd>,
-    /// System V IPC.
+    /// System V IPC, and POSIX message queues.
     objects: ipc::Objects,
 }
 
@@ -98,6 +98,8 @@ pub enum OpenError {
     MakeSignalFd { source: io::Error },
     #[error("making an inotify instance again: {source}; see /proc/sys/fs/inotify")]
     MakeInotify { source: io::Error },
+    #[error("opening a POSIX message queue again: {source}")]
+    OpenMessageQueue { source: io::Error },
     #[error("opening the descriptor of {} again: {source}", late::name_of(*process))]
     OpenProcess { process: Pid, source: Errno },
     #[error("making an epoll instance again: {source}")]

@@ -21,7 +21,7 @@ use super::socket::Sockets;
 use super::terminal::Terminals;
 use super::{OpenError, OpenedJob, Origin, settle, usage};
 use crate::model::file::{FileLockKind, InodeKind, OpenFile, OpenFileKind, Stream, StreamTarget};
-use crate::model::id::{Bytes, InodeId, OpenFileId, Pid};
+use crate::model::id::{Bytes, InodeId, OpenFileId, Pid, PosixQueueId};
 use crate::model::job::Job;
 use crate::model::memory::Backing;
 use crate::model::number::to_usize;
@@ -54,9 +54,10 @@ pub(super) fn open_all(
         pipes: Pipes::default(),
         sockets: Sockets::make(job, plan)?,
         pseudo_terminals: Terminals::make(&job.terminals, may_chown)?,
+        objects: ipc::Objects::default(),
     };
     opener.make_files()?;
-    let objects = ipc::make(job, &mut opener.opened)?;
+    opener.objects = ipc::make(job, &mut opener.opened)?;
     for (number, file) in (0..).zip(&job.open_files) {
         let id = OpenFileId(number);
         let made = opener.open(id, file)?;
@@ -75,7 +76,9 @@ pub(super) fn open_all(
     }
     opener.open_mapped()?;
     opener.open_directories();
-    let Opener { opened, origins, unsettled, terminals, sockets, pseudo_terminals, .. } = opener;
+    let Opener {
+        opened, origins, unsettled, terminals, sockets, pseudo_terminals, objects, ..
+    } = opener;
     sockets.finish(job, &opened.files)?;
     let controlling = pseudo_terminals.finish(&job.terminals, first)?;
     Ok(OpenedJob { opened, origins, unsettled, terminals, controlling, objects })
@@ -95,6 +98,7 @@ struct Opener<'a> {
     pipes: Pipes,
     sockets: Sockets,
     pseudo_terminals: Terminals,
+    objects: ipc::Objects,
 }
 
 impl Opener<'_> {
@@ -185,6 +189,7 @@ impl Opener<'_> {
                 .map_err(|errno| OpenError::MakeEpoll { source: errno.into() }),
             OpenFileKind::Stream { stream, target } => self.open_stream(*stream, target, flags),
             OpenFileKind::Socket { socket } => Ok(self.sockets.open(*socket, flags)?),
+            OpenFileKind::MessageQueue { queue } => self.open_queue(*queue, flags),
             OpenFileKind::Inotify { .. } => inotify::create()
                 .and_then(|instance| with_flags(instance, flags))
                 .map_err(|errno| OpenError::MakeInotify { source: errno.into() }),
@@ -249,6 +254,15 @@ impl Opener<'_> {
             None => open_path(path.as_path(), flags),
         };
         opened.map_err(|source| OpenError::Open { path, source })
+    }
+
+    /// A new description of a POSIX message queue.
+    fn open_queue(&self, id: PosixQueueId, flags: i32) -> Result<OwnedFd, OpenError> {
+        let queue = self.objects.posix_queue(id).ok_or(Errno::EBADF);
+        queue
+            .map_err(io::Error::from)
+            .and_then(|queue| reopen(queue, flags))
+            .map_err(|source| OpenError::OpenMessageQueue { source })
     }
 
     fn set_position(&self, made: &OwnedFd, position: u64, inode: InodeId) -> Result<(), OpenError> {

@@ -63,6 +63,7 @@ pub fn of_all(job: &Job) -> Vec<Usage> {
                 }
             }
             OpenFileKind::PidFd { .. }
+            | OpenFileKind::MessageQueue { .. }
             | OpenFileKind::Stream { .. }
             | OpenFileKind::Pipe { .. }
             | OpenFileKind::ControllingTerminal
