@@ -168,10 +168,22 @@ struct Checkpoint {
     name: String,
     path: String,
     latest: bool,
+    /// In which of the job's directories it is, where there are two.
+    #[serde(rename = "where", skip_serializing_if = "Option::is_none")]
+    place: Option<Place>,
     /// Why its records cannot be read. Page data is only checked by `verify`.
     problem: Option<String>,
     #[serde(flatten)]
     contents: Option<Contents>,
+}
+
+/// A job's own directory, its local one, or both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Place {
+    Directory,
+    Local,
+    Both,
 }
 
 #[derive(Serialize)]
@@ -197,7 +209,8 @@ fn checkpoints(path: &Path) -> Result<Checkpoints, Failure> {
         Some(found) => match found.directory {
             Some(directory) => directory,
             None => {
-                let checkpoint = checkpoint(&found.generation, true, found.read(Trust::Anybody));
+                let read = found.read(Trust::Anybody);
+                let checkpoint = checkpoint(&found.generation, true, None, read);
                 return Ok(Checkpoints {
                     directory: found.generation.path.display().to_string(),
                     job: None,
@@ -208,11 +221,19 @@ fn checkpoints(path: &Path) -> Result<Checkpoints, Failure> {
         },
         None => JobDirectory::open(path, Trust::Anybody)?,
     };
-    let latest = directory.latest()?;
-    let checkpoints = directory.generations()?;
-    let checkpoints = checkpoints.iter().map(|generation| {
+    let latest = directory.latest_of_all(Trust::Anybody)?;
+    let has_local = directory.local(Trust::Anybody)?.is_some();
+    let all = directory.all_generations(Trust::Anybody)?;
+    // Of two with the same number the last is the one that a restore takes.
+    let checkpoints = all.chunk_by(|left, right| left.number == right.number).map(|same| {
+        let generation = &same[same.len() - 1];
+        let place = has_local.then(|| match generation.path.starts_with(directory.path()) {
+            _ if same.len() > 1 => Place::Both,
+            true => Place::Directory,
+            false => Place::Local,
+        });
         let read = directory.read(generation, Trust::Anybody);
-        checkpoint(generation, latest.as_ref() == Some(generation), read)
+        checkpoint(generation, latest.as_ref() == Some(generation), place, read)
     });
     Ok(Checkpoints {
         directory: directory.path().display().to_string(),
@@ -225,6 +246,7 @@ fn checkpoints(path: &Path) -> Result<Checkpoints, Failure> {
 fn checkpoint(
     generation: &Generation,
     latest: bool,
+    place: Option<Place>,
     read: Result<Reader, GenerationError>,
 ) -> Checkpoint {
     let name = generation.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -232,6 +254,7 @@ fn checkpoint(
         name,
         path: generation.path.display().to_string(),
         latest,
+        place,
         problem: read.as_ref().err().map(|error| chain(error)),
         contents: read.ok().map(|reader| contents(&reader)),
     }
@@ -261,8 +284,18 @@ fn render_checkpoints(list: &Checkpoints, now: i64) -> String {
         return text;
     }
     let mut table = vec![
-        ["CHECKPOINT", "TAKEN", "AGE", "HOST", "PROCESSES", "THREADS", "MEMORY", "ON DISK"]
-            .map(str::to_owned),
+        [
+            "CHECKPOINT",
+            "TAKEN",
+            "AGE",
+            "HOST",
+            "PROCESSES",
+            "THREADS",
+            "MEMORY",
+            "ON DISK",
+            "WHERE",
+        ]
+        .map(str::to_owned),
     ];
     let mut problems = String::new();
     for checkpoint in &list.checkpoints {
@@ -281,7 +314,17 @@ fn render_checkpoints(list: &Checkpoints, now: i64) -> String {
             contents.threads.to_string(),
             options::size(contents.memory),
             options::size(contents.bytes),
+            match checkpoint.place {
+                None => "",
+                Some(Place::Directory) => "here",
+                Some(Place::Local) => "local",
+                Some(Place::Both) => "both",
+            }
+            .to_owned(),
         ]);
+    }
+    if list.checkpoints.iter().all(|checkpoint| checkpoint.place.is_none()) {
+        table.iter_mut().for_each(|row| row[8].clear());
     }
     text.push_str(&columns(&table));
     text.push_str(&problems);

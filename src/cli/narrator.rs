@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::job::checkpoint::CheckpointError;
+use crate::job::copy::Brought;
 use crate::job::places::Moved;
 use crate::job::report::{Event, Explanation, Observer, Totals};
 use crate::job::root::Ended;
@@ -23,6 +24,8 @@ const MOST_KEPT: usize = 10;
 /// Tells what happens to one job.
 #[derive(Debug, Default)]
 pub struct Narrator {
+    /// Whether to tell only what went wrong.
+    is_quiet: bool,
     /// What the last checkpoint hinted at, told once at the end.
     hint: Option<String>,
     /// What was not said because the job draws on the screen.
@@ -32,6 +35,16 @@ pub struct Narrator {
 impl Observer for Narrator {
     fn tell(&mut self, event: Event<'_>) {
         match event {
+            Event::Started { .. }
+            | Event::Resumed { .. }
+            | Event::BringingHome { .. }
+            | Event::Ending { .. }
+            | Event::PlaceMoved(_)
+            | Event::PutOff
+            | Event::Requeued
+            | Event::StartedOver
+            | Event::HadFinished { .. }
+                if self.is_quiet => {}
             Event::Started { directory } => output::say(format_args!(
                 "checkpoints go to {0}; to bring the job back: rckpt restore {1}",
                 directory.display(),
@@ -50,8 +63,10 @@ impl Observer for Narrator {
                 for warning in &taken.warnings {
                     self.say(format_args!("warning: {warning}"));
                 }
-                self.say(options::summary(taken));
-                self.hint.clone_from(&taken.hint);
+                if !self.is_quiet {
+                    self.say(options::summary(taken));
+                    self.hint.clone_from(&taken.hint);
+                }
             }
             Event::Failed { explanation, runs_on } => {
                 self.say(format_args!("no checkpoint: {}", explanation.message));
@@ -62,6 +77,22 @@ impl Observer for Narrator {
                     self.say("the job runs on");
                 }
             }
+            // Those are the usual; the journal has them.
+            Event::Copied(Brought { warning, .. }) => {
+                if let Some(warning) = warning {
+                    self.say(format_args!("warning: {warning}"));
+                }
+            }
+            Event::NotCopied { reason } => self.say(format_args!(
+                "the newest checkpoint is in the local directory only: {reason}"
+            )),
+            Event::BringingHome { directory } => self.say(format_args!(
+                "copying the newest checkpoint to {} (TERM gives that up)",
+                directory.display()
+            )),
+            Event::NoLocal { reason } => self.say(format_args!(
+                "checkpoints are not written to a local directory first: {reason}"
+            )),
             Event::Ending { cause } => self.say(match cause {
                 Cause::Request => "told to end: taking a last checkpoint",
                 Cause::Limit => "the time allowed here is nearly over: taking a last checkpoint",
@@ -72,6 +103,9 @@ impl Observer for Narrator {
             Event::PlaceMoved(Moved { variable, old, new }) => self.say(format_args!(
                 "what was under {old} is looked for under {new} (${variable} at the checkpoint and now)"
             )),
+            Event::HolderEnded => self.say(
+                "the process that held checkpoints off has ended: they are taken again",
+            ),
             Event::PutOff => self.say("a checkpoint is put off until rckpt release"),
             Event::Requeued => self.say("the batch system will start the job again"),
             Event::NotRequeued { reason } => {
@@ -97,7 +131,9 @@ impl Observer for Narrator {
             Event::Signal(_) => {}
             Event::Over { ending, ran, totals } => {
                 self.kept.drain(..).for_each(output::say);
-                say_last_words(ending, ran, totals);
+                if !self.is_quiet {
+                    say_last_words(ending, ran, totals);
+                }
                 if let Some(hint) = self.hint.take() {
                     output::say(format_args!("hint: {hint}"));
                 }
@@ -112,6 +148,11 @@ impl Observer for Narrator {
 }
 
 impl Narrator {
+    /// One that tells everything, or only what went wrong.
+    pub fn new(is_quiet: bool) -> Self {
+        Self { is_quiet, ..Self::default() }
+    }
+
     /// Says something, or keeps it for later when a program has the whole screen for itself.
     fn say(&mut self, words: impl Display) {
         if !screen_is_taken() {

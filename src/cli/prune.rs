@@ -23,7 +23,11 @@ pub struct Arguments {
 /// Prunes, and prints what is gone.
 pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
     let Arguments { dir, keep } = arguments;
-    let removed = retention::by_number(&JobDirectory::open(&dir, Trust::Own)?, keep)?;
+    let directory = JobDirectory::open(&dir, Trust::Own)?;
+    let mut removed = retention::by_number(&directory, keep)?;
+    if let Some(local) = directory.local(Trust::Own)? {
+        removed.extend(retention::by_number(&local, keep)?);
+    }
     for generation in removed {
         output::print(format_args!("removed {}\n", generation.path.display()))?;
     }

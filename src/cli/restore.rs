@@ -13,7 +13,6 @@ use crate::restore::files::Policy;
 use crate::restore::plan::{Identity, PlanError};
 
 use super::failure::{self, Failure};
-use super::narrator::Narrator;
 use super::supervision::Supervision;
 use super::{options, output};
 
@@ -73,6 +72,7 @@ impl From<Files> for Policy {
 pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
     let Arguments { dir, at, detach, pidfile, map, files, dry_run, json, supervision } = arguments;
     let statuses = supervision.statuses();
+    let mut narrator = supervision.narrator();
     let prepared = restore::prepare(Options {
         path: dir,
         at,
@@ -98,7 +98,7 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
     } else {
         prepared
     };
-    Ok(statuses.of(&prepared.run(&mut Narrator::default())?))
+    Ok(statuses.of(&prepared.run(&mut narrator)?))
 }
 
 /// Reads `OLD=NEW`, two absolute paths.

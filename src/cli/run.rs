@@ -14,7 +14,7 @@ use crate::sys::launch::LaunchError;
 
 use super::check;
 use super::failure::{self, Failure};
-use super::narrator::{Narrator, shell_word};
+use super::narrator::shell_word;
 use super::supervision::{OVER_BUDGET, Supervision};
 use super::{output, wrong_way};
 
@@ -53,9 +53,10 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
         ));
     }
     let statuses = supervision.statuses();
+    let mut narrator = supervision.narrator();
     let settings = supervision.settings()?;
     let options = run::Options { command, directory: dir, settings, earlier };
-    Ok(match run::run(options, &mut Narrator::default())? {
+    Ok(match run::run(options, &mut narrator)? {
         Outcome::Supervised(ending) => statuses.of(&ending),
         Outcome::HadFinished(status) => statuses.of(&Ending::Ended(Ended::Exited(status))),
     })
@@ -67,6 +68,8 @@ impl From<RunError> for Failure {
         match error {
             RunError::Prepare { .. } => Self::environment(message),
             RunError::Directory(error) => error.into(),
+            RunError::Local(_) => Self::user(message)
+                .hint("give each job a directory of its own with --local, or leave it out"),
             RunError::Launch(LaunchError::Execute { source: Errno::ENOENT, .. }) => {
                 Self::user(message).status(127)
             }
@@ -94,6 +97,10 @@ impl From<GoOnError> for Failure {
                 "rckpt restore {0} goes on with that one; --fresh starts yours and keeps {0} aside; \
                  or give another --dir",
                 shell_word(&path)
+            )),
+            GoOnError::StillRuns { pid, .. } => Self::user(message).hint(format!(
+                "kill {pid} ends it, to go on from its last checkpoint; rckpt dump {pid} --kill saves it as \
+                 it is now, in a directory of its own; rckpt restore brings back a second one beside it"
             )),
             GoOnError::BudgetSpent { .. } => Self::user(message).status(OVER_BUDGET).hint(
                 "to go on, allow more with --max-total; --fresh starts over",

@@ -8,12 +8,15 @@ use nix::sys::signal::Signal;
 use thiserror::Error;
 
 use crate::job::batch::Batch;
+use crate::job::hooks::Hooks;
 use crate::job::interval::{INTERRUPTIONS, Pace};
+use crate::job::retention::Retention;
 use crate::job::root::Ended;
 use crate::job::signals::{Action, Actions, CONFIGURABLE, Farewell};
 use crate::job::supervisor::{Cause, Ending, Settings};
 
 use super::failure::Failure;
+use super::narrator::Narrator;
 use super::options::{self, Compression, DurationError};
 
 /// The exit status of a job that has run as long as it may in all, as of one that timeout(1) ends: no
@@ -37,6 +40,13 @@ pub struct Supervision {
     /// A directory with programs to run: before-dump, after-dump, after-restore
     #[arg(long, value_name = "DIR")]
     hook: Option<PathBuf>,
+    /// How long such a program may take before it is ended, and the checkpoint left out
+    #[arg(long, value_name = "DUR", value_parser = options::duration, default_value = "60")]
+    hook_limit: Duration,
+    /// A directory on a fast disk of this machine: checkpoints are written there first, and copied to the
+    /// job's directory in the background
+    #[arg(long, value_name = "DIR")]
+    local: Option<PathBuf>,
     /// How many checkpoints to keep (default: 3 with --every, else all)
     #[arg(long, value_name = "N")]
     keep: Option<NonZeroUsize>,
@@ -74,6 +84,9 @@ pub struct Supervision {
     /// How long the job may run in all, over every start of it
     #[arg(long, value_name = "DUR", value_parser = options::duration)]
     max_total: Option<Duration>,
+    /// Say nothing but what went wrong
+    #[arg(long, short)]
+    quiet: bool,
     /// The exit status when the job was stopped and can go on (default: 85; 99 with --requeue under Grid
     /// Engine)
     #[arg(long, value_name = "N")]
@@ -140,6 +153,11 @@ pub struct Statuses {
 }
 
 impl Supervision {
+    /// Whoever tells people what happens.
+    pub fn narrator(&self) -> Narrator {
+        Narrator::new(self.quiet)
+    }
+
     /// The exit statuses.
     pub fn statuses(&self) -> Statuses {
         let batch = Batch::of(|name| std::env::var_os(name));
@@ -164,10 +182,14 @@ impl Supervision {
         Ok(Settings {
             pace,
             not_before: self.no_checkpoint_before.unwrap_or_default(),
-            hooks: self.hook.map(|hook| options::absolute_path(&hook)).transpose()?,
+            hooks: self
+                .hook
+                .map(|hook| options::absolute_path(&hook))
+                .transpose()?
+                .map(|directory| Hooks { directory, limit: self.hook_limit }),
             grace: self.grace,
-            keep: keep.or(every.map(|_| KEPT)),
-            most_bytes: max_bytes,
+            local: self.local.map(|local| options::absolute_path(&local)).transpose()?,
+            retention: Retention { number: keep.or(every.map(|_| KEPT)), bytes: max_bytes },
             write: compress.write_options(),
             outputs: options::absolute(outputs)?,
             tcp_close: self.tcp_close,

@@ -66,7 +66,7 @@ fn verify(path: &Path, depth: Depth) -> Result<Report, Failure> {
         None => false,
     };
     let latest = match &found.directory {
-        Some(directory) => directory.latest()?,
+        Some(directory) => directory.latest_of_all(Trust::Anybody)?,
         None => None,
     };
     let checkpoints = match (&found.directory, whole_directory) {
@@ -86,7 +86,7 @@ fn all(
     latest: Option<&Generation>,
     depth: Depth,
 ) -> Result<Vec<Checkpoint>, FindError> {
-    let generations = directory.generations()?;
+    let generations = directory.all_generations(Trust::Anybody)?;
     let check = |generation: &Generation| {
         checkpoint(generation, latest, directory.read(generation, Trust::Anybody), depth)
     };

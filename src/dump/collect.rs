@@ -5,7 +5,7 @@ use std::io;
 use std::mem::take;
 use std::os::fd::OwnedFd;
 use std::panic::resume_unwind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::SystemTime;
 
@@ -170,8 +170,9 @@ pub(super) fn collect(
     }
 
     let ipc = ipc::collect(root, &census, tree, &mut files, &mut obstacles)?;
-    let excluded = job_directory(directory);
-    let saved = files.save(&request.save, excluded, request.root)?;
+    let own = [job_directory(directory).to_owned()];
+    let excluded: Vec<PathBuf> = own.iter().chain(&request.job_directories).cloned().collect();
+    let saved = files.save(&request.save, &excluded, request.root)?;
     let first_object =
         u32::try_from(spaces.len()).map_err(|_| CollectError::TooMany("processes"))?;
     let files = files.finish(first_object);
@@ -195,7 +196,7 @@ pub(super) fn collect(
     let mut outputs = if request.outputs.is_empty() {
         Outputs::default()
     } else {
-        files::outputs::find(&request.outputs, excluded)?
+        files::outputs::find(&request.outputs, &excluded)?
     };
     outputs.saved = saved;
     let job = Job {

@@ -36,6 +36,7 @@ use crate::image::Reader;
 use crate::image::writer::{WriteOptions, Writer};
 use crate::model::id::Bytes;
 use crate::model::job::Job;
+use crate::model::number::PAGE_SIZE;
 use crate::tracer::error::FreezeError;
 use crate::tracer::tree::Tree;
 
@@ -82,6 +83,8 @@ pub struct Request {
     pub caller: Option<Pid>,
     /// Set from another thread when the checkpoint is to be given up.
     pub given_up: Arc<AtomicBool>,
+    /// Directories of the job's with checkpoints, beside the one that this goes to: never its outputs.
+    pub job_directories: Vec<PathBuf>,
 }
 
 impl Request {
@@ -106,6 +109,8 @@ pub struct Report {
     pub bytes: u64,
     /// Bytes of memory before compression.
     pub raw_bytes: u64,
+    /// Bytes of memory that were the same in the checkpoint before.
+    pub kept_bytes: u64,
     /// Processes saved.
     pub processes: usize,
     /// Threads saved.
@@ -174,6 +179,7 @@ pub fn dump(
         pause,
         bytes: summary.stored_bytes,
         raw_bytes: summary.raw_bytes,
+        kept_bytes: summary.kept_pages.saturating_mul(PAGE_SIZE),
         processes: processes.len(),
         threads: processes.iter().map(|process| process.threads.len()).sum(),
         warnings: collected.warnings,

@@ -11,6 +11,7 @@
 #[cfg(test)]
 mod chain;
 pub mod codec;
+pub mod copy;
 #[cfg(test)]
 pub(crate) mod damage;
 mod duplicates;

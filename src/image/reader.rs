@@ -192,6 +192,11 @@ impl Reader {
         self.hash_seed
     }
 
+    /// The directory, which somebody may have given another name.
+    pub(super) const fn directory_file(&self) -> &File {
+        &self.directory_file
+    }
+
     /// What a child needs to name a file of page data as its own source.
     pub(super) fn pages_files(&self) -> impl Iterator<Item = PagesFile> {
         self.files.iter().map(|file| PagesFile { id: file.id, length: file.length })
@@ -608,7 +613,7 @@ fn check_layout(path: &Path, id: GenerationId, index: &PageIndex) -> Result<Vec<
 }
 
 /// The name that the file of page data `number`, written by generation `id`, has in a generation.
-fn pages_file_name(number: usize, id: GenerationId) -> String {
+pub(super) fn pages_file_name(number: usize, id: GenerationId) -> String {
     match number {
         0 => PAGES_FILE.to_owned(),
         _ => parent_pages_file(id),

@@ -3,14 +3,12 @@
 //! Whatever fails, the job runs on and the partial generation is removed.
 
 use std::ffi::OsString;
-use std::num::{NonZeroU64, NonZeroUsize};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
+use std::sync::atomic::AtomicBool;
 use std::time::{Instant, SystemTime};
-use std::{io, thread};
 
 use nix::unistd::Pid;
 use thiserror::Error;
@@ -21,11 +19,12 @@ use crate::image::reader::{Reader, Trust};
 use crate::image::{Codec, WriteOptions};
 use crate::model::number::to_u64;
 
+use super::background::Background;
 use super::control::protocol::{Order, Then};
 use super::directory::{DirectoryError, Generation, Identity, JobDirectory};
-use super::hooks::{self, HookError, Moment};
+use super::hooks::{HookError, Hooks, Moment};
 use super::report::Taken;
-use super::retention;
+use super::retention::Retention;
 use super::run::{DIRECTORY_VARIABLE, JOB_VARIABLE};
 use super::supervisor::{Settings, Supervised, seconds_since_1970};
 
@@ -49,6 +48,16 @@ pub enum CheckpointError {
     Panicked,
 }
 
+impl CheckpointError {
+    /// Whether it lies in the directory, so that another one may do.
+    const fn lies_in_the_place(&self) -> bool {
+        match self {
+            Self::Directory(_) | Self::Dump(DumpError::Write(_) | DumpError::Commit(_)) => true,
+            Self::Hook(_) | Self::Dump(_) | Self::StartThread(_) | Self::Panicked => false,
+        }
+    }
+}
+
 /// Everything that a checkpoint needs to know.
 #[derive(Clone, Debug)]
 pub struct Task {
@@ -62,6 +71,10 @@ pub struct Task {
     pub adopter: Option<Pid>,
     /// Where it goes.
     pub directory: PathBuf,
+    /// The other one of the job's own and its local directory: where it goes if it cannot go there.
+    pub beside: Option<PathBuf>,
+    /// What the user's hooks are told to be the job's directory.
+    pub home: PathBuf,
     /// What becomes of the job.
     pub then: Then,
     /// How it is written.
@@ -74,12 +87,10 @@ pub struct Task {
     pub ext_unix: bool,
     /// Files to be saved whole.
     pub save: Wanted,
-    /// Generations that are kept; `None`: all.
-    pub keep: Option<NonZeroUsize>,
-    /// Bytes that all generations together may take, but for the newest.
-    pub most_bytes: Option<NonZeroU64>,
-    /// Where the user's hooks are.
-    pub hooks: Option<PathBuf>,
+    /// Generations that are kept.
+    pub retention: Retention,
+    /// The user's hooks.
+    pub hooks: Option<Hooks>,
     /// The parent process, when the checkpoint is for it and given up at its end.
     pub caller: Option<Pid>,
     /// Set from another thread when it is to be given up.
@@ -90,7 +101,15 @@ impl Task {
     /// The checkpoint that `order` asks a supervisor to take.
     #[must_use]
     pub fn new(job: &Supervised, settings: &Settings, order: &Order) -> Self {
-        let directory = order.directory.as_ref().map(|path| path.as_path());
+        let named = order.directory.as_ref().map(|path| path.as_path().to_owned());
+        let home = &job.directory;
+        // What a job goes on with elsewhere goes where everybody finds it.
+        let (directory, beside) = match (named, &job.local) {
+            (Some(named), _) => (named, None),
+            (None, Some(local)) if order.then == Then::Kill => (home.clone(), Some(local.clone())),
+            (None, Some(local)) => (local.clone(), Some(home.clone())),
+            (None, None) => (home.clone(), None),
+        };
         let mut outputs = settings.outputs.clone();
         outputs.extend(order.outputs.iter().map(|path| path.as_path().to_owned()));
         let mut save = settings.save.clone();
@@ -105,30 +124,23 @@ impl Task {
             root: job.root.pid(),
             supervisor: Some(nix::unistd::getpid()),
             adopter: Some(job.root.adopter()),
-            directory: directory.unwrap_or(&job.directory).to_owned(),
+            retention: match order.directory {
+                Some(_) => Retention::default(),
+                None => settings.retention,
+            },
+            home: if order.directory.is_some() { directory.clone() } else { home.clone() },
+            directory,
+            beside,
             then: order.then,
             write,
             outputs,
             tcp_close: settings.tcp_close || order.tcp_close,
             ext_unix: settings.ext_unix || order.ext_unix,
             save,
-            keep: settings.keep.filter(|_| directory.is_none()),
-            most_bytes: settings.most_bytes.filter(|_| directory.is_none()),
             hooks: settings.hooks.clone(),
             caller: None,
             given_up: Arc::default(),
         }
-    }
-
-    /// Removes old generations, as far as the user wants that.
-    fn retain(&self, directory: &JobDirectory) -> Result<(), DirectoryError> {
-        if let Some(keep) = self.keep {
-            retention::by_number(directory, keep)?;
-        }
-        if let Some(most) = self.most_bytes {
-            retention::by_bytes(directory, most)?;
-        }
-        Ok(())
     }
 
     /// What all hooks are told.
@@ -139,7 +151,7 @@ impl Task {
             Then::Stop => "stop",
         };
         vec![
-            (DIRECTORY_VARIABLE, self.directory.clone().into()),
+            (DIRECTORY_VARIABLE, self.home.clone().into()),
             (JOB_VARIABLE, self.job.id.as_os_str().to_owned()),
             ("RCKPT_ROOT", self.root.to_string().into()),
             ("RCKPT_THEN", then.into()),
@@ -164,6 +176,7 @@ impl Task {
             job_id: self.job.id.clone(),
             caller: self.caller,
             given_up: Arc::clone(&self.given_up),
+            job_directories: self.beside.iter().chain([&self.home]).cloned().collect(),
         }
     }
 }
@@ -181,15 +194,15 @@ pub fn examine(task: &Task) -> Result<Vec<String>, CheckpointError> {
 /// # Errors
 /// When there is none; the partial generation is removed then.
 pub fn take(task: &Task) -> Result<Taken, CheckpointError> {
-    let Some(hooks) = &task.hooks else { return take_plainly(task) };
-    hooks::run(hooks, Moment::BeforeDump, &task.facts(), &task.given_up)?;
-    let mut outcome = take_plainly(task);
+    let Some(hooks) = &task.hooks else { return take_in_either(task) };
+    hooks.run(Moment::BeforeDump, &task.facts(), &task.given_up)?;
+    let mut outcome = take_in_either(task);
     let mut facts = task.facts();
     match &outcome {
         Ok(taken) => facts.extend(facts_of(taken)),
         Err(error) => facts.push(("RCKPT_FAILURE", error.to_string().into())),
     }
-    let after = hooks::run(hooks, Moment::AfterDump, &facts, &task.given_up);
+    let after = hooks.run(Moment::AfterDump, &facts, &task.given_up);
     if let (Ok(taken), Err(error)) = (&mut outcome, after) {
         taken.warnings.push(error.to_string());
     }
@@ -207,21 +220,50 @@ fn facts_of(taken: &Taken) -> [(&'static str, OsString); 4] {
     ]
 }
 
-fn take_plainly(task: &Task) -> Result<Taken, CheckpointError> {
+/// Takes a checkpoint where it is to go or, where that place cannot take it, beside.
+fn take_in_either(task: &Task) -> Result<Taken, CheckpointError> {
+    let failed = match take_in(task, &task.directory, task.beside.as_deref()) {
+        Err(error) if error.lies_in_the_place() => error,
+        outcome => return outcome,
+    };
+    let Some(beside) = &task.beside else { return Err(failed) };
+    let mut taken = take_in(task, beside, Some(&task.directory))?;
+    let (place, reason) = (task.directory.display(), chain(&failed));
+    taken.warnings.push(format!("{place} could not take this checkpoint: {reason}"));
+    Ok(taken)
+}
+
+/// An error and its causes in one line.
+fn chain(error: &CheckpointError) -> String {
+    let mut words = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        let inner_words = inner.to_string();
+        if !words.ends_with(&inner_words) {
+            words.push_str(&format!(": {inner_words}"));
+        }
+        cause = inner.source();
+    }
+    words
+}
+
+/// Takes a checkpoint into a directory. Its number is higher than those in `beside`.
+fn take_in(task: &Task, path: &Path, beside: Option<&Path>) -> Result<Taken, CheckpointError> {
     let begun = Instant::now();
-    let directory = JobDirectory::create(&task.directory, &task.job)?;
+    let directory = JobDirectory::create(path, &task.job)?;
+    let above = beside.map_or(0, newest_in);
     let mut notes = Vec::new();
     let parent = parent(&directory, &mut notes)?;
-    let (report, path) = match write(task, &directory, parent) {
+    let (report, path) = match write(task, &directory, parent, above) {
         Err(CheckpointError::Dump(DumpError::Write(error))) if error.is_parents_fault() => {
             notes.push(format!("this checkpoint is a full one: {error}"));
-            write(task, &directory, None)?
+            write(task, &directory, None, above)?
         }
         outcome => outcome?,
     };
     let mut warnings = report.warnings;
     warnings.extend(notes);
-    if let Err(error) = task.retain(&directory) {
+    if let Err(error) = task.retention.apply(&directory) {
         // The checkpoint is complete, and the job may have been ended on its account.
         warnings.push(format!("old checkpoints stay: {error}"));
     }
@@ -231,12 +273,20 @@ fn take_plainly(task: &Task) -> Result<Taken, CheckpointError> {
         elapsed: begun.elapsed(),
         bytes: report.bytes,
         raw_bytes: report.raw_bytes,
+        kept_bytes: report.kept_bytes,
         processes: to_u64(report.processes),
         threads: to_u64(report.threads),
         warnings,
         hint: report.hint,
         at: seconds_since_1970(SystemTime::now()),
     })
+}
+
+/// The highest number in the other directory, as far as that can be told.
+fn newest_in(path: &Path) -> u64 {
+    let newest =
+        || Some(JobDirectory::open(path, Trust::Own).ok()?.generations().ok()?.pop()?.number);
+    newest().unwrap_or(0)
 }
 
 /// The generation that a new one builds on: the latest, if there is one that can be read.
@@ -259,13 +309,14 @@ fn write(
     task: &Task,
     directory: &JobDirectory,
     parent: Option<Reader>,
+    above: u64,
 ) -> Result<(dump::Report, PathBuf), CheckpointError> {
     let mut pending = Some(directory.begin_generation()?);
     let path = pending.as_ref().map(|pending| pending.path().to_owned()).unwrap_or_default();
     let mut generation: Option<Generation> = None;
     let mut commit = || -> Result<(), DirectoryError> {
         if let Some(pending) = pending.take() {
-            generation = Some(pending.commit()?);
+            generation = Some(pending.commit(above)?);
         }
         Ok(())
     };
@@ -287,42 +338,37 @@ fn write(
 
 /// A checkpoint that is being taken by a thread of its own.
 #[derive(Debug)]
-pub struct Running {
-    thread: JoinHandle<Result<Taken, CheckpointError>>,
-    done: OwnedFd,
-    given_up: Arc<AtomicBool>,
-}
+pub struct Running(Background<Result<Taken, CheckpointError>>);
 
 impl Running {
     /// Starts to take one.
+    ///
+    /// # Errors
+    /// When no thread can be had.
     pub fn start(task: Task) -> Result<Self, CheckpointError> {
-        let (done, at_end) = io::pipe().map_err(CheckpointError::StartThread)?;
         let given_up = Arc::clone(&task.given_up);
-        let thread = thread::Builder::new()
-            .name("checkpoint".to_owned())
-            .spawn(move || {
-                // Closed however the thread ends, which is what wakes the loop.
-                let _at_end = at_end;
-                take(&task)
-            })
-            .map_err(CheckpointError::StartThread)?;
-        Ok(Self { thread, done: done.into(), given_up })
+        Background::start("checkpoint", given_up, move || take(&task))
+            .map(Self)
+            .map_err(CheckpointError::StartThread)
     }
 
     /// Has it given up as soon as possible, if it is not complete before that: then the job runs on.
     pub fn give_up(&self) {
-        self.given_up.store(true, Ordering::Relaxed);
+        self.0.give_up();
     }
 
     /// Waits for its end.
+    ///
+    /// # Errors
+    /// When there is no checkpoint.
     pub fn join(self) -> Result<Taken, CheckpointError> {
-        self.thread.join().unwrap_or(Err(CheckpointError::Panicked))
+        self.0.join().unwrap_or(Err(CheckpointError::Panicked))
     }
 }
 
 impl AsFd for Running {
     /// Becomes readable when the checkpoint is complete or has failed.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.done.as_fd()
+        self.0.as_fd()
     }
 }

@@ -7,15 +7,27 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use thiserror::Error;
 
 use crate::sys::launch;
+
+/// The user's programs, and how long each may take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hooks {
+    /// Where they are, absolute.
+    pub directory: PathBuf,
+    /// After this time one is ended, with what it has started.
+    pub limit: Duration,
+}
 
 /// How often it is looked whether one has ended.
 const INTERVAL: Duration = Duration::from_millis(10);
@@ -71,33 +83,47 @@ pub enum HookError {
     },
 }
 
-/// Runs the hook for `moment`, if there is one in `directory`, until it ends or is given up.
-///
-/// # Errors
-/// When it fails.
-pub fn run(
-    directory: &Path,
+impl Hooks {
+    /// Runs the hook for `moment`, if there is one, until it ends, takes too long or is given up.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn run(
+        &self,
+        moment: Moment,
+        facts: &[(&str, OsString)],
+        given_up: &AtomicBool,
+    ) -> Result<(), HookError> {
+        let path = self.directory.join(moment.name());
+        if path.exists() { run(path, self.limit, moment, facts, given_up) } else { Ok(()) }
+    }
+}
+
+fn run(
+    path: PathBuf,
+    limit: Duration,
     moment: Moment,
     facts: &[(&str, OsString)],
     given_up: &AtomicBool,
 ) -> Result<(), HookError> {
-    let path = directory.join(moment.name());
-    if !path.exists() {
-        return Ok(());
-    }
+    let begun = Instant::now();
     let failed = |source| HookError::Run { path: path.clone(), source };
     let words = io::stderr().as_fd().try_clone_to_owned().map_err(failed)?;
     let mut command = Command::new(&path);
     command.stdin(Stdio::null()).stdout(words).env("RCKPT_HOOK", moment.name());
-    command.envs(facts.iter().map(|(name, value)| (name, value)));
+    command.process_group(0).envs(facts.iter().map(|(name, value)| (name, value)));
     launch::hand_on_to(&mut command);
     let mut child = command.spawn().map_err(failed)?;
     loop {
         match child.try_wait().map_err(failed)? {
             Some(status) if status.success() => return Ok(()),
             Some(status) => return Err(HookError::Failed { path, status }),
-            None if given_up.load(Ordering::Relaxed) => {
-                child.kill().and_then(|()| child.wait()).map_err(failed)?;
+            None if begun.elapsed() > limit || given_up.load(Ordering::Relaxed) => {
+                let group = i32::try_from(child.id()).map(Pid::from_raw);
+                if group.is_ok_and(|group| killpg(group, Signal::SIGKILL).is_err()) {
+                    // It has just ended, and is waited for all the same.
+                }
+                child.wait().map_err(failed)?;
                 return Err(HookError::TooLong { path });
             }
             None => thread::sleep(INTERVAL),

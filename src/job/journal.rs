@@ -48,9 +48,13 @@ enum Entry<'a> {
     StartedOver,
     Checkpoint(Checkpoint),
     CheckpointFailed { reason: &'a str },
+    Copied { generation: &'a Path, bytes: u64, write_ms: f64 },
+    CopyFailed { reason: &'a str },
+    NoLocalDirectory { reason: &'a str },
     Signal { signal: &'a str },
     ToldToEnd { cause: &'static str },
     PutOff,
+    HolderEnded,
     PlaceMoved { old: String, new: String },
     Requeued,
     NotRequeued { reason: &'a str },
@@ -69,6 +73,8 @@ struct Checkpoint {
     write_ms: f64,
     bytes: u64,
     raw_bytes: u64,
+    /// How much of the memory was new since the checkpoint before, from 0 to 1.
+    dirty_share: f64,
     processes: u64,
     threads: u64,
     warnings: Vec<String>,
@@ -124,18 +130,26 @@ impl Observer for Journal<'_> {
                 self.totals.failed += 1;
                 self.write(Entry::CheckpointFailed { reason: &explanation.message });
             }
+            Event::Copied(brought) => self.write(Entry::Copied {
+                generation: &brought.path,
+                bytes: brought.bytes,
+                write_ms: milliseconds(brought.elapsed),
+            }),
+            Event::NotCopied { reason } => self.write(Entry::CopyFailed { reason }),
+            Event::NoLocal { reason } => self.write(Entry::NoLocalDirectory { reason }),
             Event::Signal(signal) => self.write(Entry::Signal { signal: signal.as_str() }),
             Event::Ending { cause } => self.write(Entry::ToldToEnd { cause: name(cause) }),
             Event::PlaceMoved(Moved { old, new, .. }) => {
                 self.write(Entry::PlaceMoved { old: old.to_string(), new: new.to_string() });
             }
             Event::PutOff => self.write(Entry::PutOff),
+            Event::HolderEnded => self.write(Entry::HolderEnded),
             Event::Requeued => self.write(Entry::Requeued),
             Event::NotRequeued { reason } => self.write(Entry::NotRequeued { reason }),
             Event::Passed => self.write(Entry::NoLastCheckpoint),
             Event::Trouble(reason) => self.write(Entry::Trouble { reason }),
             Event::Over { ending, ran, .. } => self.write(last_entry(ending, ran)),
-            Event::HadFinished { .. } => {}
+            Event::HadFinished { .. } | Event::BringingHome { .. } => {}
         }
         let event = match event {
             Event::Over { ending, ran, .. } => Event::Over { ending, ran, totals: self.totals },
@@ -150,17 +164,21 @@ impl Observer for Journal<'_> {
 }
 
 fn checkpoint(taken: &Taken) -> Checkpoint {
-    let milliseconds = |span: Duration| span.as_secs_f64() * 1000.0;
     Checkpoint {
         generation: taken.path.to_string(),
         pause_ms: milliseconds(taken.pause),
         write_ms: milliseconds(taken.elapsed),
         bytes: taken.bytes,
         raw_bytes: taken.raw_bytes,
+        dirty_share: taken.dirty_share(),
         processes: taken.processes,
         threads: taken.threads,
         warnings: taken.warnings.clone(),
     }
+}
+
+fn milliseconds(span: Duration) -> f64 {
+    span.as_secs_f64() * 1000.0
 }
 
 const fn name(cause: Cause) -> &'static str {

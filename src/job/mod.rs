@@ -4,11 +4,14 @@
 //! into a [`directory`]; [`control`] is how other rckpt commands reach a supervisor. Nothing here
 //! prints: what people are told goes through [`report::Observer`].
 
+pub mod alive;
+pub mod background;
 pub mod batch;
 pub mod budget;
 pub mod checkpoint;
 pub mod claim;
 pub mod control;
+pub mod copy;
 pub mod directory;
 pub mod finish;
 pub mod hooks;

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::id::Bytes;
 
 use super::checkpoint::CheckpointError;
+use super::copy::Brought;
 use super::finish::Finish;
 use super::places::Moved;
 use super::supervisor::{Cause, Ending};
@@ -28,6 +29,8 @@ pub struct Taken {
     pub bytes: u64,
     /// Bytes of memory in it, before compression.
     pub raw_bytes: u64,
+    /// Bytes of memory that were the same in the checkpoint before.
+    pub kept_bytes: u64,
     /// Processes in it.
     pub processes: u64,
     /// Threads in it.
@@ -41,6 +44,14 @@ pub struct Taken {
 }
 
 impl Taken {
+    /// How much of the memory was new since the checkpoint before, from 0 to 1, to a ten-thousandth.
+    #[must_use]
+    pub fn dirty_share(&self) -> f64 {
+        let all = u128::from(self.raw_bytes) + u128::from(self.kept_bytes);
+        let parts = (u128::from(self.raw_bytes) * 10_000).checked_div(all).unwrap_or(0);
+        f64::from(u16::try_from(parts).unwrap_or(10_000)) / 10_000.0
+    }
+
     /// The same with no more warnings than fit in a message.
     #[must_use]
     pub fn bounded(&self) -> Self {
@@ -138,6 +149,23 @@ pub enum Event<'a> {
         /// Whether the job runs on; else it is about to be told to end.
         runs_on: bool,
     },
+    /// A checkpoint was copied from the local directory to the job's own.
+    Copied(&'a Brought),
+    /// One was not; it is still in the local directory.
+    NotCopied {
+        /// Why.
+        reason: &'a str,
+    },
+    /// The job has stopped, and its newest checkpoint is being copied to its own directory.
+    BringingHome {
+        /// That directory.
+        directory: &'a Path,
+    },
+    /// The local directory cannot be used; checkpoints go to the job's own.
+    NoLocal {
+        /// Why.
+        reason: &'a str,
+    },
     /// The supervisor is to end, and takes a last checkpoint.
     Ending {
         /// Why.
@@ -154,6 +182,8 @@ pub enum Event<'a> {
     PlaceMoved(&'a Moved),
     /// It is time for a checkpoint, and the job holds them off.
     PutOff,
+    /// A process has ended for which checkpoints were held off.
+    HolderEnded,
     /// A damaged checkpoint was passed over for an older one.
     PassedOver {
         /// The checkpoint.
@@ -217,6 +247,7 @@ mod tests {
             elapsed: std::time::Duration::from_secs(1),
             bytes: 1,
             raw_bytes: 2,
+            kept_bytes: 2,
             processes: 3,
             threads: 4,
             warnings: vec!["w".repeat(1000); 100],

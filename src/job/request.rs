@@ -31,6 +31,7 @@ use super::control::protocol::{Order, Refusal, Reply, Request, Then};
 use super::directory::Identity;
 use super::identity;
 use super::report::{Explanation, Taken};
+use super::retention::Retention;
 use super::run::{JOB_VARIABLE, default_directory};
 use super::supervisor::seconds_since_1970;
 
@@ -181,14 +182,15 @@ pub fn examine(pid: Pid, directory: &Path) -> Result<Vec<String>, RequestError> 
         supervisor,
         adopter,
         directory: directory.to_owned(),
+        beside: None,
+        home: directory.to_owned(),
         then: Then::Continue,
         write: WriteOptions::default(),
         outputs: Vec::new(),
         tcp_close: false,
         ext_unix: false,
         save: Wanted::default(),
-        keep: None,
-        most_bytes: None,
+        retention: Retention::default(),
         hooks: None,
         caller: None,
         given_up: Arc::default(),
@@ -390,15 +392,16 @@ fn dump_directly(pid: Pid, options: &Options) -> Result<Taken, RequestError> {
         root: pid,
         supervisor: None,
         adopter: None,
+        home: directory.clone(),
         directory,
+        beside: None,
         then: options.then,
         write: options.write,
         outputs: options.outputs.clone(),
         tcp_close: options.tcp_close,
         ext_unix: options.ext_unix,
         save: options.save.clone(),
-        keep: None,
-        most_bytes: None,
+        retention: Retention::default(),
         hooks: None,
         caller: Some(caller),
         given_up: Arc::default(),

@@ -26,8 +26,10 @@ use crate::sys::launch::{self, Inheritance, LaunchError};
 use crate::sys::machine;
 
 use super::claim::{Claim, ClaimError};
-use super::directory::{self, DirectoryError, FindError, Found, GenerationError, Identity};
-use super::hooks::{self, Moment};
+use super::directory::{
+    self, DirectoryError, FindError, Found, Generation, GenerationError, Identity,
+};
+use super::hooks::Moment;
 use super::journal::Journal;
 use super::places::{self, Moved};
 use super::report::{Event, Observer};
@@ -118,11 +120,20 @@ pub struct Prepared {
     reader: Reader,
     plan: Plan,
     decisions: Decisions,
+    /// Newer checkpoints that are damaged.
+    passed: Vec<PassedOver>,
     places: Vec<Moved>,
     pidfile: Option<PathBuf>,
     settings: Settings,
     /// Told once the job runs, when somebody waits for that.
     waiting: Option<File>,
+}
+
+/// A damaged checkpoint, and what is wrong with it.
+#[derive(Debug)]
+struct PassedOver {
+    generation: PathBuf,
+    reason: String,
 }
 
 /// Which side of the step into the background the caller is on.
@@ -141,7 +152,7 @@ pub enum Detached {
 pub fn prepare(options: Options) -> Result<Prepared, ResumeError> {
     let Options { path, at, mut moved, files, pidfile, mut settings } = options;
     let found = directory::find(&path, at.as_deref(), Trust::Own)?;
-    let reader = found.read(Trust::Own)?;
+    let (found, reader, passed) = read_newest(found, &path, at.as_deref())?;
     let here = machine::temporary(|name| std::env::var_os(name));
     let places =
         places::moved(&reader.job().machine.temporary, &here, &moved, |path| path.exists());
@@ -152,7 +163,46 @@ pub fn prepare(options: Options) -> Result<Prepared, ResumeError> {
     let named = reader.job().outputs.named.iter().map(|named| named.as_path().to_owned());
     settings.outputs.extend(named);
     settings.save.extend(&reader.job().outputs.saved);
-    Ok(Prepared { found, reader, plan, decisions, places, pidfile, settings, waiting: None })
+    let waiting = None;
+    Ok(Prepared { found, reader, plan, decisions, passed, places, pidfile, settings, waiting })
+}
+
+/// Reads the checkpoint that was found. Where there are two directories and it is damaged in one of them,
+/// the other has it or one before it: the newest that is whole is taken. Gives those passed over, too.
+fn read_newest(
+    mut found: Found,
+    path: &Path,
+    at: Option<&str>,
+) -> Result<(Found, Reader, Vec<PassedOver>), ResumeError> {
+    let mut passed = Vec::new();
+    let mut error = match found.read(Trust::Own) {
+        Ok(reader) => return Ok((found, reader, passed)),
+        Err(error) => ResumeError::from(error),
+    };
+    let Some(home) = &found.directory else { return Err(error) };
+    let names_one = path.canonicalize().is_ok_and(|path| path == found.generation.path);
+    let others = match home.local(Trust::Own)? {
+        Some(_) if !names_one => home.all_generations(Trust::Own)?,
+        _ => Vec::new(),
+    };
+    let damaged = found.generation.clone();
+    let is_candidate = |other: &Generation| match at {
+        Some(_) => other.number == damaged.number && *other != damaged,
+        None => other.number <= damaged.number && *other != damaged,
+    };
+    for other in others.into_iter().rev().filter(is_candidate) {
+        if !error.is_damage() {
+            break;
+        }
+        let generation = found.generation.path.clone();
+        passed.push(PassedOver { generation, reason: error.to_string() });
+        found.generation = other;
+        error = match found.read(Trust::Own) {
+            Ok(reader) => return Ok((found, reader, passed)),
+            Err(error) => error.into(),
+        };
+    }
+    Err(error)
 }
 
 impl Prepared {
@@ -235,7 +285,8 @@ impl Prepared {
     /// # Errors
     /// When that fails; nothing of it runs then.
     pub fn bring_back(self) -> Result<BroughtBack, ResumeError> {
-        let Self { found, reader, plan, decisions, places, pidfile, settings, waiting } = self;
+        let Self { found, reader, plan, decisions, passed, places, pidfile, settings, waiting } =
+            self;
         Inheritance::take(&signals::handled()).map_err(|errno| ResumeError::Prepare {
             operation: "block signals",
             source: errno.into(),
@@ -244,7 +295,7 @@ impl Prepared {
         let supervisor = Supervisor::new(&identity.id, settings)?;
         let restored = restore::start(&reader, &plan, &decisions)?;
         // The image's records are not needed while the job runs.
-        Ok(BroughtBack { found, identity, supervisor, restored, places, pidfile, waiting })
+        Ok(BroughtBack { found, identity, supervisor, restored, passed, places, pidfile, waiting })
     }
 }
 
@@ -255,6 +306,7 @@ pub struct BroughtBack {
     identity: Identity,
     supervisor: Supervisor,
     restored: Restored,
+    passed: Vec<PassedOver>,
     places: Vec<Moved>,
     pidfile: Option<PathBuf>,
     waiting: Option<File>,
@@ -271,11 +323,12 @@ impl BroughtBack {
         claim: Option<Claim>,
         observer: &mut dyn Observer,
     ) -> Result<Ending, ResumeError> {
-        let Self { found, identity, supervisor, restored, places, pidfile, waiting } = self;
+        let Self { found, identity, supervisor, restored, passed, places, pidfile, waiting } = self;
         let root = restored.root;
-        let directory = match &found.directory {
-            Some(home) if claim.is_some() => home.path().to_owned(),
-            _ => {
+        let home = found.directory.as_ref().filter(|_| claim.is_some());
+        let directory = match home {
+            Some(home) => home.path().to_owned(),
+            None => {
                 let program = identity.command.first().map(Bytes::as_os_str);
                 std::path::absolute(default_directory(program, root)).map_err(|source| {
                     ResumeError::Prepare { operation: "find the current directory", source }
@@ -287,6 +340,17 @@ impl BroughtBack {
             root,
             directory: &directory,
         });
+        for PassedOver { generation, reason } in &passed {
+            observer.tell(Event::PassedOver { generation, reason });
+        }
+        let local = match home.map(|home| home.settle(supervisor.local(), &identity)) {
+            Some(Ok(local)) => local.map(|local| local.path().to_owned()),
+            Some(Err(error)) => {
+                observer.tell(Event::NoLocal { reason: &error.to_string() });
+                None
+            }
+            None => None,
+        };
         for place in &places {
             observer.tell(Event::PlaceMoved(place));
         }
@@ -307,13 +371,13 @@ impl BroughtBack {
                 ("RCKPT_ROOT", root.to_string().into()),
                 ("RCKPT_GENERATION", found.generation.path.clone().into()),
             ];
-            let hook = hooks::run(hooks, Moment::AfterRestore, &facts, &AtomicBool::new(false));
+            let hook = hooks.run(Moment::AfterRestore, &facts, &AtomicBool::new(false));
             if let Err(error) = hook {
                 observer.tell(Event::Trouble(&error.to_string()));
             }
         }
         drop(found);
-        let job = Supervised { identity, root: watch(restored), directory, claim };
+        let job = Supervised { identity, root: watch(restored), directory, local, claim };
         Ok(supervisor.supervise(job, observer)?)
     }
 }

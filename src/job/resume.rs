@@ -7,11 +7,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::unistd::Pid;
 use thiserror::Error;
 
 use crate::model::id::Bytes;
 use crate::restore::files::Policy;
 
+use super::alive;
 use super::budget;
 use super::claim::Claim;
 use super::directory::{DirectoryError, Generation, Identity, JobDirectory};
@@ -22,6 +24,10 @@ use super::report::{Event, Observer};
 use super::restore::{self, ResumeError};
 use super::supervisor::{Ending, Settings};
 use crate::image::reader::Trust;
+use crate::sys::procfs;
+
+/// How long processes of a lost job may take to end.
+const LAST_BREATH: Duration = Duration::from_secs(5);
 
 /// Why it cannot be found out how to go on, or why that failed.
 #[derive(Debug, Error)]
@@ -39,6 +45,18 @@ pub enum GoOnError {
     /// The directory cannot be used.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
+    /// It still runs, without a supervisor.
+    #[error(
+        "the job in {} still runs, without a supervisor: process {pid} ({name})", path.display()
+    )]
+    StillRuns {
+        /// The directory.
+        path: PathBuf,
+        /// A process of it.
+        pid: Pid,
+        /// What that runs.
+        name: String,
+    },
     /// It cannot be read how the job finished.
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -112,11 +130,15 @@ pub fn go_on(
             return Err(GoOnError::BudgetSpent { path: directory.path().to_owned(), spent });
         }
     }
+    if let Some(pid) = alive::process(&identity.id, LAST_BREATH) {
+        let name = String::from_utf8_lossy(&procfs::name(pid).unwrap_or_default()).into_owned();
+        return Err(GoOnError::StillRuns { path: directory.path().to_owned(), pid, name });
+    }
     let mut journal = Journal::new(observer);
     journal.open(directory.path());
     let mut passed: Vec<(Generation, ResumeError)> = Vec::new();
     let mut back = None;
-    for generation in directory.generations()?.into_iter().rev() {
+    for generation in directory.all_generations(Trust::Own)?.into_iter().rev() {
         match bring_back(&generation, settings) {
             Ok(running) => {
                 back = Some(running);

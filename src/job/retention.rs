@@ -13,6 +13,31 @@ use super::directory::{DirectoryError, Generation, JobDirectory};
 /// Bytes of a block as `st_blocks` counts them, stat(2).
 const BLOCK: u64 = 512;
 
+/// What is kept of a job's generations in one directory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// How many; `None`: all.
+    pub number: Option<NonZeroUsize>,
+    /// Bytes that all together may take on the disk, but for the newest; `None`: any.
+    pub bytes: Option<NonZeroU64>,
+}
+
+impl Retention {
+    /// Removes what is not to be kept.
+    ///
+    /// # Errors
+    /// When something cannot be looked at or removed.
+    pub fn apply(&self, directory: &JobDirectory) -> Result<(), DirectoryError> {
+        if let Some(keep) = self.number {
+            by_number(directory, keep)?;
+        }
+        if let Some(most) = self.bytes {
+            by_bytes(directory, most)?;
+        }
+        Ok(())
+    }
+}
+
 /// Removes all but the newest `keep` generations. Gives those removed.
 ///
 /// # Errors

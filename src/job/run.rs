@@ -14,7 +14,7 @@ use crate::model::id::Bytes;
 use crate::sys::launch::{self, Inheritance, LaunchError};
 
 use super::claim::Claim;
-use super::directory::{DirectoryError, Identity, JobDirectory};
+use super::directory::{DirectoryError, Identity, JobDirectory, TierError};
 use super::journal::Journal;
 use super::report::{Event, Observer};
 use super::resume::{self, GoOnError, Past};
@@ -79,6 +79,9 @@ pub enum RunError {
     /// The job's directory cannot be used.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
+    /// The local directory cannot be used.
+    #[error("--local: {0}")]
+    Local(#[from] TierError),
     /// To go on from an earlier run one must know where that left its checkpoints.
     #[error("--resume and --fresh need the job's directory: give --dir DIR, or set RCKPT_DIR")]
     NameDirectory,
@@ -159,6 +162,16 @@ impl Start<'_> {
             Some(claim) => claim,
             None => directory.claim()?,
         };
+        let wanted = self.settings.local.clone();
+        let local = match directory.settle(wanted.as_deref(), &identity) {
+            Ok(local) => local,
+            Err(error) if error.is_misuse() => return Err(error.into()),
+            // The node may lack the disk; the job can do without.
+            Err(error) => {
+                observer.tell(Event::NoLocal { reason: &error.to_string() });
+                None
+            }
+        };
         let outputs = self.settings.outputs.clone();
         let supervisor = Supervisor::new(&identity.id, self.settings)?;
         if is_over {
@@ -183,7 +196,8 @@ impl Start<'_> {
             }
         };
         let directory = directory.path().to_owned();
-        let job = Supervised { identity, root, directory, claim: Some(claim) };
+        let local = local.map(|local| local.path().to_owned());
+        let job = Supervised { identity, root, directory, local, claim: Some(claim) };
         Ok(supervisor.supervise(job, observer)?)
     }
 

@@ -53,7 +53,7 @@ struct Beginning {
 /// # Errors
 /// When one cannot be looked at, or nothing be written.
 pub fn record(directory: &Path, named: &[PathBuf]) -> Result<(), StartError> {
-    let mut outputs = outputs::find(named, directory)?;
+    let mut outputs = outputs::find(named, &[directory.to_owned()])?;
     outputs::add_digests(&mut outputs)?;
     let streams = [(1, Stream::Output), (2, Stream::Error)]
         .into_iter()

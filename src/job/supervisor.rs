@@ -9,13 +9,14 @@
 
 mod alarms;
 mod clients;
+mod copies;
 mod farewell;
+mod holds;
 mod inquiry;
 mod limits;
 mod turn;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -30,6 +31,7 @@ use crate::image::WriteOptions;
 use crate::model::id::Bytes;
 
 use self::alarms::Alarms;
+use self::holds::Hold;
 use self::inquiry::Inquiry;
 use super::batch::Batch;
 use super::checkpoint::Running;
@@ -37,10 +39,13 @@ use super::claim::Claim;
 use super::control::discovery::Name;
 use super::control::protocol::{Order, Reply};
 use super::control::server::{Client, Listener, ServeError};
+use super::copy::{Bringing, Route};
 use super::directory::Identity;
 use super::finish::Finish;
+use super::hooks::Hooks;
 use super::interval::{Cost, Pace};
 use super::report::{Event, Observer, Taken, Totals};
+use super::retention::Retention;
 use super::root::{Ended, Root, WatchError};
 use super::signals::{Actions, Farewell};
 use super::terminal::SharedTerminal;
@@ -60,10 +65,10 @@ pub struct Settings {
     pub not_before: Duration,
     /// How long the last checkpoint may take.
     pub grace: Duration,
-    /// Generations that are kept; `None`: all.
-    pub keep: Option<NonZeroUsize>,
-    /// Bytes that all generations together may take on the disk, but for the newest.
-    pub most_bytes: Option<NonZeroU64>,
+    /// A directory on a fast disk of this machine, absolute, where checkpoints are written first.
+    pub local: Option<PathBuf>,
+    /// Generations that are kept, in each directory.
+    pub retention: Retention,
     /// How generations are written.
     pub write: WriteOptions,
     /// What the user named with `--outputs`, absolute.
@@ -74,8 +79,8 @@ pub struct Settings {
     pub ext_unix: bool,
     /// Files to be saved whole.
     pub save: Wanted,
-    /// Where the user's hooks are, absolute.
-    pub hooks: Option<PathBuf>,
+    /// The user's hooks.
+    pub hooks: Option<Hooks>,
     /// What is done about signals.
     pub actions: Actions,
     /// What becomes of the job when the batch system's time is over.
@@ -93,6 +98,8 @@ pub struct Supervised {
     pub root: Root,
     /// Where its checkpoints go, absolute. It need not exist.
     pub directory: PathBuf,
+    /// The local directory that belongs to that one, where they are written first.
+    pub local: Option<PathBuf>,
     /// That no other supervisor is in charge of that directory; `None`: nobody else knows it.
     pub claim: Option<Claim>,
 }
@@ -152,6 +159,8 @@ enum Source {
     Listener,
     Checkpoint,
     Inquiry,
+    Copy,
+    Holder,
     Root,
     Client(u64),
 }
@@ -212,6 +221,9 @@ struct Loop<'a> {
     last: Option<Taken>,
     alarms: Alarms,
     inquiry: Option<Inquiry>,
+    /// Where checkpoints are brought from the local directory.
+    route: Option<Route>,
+    copying: Option<Bringing>,
     /// When the time is over that the batch system allows, as far as that is known.
     limit: Option<Instant>,
     /// Whether that is near, unless the batch system has changed its mind.
@@ -224,8 +236,8 @@ struct Loop<'a> {
     cost: Cost,
     slowest: Duration,
     told: Option<Told>,
-    /// How often checkpoints are held off.
-    holds: u32,
+    /// What holds checkpoints off.
+    holds: Vec<Hold>,
     /// Whether one was put off by that.
     has_put_off: bool,
     /// Whether the job was told to end without a last checkpoint.
@@ -240,6 +252,8 @@ struct Turned {
     told: Option<Told>,
     /// The last checkpoint that it took.
     last: Option<Taken>,
+    /// A copy that is still being made.
+    copying: Option<Bringing>,
 }
 
 impl Supervisor {
@@ -269,10 +283,16 @@ impl Supervisor {
         }
     }
 
-    /// Where the user's hooks are.
+    /// The local directory that the user has named.
     #[must_use]
-    pub fn hooks(&self) -> Option<&Path> {
-        self.settings.hooks.as_deref()
+    pub fn local(&self) -> Option<&Path> {
+        self.settings.local.as_deref()
+    }
+
+    /// The user's hooks.
+    #[must_use]
+    pub const fn hooks(&self) -> Option<&Hooks> {
+        self.settings.hooks.as_ref()
     }
 
     /// Supervises until the job has ended, or has been ended after a checkpoint.
@@ -297,13 +317,25 @@ impl Supervisor {
                 Err(error) => observer.tell(Event::Trouble(&error.to_string())),
             }
         }
-        let turned = Loop::new(&self, job, charge.is_some(), spent, observer).turn()?;
+        let route = job.local.as_ref().map(|local| Route {
+            local: local.clone(),
+            home: job.directory.clone(),
+            retention: self.settings.retention,
+        });
+        let mut turned =
+            Loop::new(&self, job, route.clone(), charge.is_some(), spent, observer).turn()?;
         if let Some(terminal) = &self.terminal {
             let tidied = matches!(turned.ending, Ending::Ended(Ended::Exited(_)));
             // A terminal that is gone needs nothing.
             terminal.take_back(tidied).unwrap_or_default();
         }
         let ran = begun.elapsed();
+        let copying = turned.copying.take();
+        match (&route, &turned.ending, &turned.told) {
+            (Some(route), Ending::Suspended { .. } | Ending::Ended(Ended::Killed(_)), _)
+            | (Some(route), _, Some(_)) => copies::bring_home(&self, route, copying, observer)?,
+            _ => copies::give_up(copying),
+        }
         if let Some(directory) = &charge {
             let finished = match (&turned.ending, &turned.told) {
                 (Ending::Ended(Ended::Exited(status)), None) => {
@@ -332,6 +364,7 @@ impl<'a> Loop<'a> {
     fn new(
         own: &'a Supervisor,
         job: Supervised,
+        route: Option<Route>,
         in_charge: bool,
         spent: Duration,
         observer: &'a mut dyn Observer,
@@ -348,6 +381,8 @@ impl<'a> Loop<'a> {
             last: None,
             alarms: Alarms::default(),
             inquiry: None,
+            route,
+            copying: None,
             limit: None,
             is_near: false,
             in_charge,
@@ -356,7 +391,7 @@ impl<'a> Loop<'a> {
             cost: Cost::default(),
             slowest: Duration::ZERO,
             told: None,
-            holds: 0,
+            holds: Vec::new(),
             has_put_off: false,
             job_told_to_end: false,
             ended: None,

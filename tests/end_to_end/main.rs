@@ -22,3 +22,4 @@ mod scale;
 mod slurm;
 mod supervision;
 mod terminals;
+mod tiers;

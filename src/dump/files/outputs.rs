@@ -26,17 +26,18 @@ pub struct OutputError {
 }
 
 /// Finds the files that `named` stands for, and their sizes; quick, to be done while the job is
-/// frozen. Nothing in the job's own directory `excluded` counts.
+/// frozen. Nothing in the job's own directories `excluded` counts.
 ///
 /// # Errors
 /// When a directory cannot be listed or a file not be looked at.
-pub fn find(named: &[PathBuf], excluded: &Path) -> Result<Outputs, OutputError> {
+pub fn find(named: &[PathBuf], excluded: &[PathBuf]) -> Result<Outputs, OutputError> {
     let failed = |operation: &'static str, path: &Path| {
         let path = path.to_owned();
         move |source| OutputError { operation, path, source }
     };
     let absolute = |path: &Path| std::path::absolute(path).map_err(failed("make absolute", path));
-    let excluded = [absolute(excluded)?];
+    let excluded: Vec<PathBuf> =
+        excluded.iter().map(|path| absolute(path)).collect::<Result<_, _>>()?;
     let mut outputs = Outputs::default();
     let mut paths = Vec::new();
     for pattern in named {
@@ -97,7 +98,7 @@ mod tests {
         fs::create_dir(directory.path().join("job")).unwrap();
         fs::write(directory.path().join("job/image"), "x").unwrap();
         let named = [directory.path().to_owned()];
-        let mut outputs = find(&named, &directory.path().join("job")).unwrap();
+        let mut outputs = find(&named, &[directory.path().join("job")]).unwrap();
         assert_eq!(outputs.files.len(), 1);
         assert_eq!(outputs.files[0].size, 4);
         fs::write(&log, "one\ntwo\n").unwrap();

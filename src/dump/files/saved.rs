@@ -66,7 +66,7 @@ impl Collector {
     pub fn save(
         &mut self,
         wanted: &Wanted,
-        excluded: &Path,
+        excluded: &[PathBuf],
         root: Pid,
     ) -> Result<Saved, SaveError> {
         let mut saved = Saved { by_itself: wanted.by_itself, ..Saved::default() };
@@ -86,7 +86,9 @@ impl Collector {
             let path = path.to_owned();
             move |source: io::Error| OutputError { operation, path, source }
         };
-        let excluded = [std::path::absolute(excluded).map_err(failed("make absolute", excluded))?];
+        let absolute =
+            |path: &PathBuf| std::path::absolute(path).map_err(failed("make absolute", path));
+        let excluded: Vec<PathBuf> = excluded.iter().map(absolute).collect::<Result<_, _>>()?;
         named.sort_unstable();
         named.dedup();
         for pattern in named {

@@ -20,6 +20,8 @@ pub enum Alarm {
     Budget,
     /// The batch system has had time enough to answer.
     Inquiry,
+    /// A copy that failed is tried again.
+    Copy,
 }
 
 /// The alarms that are set.

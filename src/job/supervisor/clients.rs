@@ -2,9 +2,9 @@
 //!
 //! It puts what is asked into the loop's queue; it knows nothing of how a checkpoint is taken.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
-use nix::unistd;
+use nix::unistd::{self, Pid};
 
 use super::alarms::Alarm;
 use super::{Asker, COMMAND_LIMIT, Guest, Loop, seconds_since_1970};
@@ -35,7 +35,7 @@ impl Loop<'_> {
             }
             Received::Request(request) => {
                 let inside = pid.is_some_and(|pid| self.job.root.is_above(pid));
-                if let Some(reply) = self.serve(number, request, inside) {
+                if let Some(reply) = self.serve(number, request, pid, inside) {
                     self.answer(number, &reply);
                 }
             }
@@ -43,7 +43,13 @@ impl Loop<'_> {
     }
 
     /// Does what a client asks. `None`: the answer comes later.
-    fn serve(&mut self, number: u64, request: Request, inside: bool) -> Option<Reply> {
+    fn serve(
+        &mut self,
+        number: u64,
+        request: Request,
+        asker: Option<Pid>,
+        inside: bool,
+    ) -> Option<Reply> {
         match request {
             Request::Status => Some(Reply::Status(self.status())),
             Request::Outcome { .. } if !inside => Some(Reply::Refused(Refusal::NotInside)),
@@ -51,10 +57,9 @@ impl Loop<'_> {
             Request::Dump(_) | Request::DumpFromInside(_) if self.told.is_some() => {
                 Some(Reply::Refused(Refusal::Ending))
             }
-            Request::Hold { seconds } => Some(self.hold(seconds)),
-            Request::Release if self.holds == 0 => Some(Reply::Refused(Refusal::NotHeld)),
+            Request::Hold { seconds } => Some(self.hold(seconds, asker.filter(|_| inside))),
             Request::Release => Some(self.release()),
-            Request::DumpFromInside(_) if inside && self.holds > 0 => {
+            Request::DumpFromInside(_) if inside && !self.holds.is_empty() => {
                 Some(Reply::Refused(Refusal::Held))
             }
             Request::Dump(_) | Request::DumpFromInside(_) if self.queue.len() >= MOST_CLIENTS => {
@@ -74,33 +79,6 @@ impl Loop<'_> {
                 Some(Reply::Accepted { ticket, instance: self.own.name.instance.clone() })
             }
         }
-    }
-
-    /// Begins no checkpoint from now on. One that is being taken may be about to freeze the asker.
-    fn hold(&mut self, seconds: Option<u64>) -> Reply {
-        if self.running.is_some() {
-            return Reply::Refused(Refusal::Busy);
-        }
-        self.holds += 1;
-        if let Some(seconds) = seconds {
-            self.alarms.set(Alarm::Hold, Instant::now() + Duration::from_secs(seconds));
-        }
-        Reply::Done
-    }
-
-    fn release(&mut self) -> Reply {
-        self.holds -= 1;
-        if self.holds == 0 {
-            self.free();
-        }
-        Reply::Done
-    }
-
-    /// Nothing holds checkpoints off any more.
-    pub(super) fn free(&mut self) {
-        self.holds = 0;
-        self.has_put_off = false;
-        self.alarms.unset(Alarm::Hold);
     }
 
     fn outcome(&self, ticket: u64) -> Reply {
@@ -130,7 +108,7 @@ impl Loop<'_> {
             }),
             last: self.last.clone(),
             busy: self.running.is_some(),
-            held: self.holds > 0,
+            held: !self.holds.is_empty(),
             // A root process that has just ended has no environment.
             stale: procfs::read(self.job.root.pid(), "environ").map_or_else(
                 |_| Vec::new(),

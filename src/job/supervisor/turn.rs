@@ -12,6 +12,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, raise, sigprocmask};
 use nix::unistd;
 
 use super::alarms::Alarm;
+use super::holds::Hold;
 use super::{
     Asker, Cause, Ending, Loop, MOST_OUTCOMES, Source, SuperviseError, Told, Turned, preparing,
 };
@@ -35,6 +36,7 @@ impl Loop<'_> {
             self.alarms.set(Alarm::Interval, self.begun + first);
         }
         self.set_limits();
+        self.begin_copy();
         // The job may have ended before its first SIGCHLD could be read.
         self.look_for_the_end()?;
         loop {
@@ -50,6 +52,8 @@ impl Loop<'_> {
                     Source::Listener => self.accept(),
                     Source::Root => self.look_for_the_end()?,
                     Source::Inquiry => self.read_answer(),
+                    Source::Copy => self.copy_finished(),
+                    Source::Holder => self.holder_ended(),
                     Source::Client(number) => self.hear(number),
                     Source::Checkpoint => {
                         if let Some(ending) = self.checkpoint_finished()? {
@@ -66,13 +70,14 @@ impl Loop<'_> {
                     Alarm::Limit => self.limit_is_near(),
                     Alarm::Budget => self.budget_is_spent(),
                     Alarm::Inquiry => self.answer_is_late(),
+                    Alarm::Copy => self.begin_copy(),
                 }
             }
         }
     }
 
     fn over(self, ending: Ending) -> Turned {
-        Turned { ending, told: self.told, last: self.last }
+        Turned { ending, told: self.told, last: self.last, copying: self.copying }
     }
 
     /// Hears whether the job may have ended because it was told to. A batch system tells all processes
@@ -101,6 +106,9 @@ impl Loop<'_> {
         let mut sources: Vec<(Source, BorrowedFd<'_>)> =
             vec![(Source::Signals, self.own.signals.as_fd())];
         sources.extend(self.inquiry.as_ref().map(|inquiry| (Source::Inquiry, inquiry.as_fd())));
+        sources.extend(self.copying.as_ref().map(|copying| (Source::Copy, copying.as_fd())));
+        let holders = self.holds.iter().filter_map(Hold::holder);
+        sources.extend(holders.map(|holder| (Source::Holder, holder)));
         if self.guests.len() < MOST_CLIENTS {
             sources.push((Source::Listener, self.own.listener.as_fd()));
         }
@@ -283,13 +291,19 @@ impl Loop<'_> {
         if self.running.is_some() || self.inquiry.is_some() {
             return Ok(());
         }
-        if self.holds > 0 && !self.queue.is_empty() {
+        if !self.holds.is_empty() && !self.queue.is_empty() {
             if !std::mem::replace(&mut self.has_put_off, true) {
                 self.observer.tell(Event::PutOff);
             }
             return Ok(());
         }
         let Some((asker, order)) = self.queue.pop_front() else { return Ok(()) };
+        if order.then == Then::Kill
+            && let Some(copying) = &self.copying
+        {
+            // The last checkpoint goes there itself, and needs the disk.
+            copying.give_up();
+        }
         // A tracer gets SIGCHLD for each stop of each thread; they are not for us.
         self.listen_for_children(false)?;
         let task = checkpoint::Task::new(&self.job, &self.own.settings, &order);
@@ -325,6 +339,7 @@ impl Loop<'_> {
             Ok(taken) => {
                 self.observer.tell(Event::Taken(&taken));
                 self.learn(&taken);
+                self.begin_copy();
                 let taken = taken.bounded();
                 self.last = Some(taken.clone());
                 Reply::Taken(taken)

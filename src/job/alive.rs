@@ -1,0 +1,67 @@
+//! Whether a job still runs although nobody is in charge of it: its supervisor was killed, and it goes on,
+//! as it should. Whoever wants to go on with the job must know, or there would be two of it.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::unistd::{Pid, getpid};
+
+use super::run::JOB_VARIABLE;
+use crate::model::id::Bytes;
+use crate::sys::{procfs, relatives};
+
+/// How often it is looked whether it has ended.
+const INTERVAL: Duration = Duration::from_millis(50);
+
+/// A process of `job` on this machine, by the variable that each process of it inherits. One that is
+/// about to end is waited for, as long as `patience` lasts.
+#[must_use]
+pub fn process(job: &Bytes, patience: Duration) -> Option<Pid> {
+    let begun = Instant::now();
+    loop {
+        let found = find(job)?;
+        if begun.elapsed() > patience {
+            return Some(found);
+        }
+        thread::sleep(INTERVAL);
+    }
+}
+
+/// One of which no other is the child. Those that may not be looked into are of other users.
+fn find(job: &Bytes) -> Option<Pid> {
+    let entry = [JOB_VARIABLE.as_bytes(), b"=", &job.0].concat();
+    let mut all = procfs::processes().unwrap_or_default();
+    all.retain(|pid| {
+        let environment = procfs::read(*pid, "environ").unwrap_or_default();
+        *pid != getpid() && environment.split(|byte| *byte == 0).any(|other| other == entry)
+    });
+    let is_first = |pid: &&Pid| {
+        relatives::parent(**pid).is_ok_and(|parent| parent.is_none_or(|it| !all.contains(&it)))
+    };
+    all.iter().find(is_first).or(all.first()).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::time::Duration;
+
+    use nix::unistd::Pid;
+
+    use super::process;
+    use crate::job::{identity, run::JOB_VARIABLE};
+
+    #[test]
+    fn a_job_is_found_by_what_its_processes_inherit() {
+        let job = identity::new_id().unwrap();
+        assert_eq!(process(&job, Duration::ZERO), None);
+        let mut child =
+            Command::new("sleep").arg("1000").env(JOB_VARIABLE, job.as_os_str()).spawn().unwrap();
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+        assert_eq!(process(&job, Duration::ZERO), Some(pid));
+        child.kill().unwrap();
+        // One that has ended runs no more, waited for or not.
+        assert_eq!(process(&job, Duration::from_secs(10)), None);
+        child.wait().unwrap();
+    }
+}
