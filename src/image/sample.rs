@@ -428,6 +428,8 @@ fn ipc() -> Ipc {
         segments: vec![Segment {
             identity,
             inode: InodeId(5),
+            size: 8192,
+            huge_pages: false,
             creator: Pid(100),
             removed: true,
             locked: false,

@@ -22,6 +22,8 @@ pub(super) fn check(job: &Job) -> Checked {
         refer(record, "inode", segment.inode.0, job.inodes.len())?;
         let inode = &job.inodes[to_usize(u64::from(segment.inode.0))];
         let own = inode.kind == InodeKind::Segment { id: segment.identity.id };
+        let sound = segment.size > 0 && segment.size <= inode.size;
+        demand(sound, record, "its size is not that of its content")?;
         demand(own && inode.content.is_some(), record, "its content is that of something else")?;
     }
     for (number, inode) in job.inodes.iter().enumerate() {
@@ -99,6 +101,7 @@ mod tests {
         refused("out of order", |job| job.ipc.queues[0].identity.id = -1);
         refused("permissions", |job| job.ipc.queues[0].identity.mode = 0o1000);
         refused("something else", |job| job.ipc.segments[0].inode = InodeId(0));
+        refused("its size", |job| job.ipc.segments[0].size = 0);
         refused("that there is not", |job| job.ipc.segments.clear());
         refused("no semaphores", |job| job.ipc.semaphores[0].semaphores.clear());
         refused("too large", |job| job.ipc.semaphores[0].semaphores[0].value = 40000);

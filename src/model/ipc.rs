@@ -21,8 +21,12 @@ pub struct IpcIdentity {
 pub struct Segment {
     /// What it is known by.
     pub identity: IpcIdentity,
-    /// Its content and size.
+    /// Its content, which fills whole pages of the pool where it comes from there.
     pub inode: InodeId,
+    /// Bytes that it was made with.
+    pub size: u64,
+    /// Whether its memory comes from the pool of huge pages of 2 MiB (SHM_HUGETLB).
+    pub huge_pages: bool,
     /// Who made it; 0: nobody that the job can see.
     pub creator: Pid,
     /// Whether it goes when nobody has it attached any more (IPC_RMID).

@@ -108,7 +108,7 @@ pub fn make(job: &Job, opened: &mut Opened) -> Result<Objects, IpcError> {
     let mut objects = Objects::default();
     let mut memory = None;
     for segment in &job.ipc.segments {
-        let address = make_segment(job, segment)?;
+        let address = make_segment(segment)?;
         objects.attached.push(address);
         let inode = job.inodes.get(to_usize(u64::from(segment.inode.0)));
         if let Some(object) = inode.and_then(|inode| inode.content) {
@@ -200,16 +200,15 @@ pub fn settle(job: &Job, objects: &Objects) -> Result<(), IpcError> {
     Ok(())
 }
 
-fn make_segment(job: &Job, segment: &Segment) -> Result<u64, IpcError> {
+fn make_segment(segment: &Segment) -> Result<u64, IpcError> {
     let IpcIdentity { id, key, .. } = segment.identity;
     let failed = |operation| failed(Kind::Segment, id, operation);
-    let inode = job.inodes.get(to_usize(u64::from(segment.inode.0)));
-    let size = inode.map_or(0, |inode| inode.size);
     choose(Kind::Segment, id)?;
     standing_in(segment.creator, || {
-        ipc::make_segment(key, size, MEANWHILE).and_then(|made| same(made, id))
+        ipc::make_segment(key, segment.size, MEANWHILE, segment.huge_pages)
+            .and_then(|made| same(made, id))
     })
-    .map_err(failed("shmget"))?;
+    .map_err(failed(if segment.huge_pages { "shmget with SHM_HUGETLB" } else { "shmget" }))?;
     ipc::attach(id).map_err(failed("shmat"))
 }
 

@@ -244,8 +244,10 @@ const fn signed(value: i32) -> u64 {
 ///
 /// # Errors
 /// As shmget(2).
-pub fn make_segment(key: i32, size: u64, mode: u32) -> Result<i32, Errno> {
-    call(libc::SYS_shmget, [signed(key), size, signed(MAKE) | u64::from(mode), 0]).and_then(to_id)
+pub fn make_segment(key: i32, size: u64, mode: u32, huge_pages: bool) -> Result<i32, Errno> {
+    let pool = if huge_pages { libc::SHM_HUGETLB } else { 0 };
+    let flags = signed(MAKE | pool) | u64::from(mode);
+    call(libc::SYS_shmget, [signed(key), size, flags, 0]).and_then(to_id)
 }
 
 /// Makes a set of `count` semaphores.
@@ -391,7 +393,7 @@ mod tests {
     #[test]
     fn structures_are_taken_apart() {
         let own = i32::try_from(std::process::id()).unwrap();
-        let id = make_segment(libc::IPC_PRIVATE, 5000, 0o640).unwrap();
+        let id = make_segment(libc::IPC_PRIVATE, 5000, 0o640, false).unwrap();
         let found = segment(&stat(libc::SYS_shmctl, id));
         remove_segment(id).unwrap();
         assert_eq!((found.size, found.creator, found.attached), (5000, own, 0));

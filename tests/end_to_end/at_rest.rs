@@ -30,6 +30,7 @@ crate::fixtures! {
     ipc_posix_queues;
     ipc_queues;
     ipc_segments;
+    ipc_segments_huge;
     ipc_semaphores;
     memory_brk;
     memory_cow;

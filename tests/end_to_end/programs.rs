@@ -238,16 +238,10 @@ programs! {
     java_served: JAVA_SERVED;
     redis: REDIS;
     open_mpi: OPEN_MPI;
+    mpich: MPICH;
     script: SCRIPT;
     python_spawn: PYTHON_SPAWN;
     expect: EXPECT;
-}
-
-/// Restored in place, its segments of System V shared memory are not saved a second time: somebody outside
-/// the job is taken for their user.
-#[test]
-fn mpich_survives_as_plain_user() {
-    survives(&MPICH, User::Plain);
 }
 
 fn compile(place: &Workplace, name: &str, linking: Linking) {

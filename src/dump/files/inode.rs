@@ -3,7 +3,7 @@
 //!
 //! It knows files and paths, not descriptors' numbers or their states.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
@@ -110,8 +110,12 @@ pub(super) struct InodeTable {
     /// Segments of System V shared memory, whose inode numbers are their own and may be those of other
     /// files, too.
     by_segment: HashMap<i32, InodeId>,
+    /// Those of them that consist of huge pages.
+    huge_segments: HashSet<i32>,
     /// Device of the kernel's own memory file system, which memfds and shared memory live on.
     kernel_memory: u64,
+    /// Device of its file system of huge pages, if there are any.
+    huge_pages: Option<u64>,
     /// Device of /dev/shm, when there is one.
     shared_memory: Option<u64>,
 }
@@ -137,13 +141,20 @@ impl InodeTable {
             .and_then(|file| nix::sys::stat::fstat(&file))
             .map_err(|source| CollectFilesError::FindMemoryDevice { source })?
             .st_dev;
+        // Not every kernel has huge pages.
+        let huge_pages = descriptor::memfd_create(c"rckpt", libc::MFD_HUGETLB)
+            .and_then(|file| nix::sys::stat::fstat(&file))
+            .ok()
+            .map(|found| found.st_dev);
         let shared_memory = std::fs::metadata("/dev/shm").ok().map(|found| found.dev());
         Ok(Self {
             drafts: Vec::new(),
             by_stat: HashMap::new(),
             by_map: HashMap::new(),
             by_segment: HashMap::new(),
+            huge_segments: HashSet::new(),
             kernel_memory,
+            huge_pages,
             shared_memory,
         })
     }
@@ -233,12 +244,22 @@ impl InodeTable {
         if !mapping.path.starts_with(b"/SYSV") || !mapping.path.ends_with(DELETED) {
             return Ok(None);
         }
-        if mapping.device == self.kernel_memory {
+        if mapping.device == self.kernel_memory || self.is_of_huge_pages(mapping.device) {
             return Ok(i32::try_from(mapping.inode).ok());
         }
         // A deleted file in the root directory may have such a name, too.
         let is_file = std::fs::metadata("/").is_ok_and(|root| root.dev() == mapping.device);
         if is_file { Ok(None) } else { Err(RefusalKind::SegmentOfHugePages) }
+    }
+
+    /// Whether this is the device of the kernel's own huge pages of 2 MiB.
+    pub fn is_of_huge_pages(&self, device: u64) -> bool {
+        self.huge_pages == Some(device)
+    }
+
+    /// Whether a segment that somebody has mapped consists of huge pages.
+    pub fn segment_is_huge(&self, number: i32) -> bool {
+        self.huge_segments.contains(&number)
     }
 
     fn segment(&mut self, number: i32, mapping: &FileMapping<'_>) -> Result<InodeId, Failure> {
@@ -248,8 +269,13 @@ impl InodeTable {
         let name = mapping.path.strip_suffix(DELETED).unwrap_or(mapping.path);
         let inode = hidden_inode(mapping, InodeKind::Segment { id: number }, Bytes::from(name));
         let user = (mapping.pid, Place::Mapping(mapping.range));
-        let id = self.insert(inode, FileSystem::Memory, user)?;
+        let huge = self.is_of_huge_pages(mapping.device);
+        let file_system = if huge { FileSystem::HugePages } else { FileSystem::Memory };
+        let id = self.insert(inode, file_system, user)?;
         self.by_segment.insert(number, id);
+        if huge {
+            self.huge_segments.insert(number);
+        }
         Ok(id)
     }
 
@@ -265,11 +291,11 @@ impl InodeTable {
         Some(self.drafts[to_usize(u64::from(id.0))].user.0)
     }
 
-    /// The file of a segment, which has this size and mode.
+    /// The file of a segment, which has this size and mode, and consists of huge pages or not.
     pub fn describe_segment(
         &mut self,
         number: i32,
-        size: u64,
+        (size, huge): (u64, bool),
         mode: u32,
         user: Pid,
     ) -> Result<InodeId, CollectFilesError> {
@@ -278,7 +304,8 @@ impl InodeTable {
             None => {
                 let inode = new_inode(InodeKind::Segment { id: number }, Bytes::default());
                 let nowhere = AddrRange { start: RemoteAddr(0), end: RemoteAddr(0) };
-                self.insert(inode, FileSystem::Memory, (user, Place::Mapping(nowhere)))?
+                let file_system = if huge { FileSystem::HugePages } else { FileSystem::Memory };
+                self.insert(inode, file_system, (user, Place::Mapping(nowhere)))?
             }
         };
         self.by_segment.insert(number, id);
@@ -696,8 +723,10 @@ fn choose_source(
     }
     let segments = std::mem::take(&mut draft.segments);
     if matches!(draft.inode.kind, InodeKind::Segment { .. }) {
-        // Its size is known, and every mapping shows all of it.
-        return Ok(ContentSource::Mapped { segments, holes: true });
+        // Its size is known, and every mapping shows all of it. A process tells of huge pages only whether
+        // itself has used them, so all are read.
+        let holes = draft.file_system != FileSystem::HugePages;
+        return Ok(ContentSource::Mapped { segments, holes });
     }
     draft.inode.size = mapped_size(&segments)
         .map_err(|error| RefusalKind::MappedContentUnreadable { reason: error.to_string() })?;

@@ -347,18 +347,30 @@ impl Collector {
         self.inodes.segment_user(number)
     }
 
-    /// The file of a segment of this size and mode; `user` stands for the job in messages.
+    /// The file of a segment of this size and mode, of huge pages or not; `user` stands for the job in messages.
     ///
     /// # Errors
     /// When there are too many files.
     pub fn describe_segment(
         &mut self,
         number: i32,
-        size: u64,
+        (size, huge): (u64, bool),
         mode: u32,
         user: Pid,
     ) -> Result<InodeId, CollectFilesError> {
-        self.inodes.describe_segment(number, size, mode, user)
+        self.inodes.describe_segment(number, (size, huge), mode, user)
+    }
+
+    /// Whether a segment that the job has mapped consists of huge pages.
+    #[must_use]
+    pub fn segment_is_huge(&self, number: i32) -> bool {
+        self.inodes.segment_is_huge(number)
+    }
+
+    /// Whether this is the device of the kernel's own huge pages of 2 MiB, which such segments are of.
+    #[must_use]
+    pub fn is_of_huge_pages(&self, device: u64) -> bool {
+        self.inodes.is_of_huge_pages(device)
     }
 
     /// Whether a process has only a part of a segment of so many pages mapped.

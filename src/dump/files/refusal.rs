@@ -309,8 +309,10 @@ pub enum RefusalKind {
     /// A lease that another process is waiting for.
     #[error("it holds a lease that another process is waiting for")]
     LeaseBreaking,
-    /// A System V shared memory segment made with SHM_HUGETLB.
-    #[error("System V shared memory on huge pages (SHM_HUGETLB) cannot be saved")]
+    /// A System V shared memory segment on huge pages of another size (SHM_HUGETLB).
+    #[error(
+        "System V shared memory on huge pages (SHM_HUGETLB) of other than 2 MiB cannot be saved"
+    )]
     SegmentOfHugePages,
     /// Shared memory on huge pages without a descriptor.
     #[error("shared anonymous memory on huge pages cannot be saved yet")]

@@ -35,6 +35,9 @@ use crate::tracer::tree::Tree;
 
 pub use self::refusal::{IpcObject, IpcRefusal};
 
+/// Bytes in a huge page of the pool that segments may come from.
+const HUGE_PAGE_SIZE: u64 = 2 << 20;
+
 /// What was found.
 #[derive(Debug, Default)]
 pub(super) struct Collected {
@@ -128,8 +131,6 @@ impl Look<'_> {
         stat: &SegmentStat,
     ) -> Result<Option<Segment>, CollectError> {
         let id = object.id;
-        let length = page_align_up(stat.size);
-        let pages = length / PAGE_SIZE;
         let seen = self.files.segment_attachments(id) != 0;
         let start = if seen { Ok(0) } else { self.attach(id) };
         let start = match start {
@@ -139,8 +140,17 @@ impl Look<'_> {
                 return Ok(None);
             }
         };
-        let inode = self.files.describe_segment(id, stat.size, stat.permissions.mode, self.root)?;
-        if self.files.segment_is_in_parts(inode, pages) {
+        let huge_pages =
+            if seen { self.files.segment_is_huge(id) } else { self.attached_is_huge(start)? };
+        let (size, length) = if huge_pages {
+            let length = stat.size.next_multiple_of(HUGE_PAGE_SIZE);
+            (length, length)
+        } else {
+            (stat.size, page_align_up(stat.size))
+        };
+        let mode = stat.permissions.mode;
+        let inode = self.files.describe_segment(id, (size, huge_pages), mode, self.root)?;
+        if self.files.segment_is_in_parts(inode, length / PAGE_SIZE) {
             self.refuse(object, IpcRefusal::InParts);
             return Ok(None);
         }
@@ -150,10 +160,19 @@ impl Look<'_> {
         Ok(Some(Segment {
             identity: identity(object, &stat.permissions),
             inode,
+            size: stat.size,
+            huge_pages,
             creator: self.acquaintances.recorded(stat.creator),
             removed: stat.permissions.mode & ipc::SHM_DEST != 0,
             locked: stat.permissions.mode & ipc::SHM_LOCKED != 0,
         }))
+    }
+
+    /// Whether what the emissary has attached at `start` consists of huge pages.
+    fn attached_is_huge(&self, start: u64) -> Result<bool, CollectError> {
+        let mappings = procfs::mapping_heads(self.emissary.agent())?;
+        let attached = mappings.iter().find(|mapping| mapping.range.start.0 == start);
+        Ok(attached.is_some_and(|mapping| self.files.is_of_huge_pages(mapping.device)))
     }
 
     /// Has the emissary attach a segment: its address there.
