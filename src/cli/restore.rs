@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::job::directory::{FindError, GenerationError};
 use crate::job::restore::{self, Detached, Options, Prepared, ResumeError};
 use crate::model::id::Bytes;
+use crate::model::number::PAGE_SIZE;
 use crate::restore::files::Policy;
 use crate::restore::plan::{Identity, PlanError};
 
@@ -124,6 +125,8 @@ struct Report {
     identity: Way,
     threads: usize,
     processes: Vec<ProcessReport>,
+    /// Bytes of memory that several processes have, but that are needed only once.
+    shared_bytes: u64,
     files: FilesReport,
 }
 
@@ -187,6 +190,7 @@ fn report(prepared: &Prepared) -> Report {
         },
         threads: processes.iter().map(|process| process.threads).sum(),
         processes,
+        shared_bytes: prepared.plan().inheritance.shared_pages * PAGE_SIZE,
         files: FilesReport {
             cut: decisions
                 .cuts
@@ -211,7 +215,7 @@ fn render(report: &Report) -> String {
             "in a pid and mount namespace of its own, where its process ids are free"
         }
     };
-    let Report { checkpoint, threads, processes, files, .. } = report;
+    let Report { checkpoint, threads, processes, shared_bytes, files, .. } = report;
     let mut text = format!(
         "checkpoint {checkpoint}\n{way}\n{} processes, {threads} threads\n",
         processes.len()
@@ -219,6 +223,10 @@ fn render(report: &Report) -> String {
     for ProcessReport { pid, parent, name, ended, .. } in processes {
         let state = if *ended { ", ended" } else { "" };
         text.push_str(&format!("process {pid} ({name}), child of {parent}{state}\n"));
+    }
+    if *shared_bytes > 0 {
+        let mebibytes = shared_bytes >> 20;
+        text.push_str(&format!("{mebibytes} MiB that processes share are needed only once\n"));
     }
     for CutReport { path, bytes } in &files.cut {
         text.push_str(&format!("cut {path} back to {bytes} bytes\n"));

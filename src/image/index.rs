@@ -4,6 +4,8 @@
 //! [`parent_pages_file`]), the same stored page may stand for pages of several objects, and only a
 //! part of a chunk may still be in use.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use super::codec::{Codec, PAGE_HASH_LENGTH};
@@ -53,6 +55,16 @@ impl Run {
         self.object == next.object
             && self.end_page() == next.first_page
             && self.slot + self.pages == next.slot
+    }
+
+    /// What of it lies in `pages` of its object.
+    #[must_use]
+    pub fn within(&self, pages: &Range<u64>) -> Option<Self> {
+        let start = self.first_page.max(pages.start);
+        let end = self.end_page().min(pages.end);
+        let skipped = u32::try_from(start - self.first_page).ok()?;
+        let length = u32::try_from(end.checked_sub(start)?).ok().filter(|length| *length > 0)?;
+        Some(Self { first_page: start, pages: length, slot: self.slot + skipped, ..*self })
     }
 
     /// The first page after the run.

@@ -225,14 +225,42 @@ impl Reader {
         buffer: &'a mut Vec<u8>,
     ) -> Result<&'a [u8], ReadError> {
         let length = chunk.length();
-        let packed = match chunk.codec {
-            Codec::None => 0,
-            Codec::Lz4 => to_usize(u64::from(chunk.stored_length)),
-        };
+        let packed = packed_length(chunk);
         if buffer.len() < length + packed {
             buffer.resize(length + packed, 0);
         }
         let (plain, packed) = buffer[..length + packed].split_at_mut(length);
+        self.decode_parts(chunk, plain, packed)?;
+        Ok(plain)
+    }
+
+    /// The same, into `plain`, which has the chunk's length. `buffer` is room to work in.
+    ///
+    /// # Errors
+    /// As [`Reader::decode`]; `plain` holds anything then.
+    ///
+    /// # Panics
+    /// When `plain` has another length.
+    pub fn decode_into(
+        &self,
+        chunk: &Chunk,
+        plain: &mut [u8],
+        buffer: &mut Vec<u8>,
+    ) -> Result<(), ReadError> {
+        assert_eq!(plain.len(), chunk.length(), "room for exactly the chunk");
+        let packed = packed_length(chunk);
+        if buffer.len() < packed {
+            buffer.resize(packed, 0);
+        }
+        self.decode_parts(chunk, plain, &mut buffer[..packed])
+    }
+
+    fn decode_parts(
+        &self,
+        chunk: &Chunk,
+        plain: &mut [u8],
+        packed: &mut [u8],
+    ) -> Result<(), ReadError> {
         match chunk.codec {
             Codec::None => self.read_stored(chunk, plain)?,
             Codec::Lz4 => {
@@ -247,8 +275,7 @@ impl Reader {
         }
         // A restore has no use for these, but an image in which any byte has changed is not restored.
         self.read_hashes(chunk, &mut Vec::new())?;
-        self.check_padding(chunk)?;
-        Ok(plain)
+        self.check_padding(chunk)
     }
 
     /// Reads the hashes of a chunk's pages into `hashes`.
@@ -384,6 +411,14 @@ impl Reader {
     fn number_of(&self, chunk: &Chunk) -> usize {
         let place = |chunk: &Chunk| (chunk.file, chunk.offset);
         self.chunks.partition_point(|other| place(other) < place(chunk))
+    }
+}
+
+/// Bytes of a chunk as they are stored, when these are not its pages.
+fn packed_length(chunk: &Chunk) -> usize {
+    match chunk.codec {
+        Codec::None => 0,
+        Codec::Lz4 => to_usize(u64::from(chunk.stored_length)),
     }
 }
 

@@ -20,6 +20,7 @@ use crate::model::id::Bytes;
 use crate::restore::environment::{self, ProbeError};
 use crate::restore::files::{self, Choices, Decisions, Policy, Problems};
 use crate::restore::fill::FillError;
+use crate::restore::inheritance::Hashes;
 use crate::restore::plan::{self, Plan, PlanError};
 use crate::restore::{self, RestoreError, Restored};
 use crate::sys::launch::{self, Inheritance, LaunchError};
@@ -158,7 +159,14 @@ pub fn prepare(options: Options) -> Result<Prepared, ResumeError> {
         places::moved(&reader.job().machine.temporary, &here, &moved, |path| path.exists());
     moved.extend(places.iter().map(|place| (place.old.clone(), place.new.clone())));
     let environment = environment::probe(reader.job())?;
-    let plan = plan::plan(reader.job(), reader.chunks(), &environment, moved.clone())?;
+    // Whoever reads the chunk itself will say what is wrong with its hashes.
+    let hashes = |chunk: usize| {
+        let mut hashes = Vec::new();
+        let read = reader.chunks().get(chunk).map(|chunk| reader.hashes(chunk, &mut hashes));
+        if matches!(read, Some(Ok(()))) { hashes } else { Vec::new() }
+    };
+    let page_data = (reader.chunks(), &hashes as Hashes<'_>);
+    let plan = plan::plan(reader.job(), page_data, &environment, moved.clone())?;
     let decisions = files::decide(reader.job(), &choices(&found, files, moved))?;
     let named = reader.job().outputs.named.iter().map(|named| named.as_path().to_owned());
     settings.outputs.extend(named);

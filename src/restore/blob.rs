@@ -3,7 +3,7 @@
 //!
 //! Pure: it computes addresses and bytes. What the script says is none of its business.
 
-use crate::model::address::AddrRange;
+use crate::model::address::{AddrRange, RemoteAddr};
 use crate::model::number::{PAGE_SIZE, page_align_up, to_u64, to_usize};
 
 #[path = "../restorer_blob/layout.rs"]
@@ -71,6 +71,36 @@ pub fn hole(ranges: &[AddrRange], length: u64) -> Option<u64> {
         candidate = candidate.max(range.end.0);
     }
     (candidate + span <= HIGHEST).then_some(candidate + CLEARANCE)
+}
+
+/// A part of [`executable`]'s file, and where it is mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Where.
+    pub range: AddrRange,
+    /// Offset in the file.
+    pub offset: u64,
+    /// Whether it is code, rather than what is read and written.
+    pub executable: bool,
+}
+
+/// The two parts of [`executable`]'s file: code and script.
+#[must_use]
+pub fn segments(placement: &Placement) -> [Segment; 2] {
+    let AddrRange { start, end } = placement.range;
+    let script = RemoteAddr(placement.script);
+    let code = AddrRange { start, end: script };
+    let offset = PAGE_SIZE + page_align_up(to_u64(CODE.len()));
+    [
+        Segment { range: code, offset: PAGE_SIZE, executable: true },
+        Segment { range: AddrRange { start: script, end }, offset, executable: false },
+    ]
+}
+
+/// Offset from its start of a `syscall` instruction in the blob's code.
+#[must_use]
+pub fn system_call_instruction() -> Option<u64> {
+    CODE.windows(2).position(|bytes| bytes == [0x0f, 0x05]).map(to_u64)
 }
 
 const ELF_HEADER_SIZE: usize = 64;
@@ -142,7 +172,9 @@ fn push64(file: &mut Vec<u8>, value: u64) {
 
 #[cfg(test)]
 mod tests {
-    use super::{CLEARANCE, LOWEST, Placement, executable, place};
+    use super::{
+        CLEARANCE, LOWEST, Placement, executable, place, segments, system_call_instruction,
+    };
     use crate::model::address::AddrRange;
 
     fn range(start: u64, end: u64) -> AddrRange {
@@ -175,5 +207,12 @@ mod tests {
         assert_eq!(load.p_vaddr, placement.script);
         assert_eq!(load.p_vaddr + load.p_memsz, placement.range.end.0);
         assert_eq!(file[load.file_range()][4999..5001], [7, 0]);
+        for (header, segment) in elf.program_headers.iter().zip(segments(&placement)) {
+            assert_eq!(header.p_vaddr, segment.range.start.0);
+            assert_eq!(header.p_offset, segment.offset);
+            assert_eq!(header.is_executable(), segment.executable);
+            assert!(header.p_vaddr + header.p_memsz <= segment.range.end.0);
+        }
+        assert!(system_call_instruction().is_some());
     }
 }

@@ -14,8 +14,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid as HostPid;
 use thiserror::Error;
 
-use super::blob::Placement;
 use super::blob::layout::{STEP_SIZE, TRAP_FAIL, TRAP_STOP};
+use super::blob::{self, Placement};
 use super::script::{
     Capabilities, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, PR_CAP_AMBIENT_RAISE, STOP_FILL,
     STOP_READY, capability_data, numbers,
@@ -105,6 +105,8 @@ pub struct Finish<'a> {
     pub executable: i32,
     /// The capabilities that it is to have, when these are not those that it has.
     pub capabilities: Option<Capabilities>,
+    /// Whether it has executed no program of its own.
+    pub stayed: bool,
 }
 
 impl<'a> Rebuilt<'a> {
@@ -152,24 +154,84 @@ impl<'a> Rebuilt<'a> {
             .ok_or_else(|| self.memory_error("opening", io::ErrorKind::NotFound.into()))
     }
 
-    /// Waits for the `execve` and starts the blob. Its script's entry is at `first_step`, the stack
-    /// pointer to start with is `stack`.
+    /// Waits for the `execve`, or, of one that stays what it is, for the breakpoint, and starts the blob.
+    /// Its script's entry is at `first_step`, the stack pointer to start with is `stack`.
     ///
     /// # Errors
     /// When it does not get there.
-    pub fn start_blob(&mut self, first_step: u64, stack: u64) -> Result<(), ControlError> {
+    pub fn start_blob(
+        &mut self,
+        first_step: u64,
+        stack: u64,
+        stays: bool,
+    ) -> Result<(), ControlError> {
         match self.wait(self.host)? {
-            Stop::Event(libc::PTRACE_EVENT_EXEC) => {}
+            Stop::Event(libc::PTRACE_EVENT_EXEC) if !stays => {}
+            Stop::Signal(libc::SIGTRAP) if stays => {}
             other => return Err(self.astray(&other)),
         }
         let memory = RemoteMemory::open(self.host).map_err(|e| self.memory_error("opening", e))?;
         self.memory = Some(memory);
+        if stays {
+            self.forget_restartable_sequences()?;
+        }
         let mut registers = self.trace("reading registers", ptrace::registers(self.host))?;
         registers.rip = self.placement.entry;
         registers.rdi = first_step;
         registers.rsp = stack;
         self.trace("setting registers", ptrace::set_registers(self.host, &registers))?;
         self.resume(self.host)
+    }
+
+    /// Takes back what rckpt's own C library has registered (rseq(2)): there is one registration a
+    /// thread, and the memory that it names will be gone.
+    fn forget_restartable_sequences(&self) -> Result<(), ControlError> {
+        const UNREGISTER: u64 = 1;
+        let asked = ptrace::rseq_configuration(self.host);
+        let Some(rseq) = self.trace("reading the registration of rseq", asked)? else {
+            return Ok(());
+        };
+        let pid = self.process.pid;
+        let offset = blob::system_call_instruction().ok_or(ControlError::FindSyscall { pid })?;
+        let base = self.trace("reading registers", ptrace::registers(self.host))?;
+        let instruction = self.placement.range.start.0 + offset;
+        let (length, signature) = (u64::from(rseq.length), u64::from(rseq.signature));
+        let arguments = [rseq.area.0, length, UNREGISTER, signature];
+        self.call_at(instruction, &base, "rseq", libc::SYS_rseq, &arguments).map(drop)
+    }
+
+    /// Has the main thread make one system call at an instruction for that.
+    fn call_at(
+        &self,
+        instruction: u64,
+        base: &Registers,
+        call: &'static str,
+        number: i64,
+        arguments: &[u64],
+    ) -> Result<i64, ControlError> {
+        let mut six = [0; 6];
+        six[..arguments.len()].copy_from_slice(arguments);
+        let mut registers = *base;
+        registers.rip = instruction;
+        registers.rax = number.cast_unsigned();
+        registers.orig_rax = NO_SYSTEM_CALL;
+        [registers.rdi, registers.rsi, registers.rdx, registers.r10, registers.r8, registers.r9] =
+            six;
+        self.trace("setting registers", ptrace::set_registers(self.host, &registers))?;
+        self.trace("stepping", ptrace::resume(self.host, Resume::Step, 0))?;
+        match self.wait(self.host)? {
+            Stop::Signal(libc::SIGTRAP) => {}
+            other => return Err(self.astray(&other)),
+        }
+        let result = self.trace("reading registers", ptrace::result_register(self.host))?;
+        match i32::try_from(result) {
+            Ok(error @ -4095..=-1) => Err(ControlError::Step {
+                pid: self.process.pid,
+                call: call.to_owned(),
+                source: Errno::from_raw(-error),
+            }),
+            _ => Ok(result),
+        }
     }
 
     /// Waits until it has cloned the child that `process` records, which shares its table of
@@ -305,7 +367,7 @@ impl<'a> Rebuilt<'a> {
         let executable = u64::from(finish.executable.unsigned_abs());
         calls.make("closing the executable", libc::SYS_close, &[executable])?;
         let dumpable = u64::from(self.space.dumpable);
-        if self.space.dumpable != 1 {
+        if self.space.dumpable != 1 || finish.stayed {
             let set_dumpable = libc::PR_SET_DUMPABLE.unsigned_abs();
             let arguments = [u64::from(set_dumpable), dumpable];
             calls.make("PR_SET_DUMPABLE", libc::SYS_prctl, &arguments)?;
@@ -637,30 +699,7 @@ impl<'a, 'b> RemoteCalls<'a, 'b> {
         number: i64,
         arguments: &[u64],
     ) -> Result<i64, ControlError> {
-        let mut six = [0; 6];
-        six[..arguments.len()].copy_from_slice(arguments);
-        let mut registers = self.base;
-        registers.rip = self.instruction;
-        registers.rax = number.cast_unsigned();
-        registers.orig_rax = NO_SYSTEM_CALL;
-        [registers.rdi, registers.rsi, registers.rdx, registers.r10, registers.r8, registers.r9] =
-            six;
-        let host = self.rebuilt.host;
-        self.rebuilt.trace("setting registers", ptrace::set_registers(host, &registers))?;
-        self.rebuilt.trace("stepping", ptrace::resume(host, Resume::Step, 0))?;
-        match self.rebuilt.wait(host)? {
-            Stop::Signal(libc::SIGTRAP) => {}
-            other => return Err(self.rebuilt.astray(&other)),
-        }
-        let result = self.rebuilt.trace("reading registers", ptrace::result_register(host))?;
-        match i32::try_from(result) {
-            Ok(error @ -4095..=-1) => Err(ControlError::Step {
-                pid: self.rebuilt.process.pid,
-                call: call.to_owned(),
-                source: Errno::from_raw(-error),
-            }),
-            _ => Ok(result),
-        }
+        self.rebuilt.call_at(self.instruction, &self.base, call, number, arguments)
     }
 
     fn write(&self, bytes: &[u8]) -> Result<(), ControlError> {

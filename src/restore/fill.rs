@@ -12,7 +12,8 @@ use std::thread;
 use thiserror::Error;
 
 use super::control::{ControlError, Rebuilt};
-use crate::image::{Chunk, ReadError, Reader};
+use super::inheritance::{Inheritance, Share, without};
+use crate::image::{Chunk, ReadError, Reader, Run};
 use crate::model::address::RemoteAddr;
 use crate::model::id::{ObjectId, Pid};
 use crate::model::job::Job;
@@ -48,25 +49,29 @@ pub struct Target {
 
 /// Where an object's pages go.
 enum Place<'a> {
-    Memory(Pid, &'a RemoteMemory),
+    /// What is in its share of estates is there already.
+    Memory(Pid, &'a RemoteMemory, Option<&'a Share>),
     Content(File, u64),
 }
 
-/// Writes every page of the image to its place, on all processors.
+/// Writes every page of the image that is not there yet to its place, on all processors. `rebuilt` are
+/// the processes by their indices in the job.
 ///
 /// # Errors
 /// The first failure.
-pub fn fill<'a>(
+pub fn fill(
     reader: &Reader,
     job: &Job,
-    rebuilt: impl Iterator<Item = &'a Rebuilt<'a>>,
+    rebuilt: &BTreeMap<usize, Rebuilt<'_>>,
+    inheritance: &Inheritance,
     contents: &BTreeMap<ObjectId, Target>,
 ) -> Result<(), FillError> {
     let mut targets = BTreeMap::new();
-    for process in rebuilt {
+    for (index, process) in rebuilt {
         let record = process.process();
         let space = &job.address_spaces[super::tree::index_of(record.mm.0)];
-        targets.insert(space.object, Place::Memory(record.pid, process.memory()?));
+        let share = inheritance.shares.get(index);
+        targets.insert(space.object, Place::Memory(record.pid, process.memory()?, share));
     }
     for (object, Target { file, base }) in contents {
         let file = file.try_clone().map_err(|source| FillError::Duplicate { source })?;
@@ -97,12 +102,17 @@ fn put(
     targets: &BTreeMap<ObjectId, Place<'_>>,
     buffer: &mut Vec<u8>,
 ) -> Result<(), FillError> {
+    // What is there already has been read and checked by those who put it there.
+    let missing: Vec<Run> = chunk.runs.iter().flat_map(|run| missing(run, targets)).collect();
+    if missing.is_empty() && !chunk.runs.is_empty() {
+        return Ok(());
+    }
     let pages = reader.decode(chunk, buffer)?;
-    for run in &chunk.runs {
+    for run in &missing {
         let bytes = run.bytes_in(pages);
         let position = run.first_page.saturating_mul(PAGE_SIZE);
         match targets.get(&run.object) {
-            Some(Place::Memory(pid, memory)) => {
+            Some(Place::Memory(pid, memory, _)) => {
                 let address = RemoteAddr(position);
                 memory.write(address, bytes).map_err(|source| FillError::WriteMemory {
                     pid: *pid,
@@ -119,4 +129,14 @@ fn put(
         }
     }
     Ok(())
+}
+
+/// What of a run is not in its place yet.
+fn missing(run: &Run, targets: &BTreeMap<ObjectId, Place<'_>>) -> Vec<Run> {
+    let Some(Place::Memory(_, _, Some(share))) = targets.get(&run.object) else {
+        return vec![*run];
+    };
+    let kept = share.keeps.iter().map(|kept| kept.pages());
+    let rest = without(run.first_page..run.end_page(), kept);
+    rest.into_iter().filter_map(|pages| run.within(&pages)).collect()
 }

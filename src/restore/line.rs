@@ -85,6 +85,8 @@ pub enum Report {
     /// The job's open file descriptions exist, nobody is born yet, and the content of these objects
     /// goes into these descriptors of the sender.
     Opened(Vec<(ObjectId, ContentPlace)>),
+    /// The sender is at work on something that may take long.
+    Working,
     /// The sender could not go on.
     Failed {
         /// Why, in words.

@@ -39,8 +39,10 @@ use tree::{BuildError, Site};
 pub mod blob;
 pub mod control;
 pub mod environment;
+pub mod estate;
 pub mod files;
 pub mod fill;
+pub mod inheritance;
 pub mod ipc;
 pub mod line;
 pub mod opened;
@@ -161,7 +163,7 @@ fn attempt(
         hosts: BTreeMap::new(),
         contents: BTreeMap::new(),
     };
-    let orders = Orders { job: reader.job(), plan, files: decisions };
+    let orders = Orders { reader, job: reader.job(), plan, files: decisions };
     let outcome = match plan.identity {
         Identity::Namespaces { user } => site
             .start_reaper(&orders, builder, status_writer, user)
@@ -243,7 +245,8 @@ impl<'a> Supervisor<'a> {
         let opened = reaper::open_in_place(orders)?;
         let contents = opened.opened.contents.iter();
         self.take_contents(contents.map(|(object, place)| (*object, *place)).collect())?;
-        let site = Site { job: self.job, plan: self.plan, opened: &opened, line: &builder };
+        let (reader, job, plan) = (self.reader, self.job, self.plan);
+        let site = Site { reader, job, plan, opened: &opened, line: &builder };
         let stand_ins = tree::grow(&self.plan.births, &site)?;
         Ok((opened, stand_ins))
     }
@@ -291,10 +294,9 @@ impl<'a> Supervisor<'a> {
         let mut rebuilt = self.seize_all()?;
         self.open_gate(Gate::Execute, living)?;
         for (index, process) in &mut rebuilt {
-            if let Some(ProcessPlan { start: Start::Execute { first_step, stack }, .. }) =
-                self.plan.processes[*index]
-            {
-                process.start_blob(first_step, stack)?;
+            let Some(plan) = &self.plan.processes[*index] else { continue };
+            if let Start::Execute { first_step, stack } = plan.start {
+                process.start_blob(first_step, stack, self.plan.stays(*index))?;
             }
         }
         self.await_sharers(&mut rebuilt)?;
@@ -306,7 +308,8 @@ impl<'a> Supervisor<'a> {
             plan.and_then(|plan| plan.vdso.as_ref()).map_or(Ok(()), |it| process.fill_vdso(it))?;
             process.fill_rings()?;
         }
-        fill::fill(self.reader, self.job, rebuilt.values(), &self.contents)?;
+        let filled = &self.plan.inheritance;
+        fill::fill(self.reader, self.job, &rebuilt, filled, &self.contents)?;
         self.contents.clear();
         match &in_place {
             Some((opened, _)) => {
@@ -396,6 +399,7 @@ impl<'a> Supervisor<'a> {
                 vdso: (&self.plan.vdso, plan.vdso.as_ref().map(|vdso| vdso.code)),
                 executable: plan.executable_fd,
                 capabilities: plan.capabilities,
+                stayed: self.plan.stays(*index),
             })?;
         }
         Ok(())
@@ -427,9 +431,12 @@ impl<'a> Supervisor<'a> {
 
     /// Waits until `count` processes have reported `stage`, and notes who they are.
     fn await_all(&mut self, stage: Stage, count: usize) -> Result<(), RestoreError> {
-        for _ in 0..count {
+        let mut reached_by = 0;
+        while reached_by < count {
             let (sender, report) = self.next_report(stage)?;
+            reached_by += usize::from(!matches!(report, Report::Working));
             match report {
+                Report::Working => {}
                 Report::Reached(reached, pid) if reached == stage => {
                     if let Some(pid) = pid {
                         self.hosts.insert(pid, sender);
@@ -452,6 +459,7 @@ impl<'a> Supervisor<'a> {
                 Err(RestoreError::Builder { message, id_taken })
             }
             (_, Report::Reached(stage, _)) => Err(RestoreError::Lost { stage }),
+            (_, Report::Working) => Err(RestoreError::Lost { stage: Stage::Entered }),
         }
     }
 

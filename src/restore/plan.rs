@@ -10,9 +10,11 @@ use serde::Serialize;
 use thiserror::Error;
 
 use super::blob::{self, Placement};
+use super::inheritance::{self, Hashes, Inheritance};
 use super::script::{self, Capabilities, Occupancy};
 use super::vdso::{self, Placed, VdsoError};
 use crate::image::Chunk;
+use crate::model::address::RemoteAddr;
 use crate::model::births::{self, Birth, BirthError, Role};
 use crate::model::file::OpenFileKind;
 use crate::model::id::{Bytes, InodeId, ObjectId, Pid};
@@ -133,9 +135,18 @@ pub struct Plan {
     pub moved: Vec<(Bytes, Bytes)>,
     /// The bytes of this kernel's vDSO.
     pub vdso: Vec<u8>,
+    /// Which memory processes have from each other.
+    pub inheritance: Inheritance,
 }
 
 impl Plan {
+    /// Whether the process at `index` keeps memory that it is born with, and so must not execute its
+    /// blob, but only enter it.
+    #[must_use]
+    pub fn stays(&self, index: usize) -> bool {
+        self.inheritance.shares.contains_key(&index)
+    }
+
     /// The same plan in namespaces: for a caller who may restore in place, but finds an id taken.
     #[must_use]
     pub fn in_namespaces(&self, job: &Job) -> Self {
@@ -172,6 +183,7 @@ impl Plan {
             space: &job.address_spaces[super::tree::index_of(process.mm.0)],
             occupancy: &plan.occupancy,
             vdso: plan.vdso.as_ref(),
+            share: self.inheritance.shares.get(&index),
             capabilities: plan.capabilities,
             sharers: sharers.collect(),
         }
@@ -179,16 +191,19 @@ impl Plan {
 
     /// What else a script depends on.
     #[must_use]
-    pub const fn script_context<'a>(
-        &self,
+    pub fn script_context<'a>(
+        &'a self,
         job: &'a Job,
         placement: Placement,
         mapped: &'a BTreeMap<(InodeId, bool), RawFd>,
+        places: &'a BTreeMap<usize, RemoteAddr>,
     ) -> script::Context<'a> {
         script::Context {
             job,
             placement,
             mapped,
+            places,
+            estates: &self.inheritance.estates,
             first_private_fd: self.first_private_fd,
             timer_ids: self.timer_ids,
         }
@@ -292,22 +307,23 @@ pub enum PlanError {
     PlaceBlob { pid: Pid, length: usize },
 }
 
-/// Plans the restore of `job`, whose page data are in `chunks`.
+/// Plans the restore of `job`, whose page data are in `chunks`, whose pages have `hashes`.
 ///
 /// # Errors
 /// When it cannot succeed here.
 pub fn plan(
     job: &Job,
-    chunks: &[Chunk],
+    (chunks, hashes): (&[Chunk], Hashes<'_>),
     environment: &Environment,
     moved: Vec<(Bytes, Bytes)>,
 ) -> Result<Plan, PlanError> {
     check_identity(job, environment)?;
     check_limits(job, environment)?;
     check_cpu(&job.machine, &environment.machine)?;
-    check_memory(chunks, environment)?;
     check_nodes(job, environment)?;
     let births = births::plan(job)?;
+    let inheritance = inheritance::decide(job, &births, chunks, hashes);
+    check_memory(chunks, &inheritance, environment)?;
     // The numbers of System V IPC are free in a namespace only, and it goes with the job.
     let free = environment.taken.is_empty() && !environment.terminals_taken && job.ipc.is_empty();
     let identity = if environment.may_choose_pids && free {
@@ -326,14 +342,17 @@ pub fn plan(
         limits: limits(job, environment),
         moved,
         vdso: environment.vdso.clone(),
+        inheritance,
     };
     let mut occupancies = occupancies(chunks);
     let own = vdso::Own { bytes: &environment.vdso, span: environment.vdso_span };
-    for process in &job.processes {
+    for (index, process) in job.processes.iter().enumerate() {
         if process.is_zombie() {
             plan.processes.push(None);
             continue;
         }
+        // Executing the blob would give it some; whatever it has when it does not is set.
+        let executes = !plan.stays(index);
         let space = &job.address_spaces[super::tree::index_of(process.mm.0)];
         plan.processes.push(Some(ProcessPlan {
             placement: Placement::at(0, 0),
@@ -343,7 +362,7 @@ pub fn plan(
             })?,
             // Scripts use the number below for a moment.
             executable_fd: highest_fd(job) + 2,
-            capabilities: capabilities(process, identity, environment)?,
+            capabilities: capabilities(process, identity, environment, executes)?,
             start: Start::Execute { first_step: 0, stack: 0 },
             sharers: Vec::new(),
         }));
@@ -394,15 +413,17 @@ fn place(plan: &mut Plan, job: &Job, index: usize) -> Result<(), PlanError> {
         let vdso = plan.processes[*member].as_ref().and_then(|process| process.vdso.as_ref());
         ranges.extend(vdso.map(|vdso| vdso.own));
     }
+    let estates = &plan.inheritance.estates;
+    ranges.extend(estates.iter().flat_map(|estate| [estate.range, estate.spare_range()]));
     ranges.sort();
     // The length of a script depends neither on where it lies nor on the numbers of the mapped files:
     // write it once to learn it, and once more to learn where it begins.
-    let mapped = BTreeMap::new();
-    let context = plan.script_context(job, Placement::at(0, 0), &mapped);
+    let (mapped, places) = (BTreeMap::new(), BTreeMap::new());
+    let context = plan.script_context(job, Placement::at(0, 0), &mapped, &places);
     let length = script::write(&plan.member(job, index), &context).bytes.len();
     let placement =
         blob::place(&ranges, to_u64(length)).ok_or(PlanError::PlaceBlob { pid, length })?;
-    let context = plan.script_context(job, placement, &mapped);
+    let context = plan.script_context(job, placement, &mapped, &places);
     let script = script::write(&plan.member(job, index), &context);
     for member in family {
         if let Some(process) = &mut plan.processes[member] {
@@ -574,9 +595,14 @@ fn check_cpu(recorded: &Machine, here: &Machine) -> Result<(), PlanError> {
 }
 
 /// Better to say so now than to be killed half-way.
-fn check_memory(chunks: &[Chunk], environment: &Environment) -> Result<(), PlanError> {
+fn check_memory(
+    chunks: &[Chunk],
+    inheritance: &Inheritance,
+    environment: &Environment,
+) -> Result<(), PlanError> {
     let pages: u64 =
         chunks.iter().flat_map(|chunk| &chunk.runs).map(|run| u64::from(run.pages)).sum();
+    let pages = pages.saturating_sub(inheritance.shared_pages);
     let needed = pages.saturating_mul(PAGE_SIZE);
     let available = environment.available_memory;
     if needed <= available { Ok(()) } else { Err(PlanError::Memory { needed, available }) }
@@ -605,6 +631,7 @@ fn capabilities(
     process: &Process,
     identity: Identity,
     environment: &Environment,
+    executes: bool,
 ) -> Result<Option<Capabilities>, PlanError> {
     let [inheritable, permitted, effective, bounding, ambient] = process.credentials.capabilities;
     let wanted = Capabilities { inheritable, permitted, effective, ambient, surrendered: 0 };
@@ -628,7 +655,7 @@ fn capabilities(
         surrendered: 0,
     };
     let wanted = Capabilities { surrendered: own_bounding & !bounding, ..wanted };
-    Ok((wanted != given).then_some(wanted))
+    Ok((!executes || wanted != given).then_some(wanted))
 }
 
 /// Every node that memory is to be taken from must be there. Where the program has named them beyond

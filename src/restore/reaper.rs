@@ -22,6 +22,7 @@ use thiserror::Error;
 use super::line::{BuilderSide, Gate, Report, Stage};
 use super::plan::{Plan, clock_offset};
 use super::tree::{self, BuildError, Site};
+use crate::image::Reader;
 use crate::model::id::Pid;
 use crate::model::job::Job;
 use crate::model::time::{Clocks, TimeSpec};
@@ -74,6 +75,8 @@ impl ReaperError {
 /// What the reaper works from.
 #[derive(Debug)]
 pub struct Orders<'a> {
+    /// The image.
+    pub reader: &'a Reader,
     /// The records.
     pub job: &'a Job,
     /// The plan.
@@ -149,8 +152,8 @@ fn grow_tree(
     let contents = opened.opened.contents.iter().map(|(object, fd)| (*object, *fd)).collect();
     line.report(&Report::Opened(contents))?;
     line.wait(Gate::Fork)?;
-    let Orders { job, plan, .. } = *orders;
-    let site = Site { job, plan, opened, line };
+    let Orders { reader, job, plan, .. } = *orders;
+    let site = Site { reader, job, plan, opened, line };
     let stand_ins = tree::grow(&plan.births, &site)?;
     line.wait(Gate::Find)?;
     super::files::open_late(job, opened)?;

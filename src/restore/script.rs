@@ -4,25 +4,27 @@
 //! mapped files. It makes no call itself. docs/RESTORE-STAGES.md tells the same story in prose.
 
 mod aio;
+mod attributes;
+mod regions;
 mod semaphores;
 mod signal_watch;
 
 use std::collections::BTreeMap;
 
-mod attributes;
-
 pub use attributes::{
     PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, PR_CAP_AMBIENT_RAISE, capability_data, numbers,
 };
+pub use regions::{segment_of, writes_through};
 
 use super::blob::layout::{STEP_SIZE, Step, kind};
 use super::blob::{Placement, TASK_SIZE};
+use super::inheritance::{Estate, Kept, Share};
 use super::vdso::{Placed, StandIn};
-use crate::model::address::AddrRange;
-use crate::model::file::{FileLock, FileLockKind, InodeKind};
+use crate::model::address::{AddrRange, RemoteAddr};
+use crate::model::file::{FileLock, FileLockKind};
 use crate::model::id::{Bytes, InodeId, OpenFileId, Pid};
 use crate::model::job::Job;
-use crate::model::memory::{AddressSpace, Backing, Prot, Vma, VmaFlags};
+use crate::model::memory::{AddressSpace, Prot};
 use crate::model::number::{PAGE_SIZE, to_u64, to_usize};
 use crate::model::process::Process;
 use crate::model::thread::Thread;
@@ -42,10 +44,7 @@ const SIGNAL_SET_SIZE: u64 = 8;
 const LAST_SIGNAL: u32 = 64;
 
 const ARCH_MAP_VDSO_64: u64 = 0x2003;
-const PR_SET_VMA: u64 = 0x5356_4d41;
-const PR_SET_VMA_ANON_NAME: u64 = 0;
 const PR_TIMER_CREATE_RESTORE_IDS: u64 = 77;
-const MADV_GUARD_INSTALL: u64 = 102;
 const SS_ONSTACK: u32 = 1;
 const SS_DISABLE: u32 = 2;
 
@@ -97,6 +96,8 @@ pub struct Member<'a> {
     pub occupancy: &'a Occupancy,
     /// What it has for a vDSO; `None` when it has unmapped it.
     pub vdso: Option<&'a Placed>,
+    /// What it keeps of estates, when it does not execute the blob but only enters it.
+    pub share: Option<&'a Share>,
     /// The capabilities that its threads are to have, when these are not those that they have.
     pub capabilities: Option<Capabilities>,
     /// Children that share its table of descriptors.
@@ -123,6 +124,10 @@ pub struct Context<'a> {
     pub placement: Placement,
     /// Descriptors of mapped files, by inode and whether the mapping may write through.
     pub mapped: &'a BTreeMap<(InodeId, bool), i32>,
+    /// Where estates lie that are kept in part, when not in their own places.
+    pub places: &'a BTreeMap<usize, RemoteAddr>,
+    /// The estates.
+    pub estates: &'a [Estate],
     /// Descriptors from this number on are closed.
     pub first_private_fd: i32,
     /// Whether `timer_create` can be told the id (PR_TIMER_CREATE_RESTORE_IDS).
@@ -156,14 +161,14 @@ fn member_steps(
     member: &Member<'_>,
     context: &Context<'_>,
 ) -> u64 {
-    let Member { process, space, occupancy, vdso, capabilities, sharers } = member;
+    let Member { process, capabilities, sharers, .. } = member;
     for sharer in sharers {
         clone_sharer(author, &mut steps, sharer, context);
     }
-    empty_address_space(&mut steps, *vdso, context);
-    map_regions(author, &mut steps, space, occupancy, context);
+    empty_address_space(&mut steps, member, context);
+    regions::map(author, &mut steps, member, context);
     steps.push(stop(STOP_FILL));
-    finish_regions(author, &mut steps, space, occupancy);
+    regions::finish(author, &mut steps, member);
     close_descriptors(&mut steps, context);
     signal_watch::steps(author, &mut steps, process, context);
     mark_descriptors(author, &mut steps, process, context);
@@ -172,6 +177,9 @@ fn member_steps(
     signal_actions(author, &mut steps, process);
     for thread in process.threads.iter().skip(1) {
         spawn(author, &mut steps, process, thread, *capabilities);
+    }
+    if member.share.is_some() {
+        forget_own_thread(author, &mut steps);
     }
     if let Some(main) = process.threads.first() {
         thread_steps(author, &mut steps, process, main);
@@ -281,13 +289,24 @@ const fn signed(value: i32) -> u64 {
     (value as i64).cast_unsigned()
 }
 
-/// Everything goes but the blob itself, and the vDSO comes to its place. Every signal is blocked
-/// all the while: the process that executed the blob saw to that.
-fn empty_address_space(steps: &mut Vec<Step>, vdso: Option<&Placed>, context: &Context<'_>) {
-    let range = context.placement.range;
-    steps.push(call(libc::SYS_munmap, &[0, range.start.0]));
-    steps.push(call(libc::SYS_munmap, &[range.end.0, TASK_SIZE - range.end.0]));
-    let Some(vdso) = vdso else { return };
+/// Everything goes but the blob itself and what is kept, and the vDSO comes to its place. Every signal is
+/// blocked all the while: the process that executed the blob saw to that.
+fn empty_address_space(steps: &mut Vec<Step>, member: &Member<'_>, context: &Context<'_>) {
+    let keeps = member.share.map_or(&[][..], |share| &share.keeps);
+    let places: Vec<AddrRange> = keeps.iter().map(|kept| place_of(kept, context)).collect();
+    let mut spared = places.clone();
+    spared.push(context.placement.range);
+    spared.sort();
+    let mut next = 0;
+    for range in &spared {
+        steps.push(unmap(next, range.start.0));
+        next = range.end.0;
+    }
+    steps.push(unmap(next, TASK_SIZE));
+    for (kept, place) in keeps.iter().zip(places) {
+        steps.push(move_memory(place, kept.range));
+    }
+    let Some(vdso) = member.vdso else { return };
     steps.push(call(libc::SYS_arch_prctl, &[ARCH_MAP_VDSO_64, vdso.own.start.0]));
     if let Some(StandIn { range, .. }) = &vdso.stand_in {
         let prot = Prot::READ | Prot::EXEC;
@@ -298,165 +317,44 @@ fn empty_address_space(steps: &mut Vec<Step>, vdso: Option<&Placed>, context: &C
     }
 }
 
-/// Maps every region where it was, writable for as long as it is filled.
-fn map_regions(
-    author: &mut Author,
-    steps: &mut Vec<Step>,
-    space: &AddressSpace,
-    occupancy: &Occupancy,
-    context: &Context<'_>,
-) {
-    for vma in &space.vmas {
-        if let Backing::File { inode, offset, .. } = vma.backing
-            && let Some(id) = segment_of(context.job, inode)
-        {
-            attach_segment(steps, id, offset, vma);
-            continue;
-        }
-        if vma.backing == Backing::AioRing {
-            aio::make(author, steps, (vma, space), context);
-            continue;
-        }
-        let mut flags = libc::MAP_FIXED_NOREPLACE;
-        if vma.flags.contains(VmaFlags::NO_RESERVE) {
-            flags |= libc::MAP_NORESERVE;
-        }
-        if vma.flags.contains(VmaFlags::GROWS_DOWN) {
-            flags |= libc::MAP_GROWSDOWN;
-        }
-        if vma.flags.contains(VmaFlags::HUGETLB) {
-            flags |= libc::MAP_HUGETLB;
-        }
-        let (fd, offset) = match vma.backing {
-            Backing::Vdso | Backing::Vvar | Backing::AioRing => continue,
-            Backing::Anonymous => {
-                flags |= libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-                (-1, 0)
-            }
-            Backing::File { inode, offset, shared } => {
-                flags |= if shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
-                (mapped_descriptor(inode, writes_through(vma), context), offset)
-            }
-        };
-        let prot = filling_protection(vma, occupancy);
-        steps.push(step(
-            kind::CALL_EXACT,
-            libc::SYS_mmap,
-            &[
-                vma.range.start.0,
-                vma.range.len(),
-                u64::from(prot.bits()),
-                signed(flags),
-                signed(fd),
-                offset,
-            ],
-            vma.range.start.0,
-        ));
-        if let Some(policy) = &vma.policy {
-            attributes::mapping_policy(author, steps, vma.range, policy);
-        }
+/// Where a kept mapping lies until it comes to its place.
+fn place_of(kept: &Kept, context: &Context<'_>) -> AddrRange {
+    let estate = context.estates.get(kept.estate).map_or(kept.range.start, |it| it.range.start);
+    let place = context.places.get(&kept.estate).copied().unwrap_or(estate);
+    let start = RemoteAddr(place.0 + (kept.range.start.0 - estate.0));
+    AddrRange { start, end: RemoteAddr(start.0 + kept.range.len()) }
+}
+
+/// Unmaps what lies between two addresses. There is a step also where that is nothing, so that the length
+/// of a script does not depend on where things lie.
+fn unmap(start: u64, end: u64) -> Step {
+    match end.checked_sub(start) {
+        Some(length @ 1..) => call(libc::SYS_munmap, &[start, length]),
+        _ => nothing(),
     }
 }
 
-/// The number of the segment of System V shared memory that a file is.
-#[must_use]
-pub fn segment_of(job: &Job, inode: InodeId) -> Option<i32> {
-    match job.inodes.get(to_usize(u64::from(inode.0)))?.kind {
-        InodeKind::Segment { id } => Some(id),
-        _ => None,
+/// Moves a mapping to its own place, if it is elsewhere.
+fn move_memory(from: AddrRange, to: AddrRange) -> Step {
+    if from == to {
+        return nothing();
     }
+    let flags = signed(libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED);
+    let arguments = [from.start.0, from.len(), to.len(), flags, to.start.0];
+    step(kind::CALL_EXACT, libc::SYS_mremap, &arguments, to.start.0)
 }
 
-/// Attaches a segment where `vma` shows it from byte `offset` on. Parts of it that differ in their
-/// access are mappings of their own, but are attached with the first one.
-fn attach_segment(steps: &mut Vec<Step>, id: i32, offset: u64, vma: &Vma) {
-    let start = vma.range.start.0;
-    let (flags, prot) = match writes_through(vma) {
-        true => (0, Prot::READ | Prot::WRITE),
-        false => (libc::SHM_RDONLY, Prot::READ),
-    };
-    if offset == 0 {
-        let arguments = [signed(id), start, signed(flags)];
-        steps.push(step(kind::CALL_EXACT, libc::SYS_shmat, &arguments, start));
-    }
-    if vma.prot != prot {
-        let arguments = [start, vma.range.len(), u64::from(vma.prot.bits())];
-        steps.push(call(libc::SYS_mprotect, &arguments));
-    }
+/// A step that changes nothing.
+fn nothing() -> Step {
+    call(libc::SYS_getpid, &[])
 }
 
-/// Whether a mapping needs its file opened for writing.
-#[must_use]
-pub fn writes_through(vma: &Vma) -> bool {
-    matches!(vma.backing, Backing::File { shared: true, .. })
-        && vma.flags.contains(VmaFlags::MAY_WRITE)
-}
-
-fn mapped_descriptor(inode: InodeId, write: bool, context: &Context<'_>) -> i32 {
-    context.mapped.get(&(inode, write)).copied().unwrap_or(-1)
-}
-
-/// The protection that a region has while it is filled: private memory with data is writable.
-fn filling_protection(vma: &Vma, occupancy: &Occupancy) -> Prot {
-    let private = !matches!(vma.backing, Backing::File { shared: true, .. });
-    if private && occupancy.touches(&vma.range) {
-        vma.prot | Prot::READ | Prot::WRITE
-    } else {
-        vma.prot
-    }
-}
-
-/// What could not be set before the memory was filled: protections, advice, locks, names.
-fn finish_regions(
-    author: &mut Author,
-    steps: &mut Vec<Step>,
-    space: &AddressSpace,
-    occupancy: &Occupancy,
-) {
-    const ADVICE: [(VmaFlags, i32); 8] = [
-        (VmaFlags::DONT_DUMP, libc::MADV_DONTDUMP),
-        (VmaFlags::DONT_FORK, libc::MADV_DONTFORK),
-        (VmaFlags::WIPE_ON_FORK, libc::MADV_WIPEONFORK),
-        (VmaFlags::HUGE_PAGE, libc::MADV_HUGEPAGE),
-        (VmaFlags::NO_HUGE_PAGE, libc::MADV_NOHUGEPAGE),
-        (VmaFlags::SEQUENTIAL, libc::MADV_SEQUENTIAL),
-        (VmaFlags::RANDOM, libc::MADV_RANDOM),
-        (VmaFlags::MERGEABLE, libc::MADV_MERGEABLE),
-    ];
-    for vma in &space.vmas {
-        if matches!(vma.backing, Backing::Vdso | Backing::Vvar) {
-            continue;
-        }
-        let (start, length) = (vma.range.start.0, vma.range.len());
-        for (flag, advice) in ADVICE {
-            if vma.flags.contains(flag) {
-                steps.push(call(libc::SYS_madvise, &[start, length, signed(advice)]));
-            }
-        }
-        if let Some(name) = &vma.name {
-            let mut text = name.0.clone();
-            text.push(0);
-            let text = author.data(&text);
-            let arguments = [PR_SET_VMA, PR_SET_VMA_ANON_NAME, start, length, text];
-            steps.push(call(libc::SYS_prctl, &arguments));
-        }
-        if filling_protection(vma, occupancy) != vma.prot {
-            let prot = u64::from(vma.prot.bits());
-            steps.push(call(libc::SYS_mprotect, &[start, length, prot]));
-        }
-        if vma.flags.intersects(VmaFlags::LOCKED) {
-            let on_fault = u64::from(vma.flags.contains(VmaFlags::LOCK_ON_FAULT));
-            steps.push(call(libc::SYS_mlock2, &[start, length, on_fault]));
-        }
-    }
-    for guard in &space.guards {
-        let arguments = [guard.0.start.0, guard.0.len(), MADV_GUARD_INSTALL];
-        steps.push(call(libc::SYS_madvise, &arguments));
-    }
-    for vma in space.vmas.iter().filter(|vma| vma.flags.contains(VmaFlags::SEALED)) {
-        let arguments = [vma.range.start.0, vma.range.len(), 0];
-        steps.push(call(libc::SYS_mseal, &arguments));
-    }
+/// What rckpt's own thread told the kernel about itself, which executing a program would have ended.
+fn forget_own_thread(author: &mut Author, steps: &mut Vec<Step>) {
+    const ROBUST_LIST_LENGTH: u64 = 24;
+    let stack = author.words(&[0, u64::from(SS_DISABLE), 0]);
+    steps.push(call(libc::SYS_sigaltstack, &[stack, 0]));
+    steps.push(call(libc::SYS_set_robust_list, &[0, ROBUST_LIST_LENGTH]));
 }
 
 /// The descriptors that only the restore needed go; the executable's lies below them and stays for

@@ -7,7 +7,7 @@
 use std::fs;
 use std::io;
 use std::io::Write;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -20,18 +20,21 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
 use nix::unistd::{Pid as HostPid, chdir, setpgid, setsid};
 use thiserror::Error;
 
-use super::blob;
+use super::blob::{self, Placement};
+use super::estate::{self, EstateError, Holdings};
 use super::files::OpenedJob;
 use super::line::{BuilderSide, Gate, Report, Stage};
 use super::opened::lay_out;
 use super::plan::{Plan, ProcessPlan};
 use super::script;
+use crate::image::Reader;
 use crate::model::births::{Birth, Role};
 use crate::model::id::{Bytes, Pid};
 use crate::model::job::Job;
 use crate::model::process::{Process, ProcessState};
 use crate::sys::clone::{self, Fork};
 use crate::sys::descriptor::memfd_create;
+use crate::sys::own_memory::map_program;
 use crate::sys::terminal;
 
 /// Address-space layout without randomisation, so that the blob's place is free in the new program.
@@ -40,6 +43,8 @@ const ADDR_NO_RANDOMIZE: u32 = 0x004_0000;
 /// Everything that a process being built works from.
 #[derive(Debug)]
 pub struct Site<'a> {
+    /// The image.
+    pub reader: &'a Reader,
     /// The records.
     pub job: &'a Job,
     /// The plan.
@@ -81,6 +86,8 @@ pub enum BuildError {
     WriteAttribute { pid: Pid, path: &'static str, value: String, source: io::Error },
     #[error("laying out the descriptors of process {pid}: {source}")]
     LayOut { pid: Pid, source: io::Error },
+    #[error(transparent)]
+    TakeEstate(#[from] EstateError),
     #[error("preparing the restorer of process {pid}: {source}")]
     Prepare { pid: Pid, source: io::Error },
     #[error("executing the restorer of process {pid}: {source}")]
@@ -113,9 +120,18 @@ fn taken(source: &io::Error) -> &'static str {
 /// # Errors
 /// When a fork fails; those already born end when the gates close.
 pub fn grow(births: &[Birth], site: &Site<'_>) -> Result<Vec<HostPid>, BuildError> {
+    grow_with(births, site, &mut Holdings::new())
+}
+
+/// Forks children of the caller, which has these holdings.
+fn grow_with(
+    births: &[Birth],
+    site: &Site<'_>,
+    holdings: &mut Holdings,
+) -> Result<Vec<HostPid>, BuildError> {
     let mut stand_ins = Vec::new();
     for birth in births {
-        let child = bear(birth, site)?;
+        let child = bear(birth, site, holdings)?;
         if birth.role == Role::StandIn {
             stand_ins.push(child);
         }
@@ -137,13 +153,13 @@ pub fn bury(stand_ins: &[HostPid]) -> Result<(), BuildError> {
 }
 
 /// Forks one process, which goes its way; only the parent returns.
-fn bear(birth: &Birth, site: &Site<'_>) -> Result<HostPid, BuildError> {
+fn bear(birth: &Birth, site: &Site<'_>, holdings: &mut Holdings) -> Result<HostPid, BuildError> {
     let sharing = if birth.shares_fs { libc::CLONE_FS } else { 0 };
     let set_tid = birth.pid.map(|pid| pid.0);
     match clone::fork(u64::from(sharing.unsigned_abs()), birth.exit_signal, set_tid) {
         Ok(Fork::Parent(child)) => Ok(child),
         Ok(Fork::Child) => {
-            if let Err(error) = live(birth, site) {
+            if let Err(error) = live(birth, site, holdings) {
                 site.line.report_failure(&error.to_string(), error.id_is_taken());
             }
             clone::exit_now(1)
@@ -156,12 +172,13 @@ fn bear(birth: &Birth, site: &Site<'_>) -> Result<HostPid, BuildError> {
 }
 
 /// A process's way from its birth to its blob. Returns only to tell why it failed.
-fn live(birth: &Birth, site: &Site<'_>) -> Result<(), BuildError> {
+fn live(birth: &Birth, site: &Site<'_>, holdings: &mut Holdings) -> Result<(), BuildError> {
     let pid = birth.pid.unwrap_or_default();
+    take_estates(birth, site, holdings)?;
     if birth.adopts {
         clone::set_child_subreaper(true)?;
     }
-    let mut stand_ins = grow(&birth.earlier, site)?;
+    let mut stand_ins = grow_with(&birth.earlier, site, holdings)?;
     if birth.new_session {
         setsid().map_err(|source| BuildError::LeadSession { pid, source })?;
     }
@@ -171,7 +188,7 @@ fn live(birth: &Birth, site: &Site<'_>) -> Result<(), BuildError> {
         terminal::take_control(terminal)
             .map_err(|source| BuildError::TakeControl { pid, source })?;
     }
-    stand_ins.extend(grow(&birth.later, site)?);
+    stand_ins.extend(grow_with(&birth.later, site, holdings)?);
 
     reach(Stage::Born, birth, site)?;
     site.line.wait(Gate::Lead)?;
@@ -197,7 +214,19 @@ fn live(birth: &Birth, site: &Site<'_>) -> Result<(), BuildError> {
     }
     await_zombies(process, site)?;
     set_attributes(process, site)?;
-    become_blob(index, site)
+    become_blob(index, site, holdings)
+}
+
+/// Has the memory in place that the caller's children are to share with it.
+fn take_estates(birth: &Birth, site: &Site<'_>, holdings: &mut Holdings) -> Result<(), BuildError> {
+    let inheritance = &site.plan.inheritance;
+    let Role::Process(index) = birth.role else { return Ok(()) };
+    let Some(share) = inheritance.shares.get(&index) else { return Ok(()) };
+    // Nobody is there to hear of it only when this process is about to be ended, too.
+    let alive = || site.line.report(&Report::Working).unwrap_or_default();
+    let pid = birth.pid.unwrap_or_default();
+    let sources = (site.reader, inheritance, &site.opened.opened);
+    Ok(estate::take(pid, share, sources, holdings, &alive)?)
 }
 
 /// Gives the terminal that controls the session of its leader `pid` the foreground group that it had.
@@ -322,8 +351,9 @@ fn write_attribute(pid: Pid, path: &'static str, value: String) -> Result<(), Bu
     })
 }
 
-/// Lays out the descriptors and executes the blob with the script of this process.
-fn become_blob(index: usize, site: &Site<'_>) -> Result<(), BuildError> {
+/// Lays out the descriptors and executes the blob with the script of this process; or, when it keeps
+/// memory, has the blob beside itself and waits to be taken there.
+fn become_blob(index: usize, site: &Site<'_>, holdings: &Holdings) -> Result<(), BuildError> {
     let process = &site.job.processes[index];
     let pid = process.pid;
     let table = &site.job.fd_tables[index_of(process.fd_table.0)];
@@ -331,7 +361,10 @@ fn become_blob(index: usize, site: &Site<'_>) -> Result<(), BuildError> {
     let Some(ProcessPlan { placement, .. }) = &site.plan.processes[index] else {
         return Err(prepare(io::ErrorKind::NotFound.into()));
     };
-    let context = site.plan.script_context(site.job, *placement, &site.opened.opened.mapped);
+    let mapped = &site.opened.opened.mapped;
+    let places =
+        holdings.iter().map(|(estate, holding)| (*estate, holding.range().start)).collect();
+    let context = site.plan.script_context(site.job, *placement, mapped, &places);
     let script = script::write(&site.plan.member(site.job, index), &context);
     let program = memfd_create(c"rckpt-restorer", libc::MFD_CLOEXEC)
         .map_err(|errno| prepare(errno.into()))?;
@@ -345,6 +378,13 @@ fn become_blob(index: usize, site: &Site<'_>) -> Result<(), BuildError> {
         .map_err(|source| BuildError::LayOut { pid, source })?;
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)
         .map_err(|errno| prepare(errno.into()))?;
+    if site.plan.stays(index) {
+        map_blob(placement, &file).map_err(prepare)?;
+        site.line.report(&Report::Reached(Stage::Ready, Some(pid)))?;
+        site.line.wait(Gate::Execute)?;
+        clone::stop_for_tracer();
+        return Err(BuildError::Execute { pid, source: io::ErrorKind::Interrupted.into() });
+    }
     clone::set_personality(ADDR_NO_RANDOMIZE).map_err(prepare)?;
     if site.plan.lends_capabilities() {
         clone::keep_capabilities_over_exec(&[
@@ -358,6 +398,14 @@ fn become_blob(index: usize, site: &Site<'_>) -> Result<(), BuildError> {
     site.line.report(&Report::Reached(Stage::Ready, Some(pid)))?;
     site.line.wait(Gate::Execute)?;
     Err(BuildError::Execute { pid, source: clone::execute(file.as_fd(), c"rckpt-restorer") })
+}
+
+/// Maps what executing the file would map.
+fn map_blob(placement: &Placement, file: &fs::File) -> io::Result<()> {
+    for segment in blob::segments(placement) {
+        map_program(segment.range, file.as_raw_fd(), segment.offset, segment.executable)?;
+    }
+    Ok(())
 }
 
 /// Gives the executables of the process at `index`, and of those that it clones, the numbers by which

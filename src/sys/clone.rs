@@ -85,6 +85,13 @@ pub fn execute(program: BorrowedFd<'_>, name: &CStr) -> io::Error {
     io::Error::last_os_error()
 }
 
+/// Stops at a breakpoint in front of the caller's tracer, which takes it elsewhere from there. Without a
+/// tracer it ends the process.
+pub fn stop_for_tracer() {
+    // SAFETY: a breakpoint changes nothing; what the tracer does is not this program's any more.
+    unsafe { std::arch::asm!("int3") };
+}
+
 /// Header of `capget` and `capset` (`struct __user_cap_header_struct`), version 3.
 #[repr(C)]
 struct CapabilityHeader {

@@ -21,6 +21,7 @@ pub mod machine;
 pub mod memory;
 pub mod message_queue;
 pub mod multicast;
+pub mod own_memory;
 pub mod pipe;
 pub mod procfs;
 pub mod ptrace;

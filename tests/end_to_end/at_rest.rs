@@ -46,6 +46,7 @@ crate::fixtures! {
     memory_memfd;
     memory_names;
     memory_past_end;
+    memory_pool;
     memory_private;
     memory_protection;
     memory_shared;

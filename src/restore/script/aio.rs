@@ -4,7 +4,8 @@
 //! where the ring is to be, the new one is moved there, and as many requests are made that do nothing as
 //! it takes for its ends to be where they were. What the events say is written over by the supervisor.
 
-use super::{Author, Context, Step, call, mapped_descriptor, signed, step};
+use super::regions::mapped_descriptor;
+use super::{Author, Context, Step, call, signed, step};
 use crate::model::memory::{AddressSpace, AioContext, Vma};
 use crate::model::number::PAGE_SIZE;
 use crate::restore::blob::layout::kind;
