@@ -73,6 +73,17 @@ pub enum DumpError {
     },
 }
 
+impl DumpError {
+    /// Whether what stands in the way will be gone in a moment if the job runs on.
+    pub(super) fn is_passing(&self) -> bool {
+        match self {
+            Self::Refused(obstacles) => obstacles.are_passing(),
+            Self::Collect(CollectError::Inject { source: InjectError::Late { .. }, .. }) => true,
+            _ => false,
+        }
+    }
+}
+
 /// Why the state of a job could not be collected, though nothing is known to be wrong with it.
 #[derive(Debug, Error)]
 pub enum CollectError {

@@ -11,6 +11,7 @@ mod courtesy;
 mod detail;
 pub mod error;
 pub mod files;
+mod form;
 mod inherit;
 pub mod ipc;
 mod memory;
@@ -203,10 +204,8 @@ fn collect_frozen(
         let begun = Instant::now();
         let mut tree = Tree::freeze(request.root, request.adopter, PATIENCE)?;
         match collect::collect(request, directory, &mut tree, purpose) {
-            Err(DumpError::Refused(obstacles))
-                if obstacles.are_passing()
-                    && first.elapsed() < PATIENCE
-                    && !request.is_given_up() =>
+            Err(error)
+                if error.is_passing() && first.elapsed() < PATIENCE && !request.is_given_up() =>
             {
                 release(tree.thaw(), "let go")?;
                 std::thread::sleep(pause);

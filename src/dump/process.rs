@@ -4,12 +4,13 @@ use nix::unistd::Pid;
 
 use super::census::{Census, Member};
 use super::error::CollectError;
+use super::form::Form;
 use super::refusal::{Obstacle, StateRefusal};
 use super::thread::{self, Answers, half, word};
 use crate::model::address::{AddrRange, RemoteAddr};
 use crate::model::id::{Bytes, FdTableId, FsId, MmId};
 use crate::model::memory::MemoryPolicy;
-use crate::model::number::{as_signed, to_u64};
+use crate::model::number::{as_signed, to_usize};
 use crate::model::process::{Credentials, PosixTimer, Process, ProcessState, TimerNotification};
 use crate::model::signal::SignalAction;
 use crate::model::time::{TimeSpec, TimerSpec};
@@ -17,7 +18,7 @@ use crate::sys::procfs::{self, Status, TimerEntry};
 use crate::sys::ptrace::{self, Queue};
 use crate::sys::signal::{self, ACTION_SIZE, SET_SIZE};
 use crate::sys::task;
-use crate::tracer::injection::{Call, Injector};
+use crate::tracer::injection::{Call, Injector, SCRATCH_SIZE};
 use crate::tracer::tree;
 
 const PR_GET_DUMPABLE: u64 = 3;
@@ -28,6 +29,13 @@ const PR_GET_THP_DISABLE: u64 = 42;
 const PR_GET_MDWE: u64 = 66;
 const PR_GET_MEMORY_MERGE: u64 = 68;
 const MEMBARRIER_CMD_GET_REGISTRATIONS: u64 = 1 << 9;
+
+const PR_SPEC_STORE_BYPASS: u64 = 0;
+const PR_SPEC_L1D_FLUSH: u64 = 2;
+const ARCH_GET_CPUID: u64 = 0x1011;
+
+/// Bytes of a `struct itimerval` and of a `struct itimerspec`.
+const TIMER_SIZE: usize = 32;
 
 const SA_NOCLDSTOP: u64 = 1;
 const SA_NOCLDWAIT: u64 = 2;
@@ -78,67 +86,173 @@ pub(super) fn ask(
     obstacles: &mut Vec<Obstacle>,
 ) -> Result<Insight, CollectError> {
     let threads = thread::ask(injector)?;
-    let mut questions = Questions::new(injector);
-    let dumpable = questions.number("read dumpable", &prctl(PR_GET_DUMPABLE))?;
-    let thp_disabled = questions.number("read THP disable", &prctl(PR_GET_THP_DISABLE))?;
+    let mut form = Form::new(injector);
+    let dumpable = form.number("read dumpable", prctl(PR_GET_DUMPABLE));
+    let thp_disabled = form.number("read THP disable", prctl(PR_GET_THP_DISABLE));
     // Younger than the oldest kernel supported; what a kernel does not know is not set.
-    let mdwe = questions.number_if_known(&prctl(PR_GET_MDWE))?;
-    let memory_merge = questions.number_if_known(&prctl(PR_GET_MEMORY_MERGE))?;
-    let membarrier = questions
-        .number_if_known(&Call::new(libc::SYS_membarrier, &[MEMBARRIER_CMD_GET_REGISTRATIONS]))?;
-    let secure_bits = questions.number("read the secure bits", &prctl(PR_GET_SECUREBITS))?;
-    check_speculation(&mut questions, obstacles)?;
-    let brk = questions.number("read the break", &Call::new(libc::SYS_brk, &[0]))?;
-    let tsc_mode = questions.structure("read the TSC mode", 4, &|area| {
-        Call::new(libc::SYS_prctl, &[PR_GET_TSC, area])
-    })?;
-    let subreaper = questions.structure("read the subreaper flag", 4, &|area| {
+    let mdwe = form.number("read MDWE", prctl(PR_GET_MDWE));
+    let memory_merge = form.number("read memory merging", prctl(PR_GET_MEMORY_MERGE));
+    let registrations = Call::new(libc::SYS_membarrier, &[MEMBARRIER_CMD_GET_REGISTRATIONS]);
+    let membarrier = form.number("read the memory barriers", registrations);
+    let cpuid_faults =
+        form.number("read the CPUID faulting", Call::new(libc::SYS_arch_prctl, &[ARCH_GET_CPUID]));
+    let secure_bits = form.number("read the secure bits", prctl(PR_GET_SECUREBITS));
+    let [bypass, flushing] = [PR_SPEC_STORE_BYPASS, PR_SPEC_L1D_FLUSH].map(|which| {
+        let option = u64::from(libc::PR_GET_SPECULATION_CTRL.unsigned_abs());
+        form.number("read the speculation", Call::new(libc::SYS_prctl, &[option, which, 0, 0, 0]))
+    });
+    let brk = form.number("read the break", Call::new(libc::SYS_brk, &[0]));
+    let tsc_mode = form
+        .structure("read the TSC mode", 4, |area| Call::new(libc::SYS_prctl, &[PR_GET_TSC, area]));
+    let subreaper = form.structure("read the subreaper flag", 4, |area| {
         Call::new(libc::SYS_prctl, &[PR_GET_CHILD_SUBREAPER, area])
-    })?;
+    });
+    let interval_timers = [0, 1, 2].map(|which| {
+        form.structure("read an interval timer", TIMER_SIZE, |area| {
+            Call::new(libc::SYS_getitimer, &[which, area])
+        })
+    });
+    let actions: Vec<_> = asked_actions(status)
+        .map(|number| {
+            let call =
+                |area| Call::new(libc::SYS_rt_sigaction, &[u64::from(number), 0, area, SET_SIZE]);
+            (number, form.structure("read a signal action", ACTION_SIZE, call))
+        })
+        .collect();
+    let answers = form.ask(injector)?;
+
+    let known = |number| answers.known(number).unwrap_or_default();
+    let pid = injector.process().task();
+    for what in unsaved_speculation(known(bypass), known(flushing)) {
+        obstacles.push(Obstacle::State { pid, kind: StateRefusal::Speculation(what) });
+    }
+    let mut timers = [TimerSpec::default(); 3];
+    for (timer, structure) in timers.iter_mut().zip(interval_timers) {
+        *timer = awaiting_delivery(decode_interval_timer(answers.structure(structure)?));
+    }
+    let mut saved_actions = Vec::new();
+    for (number, structure) in actions {
+        saved_actions.extend(saved_action(number, answers.structure(structure)?, status));
+    }
     Ok(Insight {
         threads,
         memory: MemoryInsight {
-            brk: RemoteAddr(brk),
-            dumpable: low_half(dumpable),
-            thp_disabled: low_half(thp_disabled),
-            mdwe: low_half(mdwe),
-            memory_merge: memory_merge != 0,
-            membarrier: low_half(membarrier),
+            brk: RemoteAddr(answers.number(brk)?),
+            dumpable: low_half(answers.number(dumpable)?),
+            thp_disabled: low_half(answers.number(thp_disabled)?),
+            mdwe: low_half(known(mdwe)),
+            memory_merge: known(memory_merge) != 0,
+            membarrier: low_half(known(membarrier)),
         },
         policies: None,
-        actions: questions.actions(status)?,
-        interval_timers: questions.interval_timers()?,
-        posix_timers: questions.posix_timers(census, obstacles)?,
-        child_subreaper: half(&subreaper, 0) != 0,
-        tsc_mode: half(&tsc_mode, 0).cast_unsigned(),
-        cpuid_faults: questions.cpuid_faults()?,
-        secure_bits: low_half(secure_bits),
+        actions: saved_actions,
+        interval_timers: timers,
+        posix_timers: posix_timers(injector, census, obstacles)?,
+        child_subreaper: half(answers.structure(subreaper)?, 0) != 0,
+        tsc_mode: half(answers.structure(tsc_mode)?, 0).cast_unsigned(),
+        cpuid_faults: answers.known(cpuid_faults) == Some(0),
+        secure_bits: low_half(answers.number(secure_bits)?),
     })
 }
 
-/// Finds settings of PR_SET_SPECULATION_CTRL that /proc does not tell, and that a restore does not make.
-fn check_speculation(
-    questions: &mut Questions<'_, '_>,
-    obstacles: &mut Vec<Obstacle>,
-) -> Result<(), CollectError> {
-    const PR_SPEC_L1D_FLUSH: u64 = 2;
+/// Settings of PR_SET_SPECULATION_CTRL that /proc does not tell, and that a restore does not make, by what
+/// PR_GET_SPECULATION_CTRL says of store bypass and of the flushing of the L1D cache.
+fn unsaved_speculation(bypass: u64, flushing: u64) -> impl Iterator<Item = &'static str> {
     const PR_SPEC_DISABLE_NOEXEC: u32 = 1 << 4;
     const FLUSHED: u32 = libc::PR_SPEC_PRCTL | libc::PR_SPEC_ENABLE;
-    let setting = |which: u64| {
-        let option = u64::from(libc::PR_GET_SPECULATION_CTRL.unsigned_abs());
-        Call::new(libc::SYS_prctl, &[option, which, 0, 0, 0])
+    let bypass = (low_half(bypass) & PR_SPEC_DISABLE_NOEXEC != 0)
+        .then_some("speculative store bypass, until exec");
+    let flushing = (low_half(flushing) & FLUSHED == FLUSHED).then_some("flushing of the L1D cache");
+    bypass.into_iter().chain(flushing)
+}
+
+/// The signals whose disposition may not be the default.
+fn asked_actions(status: &Status) -> impl Iterator<Item = u32> {
+    let child = libc::SIGCHLD.cast_unsigned();
+    // Zombies can be declined with the default action, too.
+    (1..=64).filter(move |number| is_changed(*number, status) || *number == child)
+}
+
+fn is_changed(number: u32, status: &Status) -> bool {
+    status.caught.contains(number) || status.ignored.contains(number)
+}
+
+/// A disposition by what the kernel says of it, unless it is the default.
+fn saved_action(number: u32, content: &[u8], status: &Status) -> Option<SignalAction> {
+    let mut raw = [0; ACTION_SIZE];
+    raw.copy_from_slice(content);
+    let action = signal::decode_action(number, &raw);
+    let saved = is_changed(number, status) || action.flags & (SA_NOCLDSTOP | SA_NOCLDWAIT) != 0;
+    saved.then_some(action)
+}
+
+/// Two `struct timeval`: microseconds.
+fn decode_interval_timer(content: &[u8]) -> TimerSpec {
+    let time = |offset: usize| TimeSpec {
+        seconds: as_signed(word(content, offset)),
+        nanoseconds: as_signed(word(content, offset + 8)) * 1000,
     };
-    let pid = questions.pid;
-    let mut refuse = |what| {
-        obstacles.push(Obstacle::State { pid, kind: StateRefusal::Speculation(what) });
+    TimerSpec { interval: time(0), value: time(16) }
+}
+
+/// Two `struct timespec`.
+fn decode_timer(content: &[u8]) -> TimerSpec {
+    let time = |offset: usize| TimeSpec {
+        seconds: as_signed(word(content, offset)),
+        nanoseconds: as_signed(word(content, offset + 8)),
     };
-    if low_half(questions.number_if_known(&setting(0))?) & PR_SPEC_DISABLE_NOEXEC != 0 {
-        refuse("speculative store bypass, until exec");
+    TimerSpec { interval: time(0), value: time(16) }
+}
+
+/// Asks for the POSIX timers, of which there may be any number.
+fn posix_timers(
+    injector: &mut Injector<'_>,
+    census: &Census,
+    obstacles: &mut Vec<Obstacle>,
+) -> Result<Vec<PosixTimer>, CollectError> {
+    let pid = injector.process().task();
+    let mut known = Vec::new();
+    for entry in procfs::timers(pid)? {
+        let mut refuse = |kind| obstacles.push(Obstacle::State { pid, kind });
+        let Some(clock) = own_clock(entry.clock, &injector.process().threads, census) else {
+            refuse(StateRefusal::Timer { id: entry.id, clock: entry.clock });
+            continue;
+        };
+        let Some(notification) = notification(&entry, census) else {
+            refuse(StateRefusal::TimerThread { id: entry.id, tid: entry.target });
+            continue;
+        };
+        known.push((entry.id, clock, notification));
     }
-    if low_half(questions.number_if_known(&setting(PR_SPEC_L1D_FLUSH))?) & FLUSHED == FLUSHED {
-        refuse("flushing of the L1D cache");
+    let mut timers = Vec::with_capacity(known.len());
+    for part in known.chunks(to_usize(SCRATCH_SIZE) / TIMER_SIZE) {
+        let mut form = Form::new(injector);
+        let questions: Vec<_> = part
+            .iter()
+            .map(|(id, ..)| {
+                let id = u64::from(id.unsigned_abs());
+                let timer = form.structure("read a timer", TIMER_SIZE, |area| {
+                    Call::new(libc::SYS_timer_gettime, &[id, area])
+                });
+                let overrun = form.number(
+                    "read the overrun of a timer",
+                    Call::new(libc::SYS_timer_getoverrun, &[id]),
+                );
+                (timer, overrun)
+            })
+            .collect();
+        let answers = form.ask(injector)?;
+        for ((id, clock, notification), (timer, overrun)) in part.iter().zip(questions) {
+            timers.push(PosixTimer {
+                id: *id,
+                clock: *clock,
+                notification: *notification,
+                timer: decode_timer(answers.structure(timer)?),
+                overrun: low_half(answers.number(overrun)?).cast_signed(),
+            });
+        }
     }
-    Ok(())
+    Ok(timers)
 }
 
 /// Puts the record of a living process together. Memory and files are filled in by who knows them.
@@ -245,142 +359,6 @@ pub(super) fn collect_zombie(member: &Member, census: &Census) -> Result<Process
         autogroup_nice: None,
         controlling_terminal: false,
     })
-}
-
-/// Questions put to the main thread of a process, or the first that lives.
-struct Questions<'question, 'tree> {
-    injector: &'question mut Injector<'tree>,
-    pid: Pid,
-    area: u64,
-}
-
-impl<'question, 'tree> Questions<'question, 'tree> {
-    fn new(injector: &'question mut Injector<'tree>) -> Self {
-        let (pid, area) = (injector.process().task(), injector.scratch().start.0);
-        Self { injector, pid, area }
-    }
-
-    /// What a call returns.
-    fn number(&mut self, operation: &'static str, call: &Call) -> Result<u64, CollectError> {
-        let pid = self.pid;
-        let outcome =
-            self.injector.call(call).map_err(|source| CollectError::Inject { pid, source })?;
-        outcome.map_err(|source| CollectError::Ask { operation, pid, source })
-    }
-
-    /// What a call returns; 0 when this kernel does not know it.
-    fn number_if_known(&mut self, call: &Call) -> Result<u64, CollectError> {
-        let pid = self.pid;
-        let outcome =
-            self.injector.call(call).map_err(|source| CollectError::Inject { pid, source })?;
-        Ok(outcome.unwrap_or_default())
-    }
-
-    /// The structure of `size` bytes that a call fills at the address it is given.
-    fn structure(
-        &mut self,
-        operation: &'static str,
-        size: usize,
-        call: &dyn Fn(u64) -> Call,
-    ) -> Result<Vec<u8>, CollectError> {
-        let area = self.area;
-        self.number(operation, &call(area))?;
-        let mut content = vec![0; size];
-        let pid = self.pid;
-        self.injector
-            .read(RemoteAddr(area), &mut content)
-            .map_err(|source| CollectError::Inject { pid, source })?;
-        Ok(content)
-    }
-
-    /// The dispositions that are not the default.
-    fn actions(&mut self, status: &Status) -> Result<Vec<SignalAction>, CollectError> {
-        let mut actions = Vec::new();
-        let child = libc::SIGCHLD.cast_unsigned();
-        for number in 1..=64 {
-            let changed = status.caught.contains(number) || status.ignored.contains(number);
-            // Zombies can be declined with the default action, too.
-            if !changed && number != child {
-                continue;
-            }
-            let content = self.structure("read a signal action", ACTION_SIZE, &|area| {
-                Call::new(libc::SYS_rt_sigaction, &[u64::from(number), 0, area, SET_SIZE])
-            })?;
-            let mut raw = [0; ACTION_SIZE];
-            raw.copy_from_slice(&content);
-            let action = signal::decode_action(number, &raw);
-            if changed || action.flags & (SA_NOCLDSTOP | SA_NOCLDWAIT) != 0 {
-                actions.push(action);
-            }
-        }
-        Ok(actions)
-    }
-
-    /// Whether the CPUID instruction raises a signal, where that can be had at all.
-    fn cpuid_faults(&mut self) -> Result<bool, CollectError> {
-        const ARCH_GET_CPUID: u64 = 0x1011;
-        let pid = self.pid;
-        let call = Call::new(libc::SYS_arch_prctl, &[ARCH_GET_CPUID]);
-        let outcome =
-            self.injector.call(&call).map_err(|source| CollectError::Inject { pid, source })?;
-        Ok(outcome == Ok(0))
-    }
-
-    fn interval_timers(&mut self) -> Result<[TimerSpec; 3], CollectError> {
-        let mut timers = [TimerSpec::default(); 3];
-        for (which, timer) in timers.iter_mut().enumerate() {
-            let content = self.structure("read an interval timer", 32, &|area| {
-                Call::new(libc::SYS_getitimer, &[to_u64(which), area])
-            })?;
-            // Two `struct timeval`: microseconds.
-            let time = |offset: usize| TimeSpec {
-                seconds: as_signed(word(&content, offset)),
-                nanoseconds: as_signed(word(&content, offset + 8)) * 1000,
-            };
-            *timer = awaiting_delivery(TimerSpec { interval: time(0), value: time(16) });
-        }
-        Ok(timers)
-    }
-
-    fn posix_timers(
-        &mut self,
-        census: &Census,
-        obstacles: &mut Vec<Obstacle>,
-    ) -> Result<Vec<PosixTimer>, CollectError> {
-        let mut timers = Vec::new();
-        for entry in procfs::timers(self.pid)? {
-            let mut refuse = |kind| obstacles.push(Obstacle::State { pid: self.pid, kind });
-            let Some(clock) = own_clock(entry.clock, &self.injector.process().threads, census)
-            else {
-                refuse(StateRefusal::Timer { id: entry.id, clock: entry.clock });
-                continue;
-            };
-            let Some(notification) = notification(&entry, census) else {
-                refuse(StateRefusal::TimerThread { id: entry.id, tid: entry.target });
-                continue;
-            };
-            let id = u64::from(entry.id.unsigned_abs());
-            let content = self.structure("read a timer", 32, &|area| {
-                Call::new(libc::SYS_timer_gettime, &[id, area])
-            })?;
-            let time = |offset: usize| TimeSpec {
-                seconds: as_signed(word(&content, offset)),
-                nanoseconds: as_signed(word(&content, offset + 8)),
-            };
-            let overrun = self.number(
-                "read the overrun of a timer",
-                &Call::new(libc::SYS_timer_getoverrun, &[id]),
-            )?;
-            timers.push(PosixTimer {
-                id: entry.id,
-                clock,
-                notification,
-                timer: TimerSpec { interval: time(0), value: time(16) },
-                overrun: low_half(overrun).cast_signed(),
-            });
-        }
-        Ok(timers)
-    }
 }
 
 /// A repeating ITIMER_REAL stands still from when it fires until its signal is delivered, and has no

@@ -143,6 +143,18 @@ pub enum InjectError {
         /// The thread.
         tid: Pid,
     },
+    /// It was to make several calls and to wait for us then, and had waited too long.
+    #[error("thread {tid} went on by itself, because this machine was too busy to stop it in time")]
+    Late {
+        /// The thread.
+        tid: Pid,
+    },
+    /// It was lost before, as has been told.
+    #[error("thread {tid} cannot be brought back, because it was killed or went on by itself")]
+    Lost {
+        /// The thread.
+        tid: Pid,
+    },
     /// The process has no vDSO to put code into.
     #[error("process {pid} has no vDSO mapping, so nothing can be asked of it from inside")]
     NoVdso {

@@ -7,7 +7,7 @@
 //! 1. the slot is written, while nobody runs in it;
 //! 2. the thread is moved into it: from here on it finds its way back by itself;
 //! 3. its signals are blocked: the slot sets the mask back;
-//! 4. calls are made;
+//! 4. calls are made, one by one or in a series ([`super::series`]);
 //! 5. its mask is put back;
 //! 6. its registers are put back exactly as they were, the kernel's restart codes included, and it is
 //!    made to run into another stop inside the kernel's signal code, where it was before. A thread
@@ -15,8 +15,9 @@
 //!    (`__ptrace_unlink` marks it as having signals to look at);
 //! 7. the slot is cleared.
 //!
-//! The first thread of the process answers for a scratch page: its slot unmaps it. So it stays in
-//! its slot until the page is gone, while the other threads come and go.
+//! The first thread of the process answers for the scratch memory: its slot unmaps it. So it stays in
+//! its slot until that is gone, while the other threads come and go. What these read and write is mapped
+//! for them when they are in their slots, each of which unmaps a part of its own.
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
@@ -24,6 +25,7 @@ use nix::unistd::Pid;
 use super::error::InjectError;
 use super::restart::{self, NO_SYSTEM_CALL, SYSCALL};
 use super::room::SlotState;
+use super::series::{self, Series};
 use super::stub::{self, HEAL, Healing, SLOT_SIZE};
 use super::tree::{Process, Thread};
 use crate::model::address::{AddrRange, RemoteAddr};
@@ -33,11 +35,26 @@ use crate::model::thread::Registers;
 use crate::sys::procfs;
 use crate::sys::ptrace::{self, Resume, Stop};
 
-/// Bytes of the scratch page that each thread may use for its calls.
-pub const AREA_SIZE: u64 = PAGE_SIZE;
+/// Bytes of memory that calls may use for what they read and write.
+pub const SCRATCH_SIZE: u64 = 8 * PAGE_SIZE;
 
-/// Bytes of the whole scratch mapping.
-pub const SCRATCH_SIZE: u64 = 16 * AREA_SIZE;
+/// Bytes that each of several threads may use for its calls.
+pub const AREA_SIZE: u64 = PAGE_SIZE / 2;
+
+/// Bytes of the table of a thread's calls: behind the memory that they use.
+const TABLE_SIZE: u64 = PAGE_SIZE / 2;
+
+/// Bytes of the table of the first thread's calls.
+const FIRST_TABLE_SIZE: u64 = 8 * PAGE_SIZE;
+
+/// How many threads besides the first make calls at a time.
+const MOST_GUESTS: usize = 8;
+
+/// Bytes that are mapped for the first thread.
+const FIRST_SIZE: u64 = SCRATCH_SIZE + FIRST_TABLE_SIZE;
+
+/// Bytes of the hole that all that is mapped lies in.
+const HOLE_SIZE: u64 = FIRST_SIZE + to_u64(MOST_GUESTS) * (AREA_SIZE + TABLE_SIZE);
 
 /// Everything but SIGKILL and SIGSTOP, which the kernel leaves out.
 pub(super) const ALL_SIGNALS: SignalSet = SignalSet(u64::MAX);
@@ -83,8 +100,23 @@ pub struct Injector<'tree> {
     process: &'tree mut Process,
     /// Threads that are in slots, the one that answers for the scratch page first.
     guests: Vec<Guest>,
-    /// Empty when nothing is mapped for calls.
-    scratch: AddrRange,
+    /// What is mapped for the first thread; empty when nothing is mapped for calls.
+    mapped: AddrRange,
+    /// What is mapped for the others at the moment.
+    areas: Option<AddrRange>,
+    /// The slot for series, once there was one.
+    series: Option<usize>,
+}
+
+/// What one of several threads has answered.
+#[derive(Debug)]
+struct Answer {
+    /// Its place among the threads of the process.
+    thread: usize,
+    /// What its calls returned.
+    outcomes: Vec<Outcome>,
+    /// What their memory holds.
+    content: Vec<u8>,
 }
 
 /// A thread in a slot.
@@ -105,8 +137,10 @@ enum Phase {
     Entering,
     /// Past the entry, on its way to the exit.
     Inside,
-    /// It was killed.
-    Dead,
+    /// Sent on a series of calls.
+    Series(Series),
+    /// It was killed, or has gone back by itself.
+    Lost,
 }
 
 impl<'tree> Injector<'tree> {
@@ -116,29 +150,12 @@ impl<'tree> Injector<'tree> {
             return Err(InjectError::NoVdso { pid });
         }
         let slot = *process.room.usable().first().ok_or(InjectError::NoRoom { pid })?;
-        let scratch = find_hole(process.task())?;
-        let mut injector = Self { process, guests: Vec::new(), scratch };
-        injector.enter(0, slot, Some(scratch))?;
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        let flags = libc::MAP_PRIVATE
-            | libc::MAP_ANONYMOUS
-            | libc::MAP_NORESERVE
-            | libc::MAP_FIXED_NOREPLACE;
-        let mapped = injector.call(&Call::new(
-            libc::SYS_mmap,
-            &[
-                scratch.start.0,
-                scratch.len(),
-                u64::from(protection.unsigned_abs()),
-                u64::from(flags.unsigned_abs()),
-                u64::MAX,
-                0,
-            ],
-        ))?;
-        match mapped {
-            Ok(_) => Ok(injector),
-            Err(source) => Err(InjectError::Scratch { operation: "map", pid, source }),
-        }
+        let start = find_hole(process.task())?.start;
+        let mapped = AddrRange { start, end: RemoteAddr(start.0 + FIRST_SIZE) };
+        let mut injector = Self { process, guests: Vec::new(), mapped, areas: None, series: None };
+        injector.enter(0, slot, Some(mapped))?;
+        injector.map(mapped)?;
+        Ok(injector)
     }
 
     /// As [`Self::new`], with nothing mapped for what calls read and write.
@@ -148,8 +165,8 @@ impl<'tree> Injector<'tree> {
             return Err(InjectError::NoVdso { pid });
         }
         let slot = *process.room.usable().first().ok_or(InjectError::NoRoom { pid })?;
-        let scratch = AddrRange { start: RemoteAddr(0), end: RemoteAddr(0) };
-        let mut injector = Self { process, guests: Vec::new(), scratch };
+        let mapped = AddrRange { start: RemoteAddr(0), end: RemoteAddr(0) };
+        let mut injector = Self { process, guests: Vec::new(), mapped, areas: None, series: None };
         injector.enter(0, slot, None)?;
         Ok(injector)
     }
@@ -171,11 +188,11 @@ impl<'tree> Injector<'tree> {
         Ok(base)
     }
 
-    /// The memory that calls may use for what they read and write, in the process. Its first
-    /// [`AREA_SIZE`] bytes are those of the first thread's calls.
+    /// The memory that the first thread's calls may use for what they read and write, in the process.
     #[must_use]
     pub fn scratch(&self) -> AddrRange {
-        self.scratch
+        let AddrRange { start, end } = self.mapped;
+        AddrRange { start, end: end.min(RemoteAddr(start.0 + SCRATCH_SIZE)) }
     }
 
     /// The process.
@@ -194,35 +211,82 @@ impl<'tree> Injector<'tree> {
         self.end_call(0)
     }
 
-    /// Carries out calls in every thread, several of them at a time. `calls` makes a thread's calls
-    /// for the part of the scratch page that is its own; `visit` gets the thread's place in the
-    /// process, what each of its calls returned, and that part's content.
+    /// Carries out calls in the first thread, one after another whatever they return, which takes much
+    /// less time than each by itself. They must not be ones that wait.
     ///
     /// # Errors
-    /// When a thread was killed meanwhile, tracing failed, or `visit` gives an error.
+    /// As for [`Self::call`]; also when this machine is so busy that the thread did not wait for us.
+    pub fn call_all(&mut self, calls: &[Call]) -> Result<Vec<Outcome>, InjectError> {
+        let table = self.scratch().end;
+        let mut outcomes = Vec::with_capacity(calls.len());
+        for part in calls.chunks(series::capacity(FIRST_TABLE_SIZE)) {
+            self.begin_series(0, table, part)?;
+            outcomes.extend(self.end_series(0)?);
+        }
+        Ok(outcomes)
+    }
+
+    /// Carries out calls in every thread, as [`Self::call_all`] does, several threads at a time. `calls`
+    /// makes a thread's calls for the [`AREA_SIZE`] bytes of memory that they may use; `visit` gets the
+    /// thread's place in the process, what each of its calls returned, and what that memory holds then.
+    ///
+    /// # Errors
+    /// As for [`Self::call_all`], and when `visit` gives an error.
     pub fn on_each_thread<E: From<InjectError>>(
         &mut self,
         calls: &dyn Fn(RemoteAddr) -> Vec<Call>,
         visit: &mut Visit<'_, E>,
     ) -> Result<(), E> {
-        self.run_guests(0, calls, visit)?;
-        // The first slot stays the first thread's.
-        let occupied = self.guests[0].slot;
-        let mut slots = self.process.room.usable();
-        slots.retain(|slot| *slot != occupied);
-        slots.truncate(to_usize(SCRATCH_SIZE / AREA_SIZE - 1));
+        let area = self.scratch().start;
+        let outcomes = self.call_all(&calls(area))?;
+        let mut content = vec![0; to_usize(AREA_SIZE)];
+        self.read(area, &mut content)?;
+        visit(0, &outcomes, &content)?;
+        let slots = self.free_slots();
         let threads: Vec<usize> = (1..self.process.threads.len()).collect();
         if slots.is_empty() && !threads.is_empty() {
             return Err(InjectError::NoRoom { pid: self.process.pid }.into());
         }
-        for group in threads.chunks(slots.len().max(1)) {
-            for (thread, slot) in group.iter().zip(&slots) {
-                self.enter(*thread, *slot, None)?;
+        for group in threads.chunks(slots.len().clamp(1, MOST_GUESTS)) {
+            for answer in self.call_group(group, &slots, calls)? {
+                visit(answer.thread, &answer.outcomes, &answer.content)?;
             }
-            self.run_guests(1, calls, visit)?;
-            self.leave_from(1)?;
         }
         Ok(())
+    }
+
+    /// Carries out calls in some threads at once, each in a slot.
+    fn call_group(
+        &mut self,
+        threads: &[usize],
+        slots: &[usize],
+        calls: &dyn Fn(RemoteAddr) -> Vec<Call>,
+    ) -> Result<Vec<Answer>, InjectError> {
+        let size = AREA_SIZE + TABLE_SIZE;
+        let start = |number: usize| RemoteAddr(self.mapped.end.0 + to_u64(number) * size);
+        let areas: Vec<RemoteAddr> = (0..threads.len()).map(start).collect();
+        let all = AddrRange { start: self.mapped.end, end: start(threads.len()) };
+        for ((thread, slot), area) in threads.iter().zip(slots).zip(&areas) {
+            let own = AddrRange { start: *area, end: RemoteAddr(area.0 + size) };
+            self.enter(*thread, *slot, Some(own))?;
+        }
+        self.areas = Some(all);
+        self.map(all)?;
+        for (guest, area) in (1..).zip(&areas) {
+            let made = calls(*area);
+            debug_assert!(made.len() <= series::capacity(TABLE_SIZE));
+            self.begin_series(guest, RemoteAddr(area.0 + AREA_SIZE), &made)?;
+        }
+        let mut answers = Vec::with_capacity(threads.len());
+        for (guest, (thread, area)) in (1..).zip(threads.iter().zip(&areas)) {
+            let outcomes = self.end_series(guest)?;
+            let mut content = vec![0; to_usize(AREA_SIZE)];
+            self.read(*area, &mut content)?;
+            answers.push(Answer { thread: *thread, outcomes, content });
+        }
+        self.unmap_areas()?;
+        self.leave_from(1)?;
+        Ok(answers)
     }
 
     /// Reads from the process.
@@ -254,28 +318,111 @@ impl<'tree> Injector<'tree> {
         if self.guests.is_empty() {
             return Ok(());
         }
+        let areas = self.unmap_areas();
         self.leave_from(1)?;
         self.complete_call(0)?;
-        let unmapped = match self.scratch {
-            scratch if scratch.is_empty() => Ok(0),
-            AddrRange { start, .. } => {
-                self.call(&Call::new(libc::SYS_munmap, &[start.0, self.scratch.len()]))?
-            }
+        let unmapped = match self.mapped {
+            mapped if mapped.is_empty() => Ok(()),
+            mapped => self.unmap(mapped),
         };
         self.leave_from(0)?;
+        if let Some(series) = self.series.take() {
+            self.process.room.slots[series].state = SlotState::Written;
+        }
         let pid = self.process.pid;
         let memory = &self.process.memory;
         self.process.room.clear(memory).map_err(|source| InjectError::Memory {
             operation: "write",
             pid,
-            address: self.scratch.start,
+            address: self.mapped.start,
             source,
         })?;
+        areas.and(unmapped)
+    }
+
+    /// Maps memory for calls, by the first thread.
+    fn map(&mut self, range: AddrRange) -> Result<(), InjectError> {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE
+            | libc::MAP_ANONYMOUS
+            | libc::MAP_NORESERVE
+            | libc::MAP_FIXED_NOREPLACE;
+        let [protection, flags] = [protection, flags].map(|bits| u64::from(bits.unsigned_abs()));
+        let arguments = [range.start.0, range.len(), protection, flags, u64::MAX, 0];
+        let pid = self.process.pid;
+        let mapped = self.call(&Call::new(libc::SYS_mmap, &arguments))?;
+        mapped.map(drop).map_err(|source| InjectError::Scratch { operation: "map", pid, source })
+    }
+
+    /// Unmaps memory, by the first thread.
+    fn unmap(&mut self, range: AddrRange) -> Result<(), InjectError> {
+        let pid = self.process.pid;
+        let unmapped = self.call(&Call::new(libc::SYS_munmap, &[range.start.0, range.len()]))?;
         unmapped.map(drop).map_err(|source| InjectError::Scratch {
             operation: "unmap",
             pid,
             source,
         })
+    }
+
+    /// Unmaps what is mapped for the others, none of which needs it any more.
+    fn unmap_areas(&mut self) -> Result<(), InjectError> {
+        let Some(areas) = self.areas.take() else { return Ok(()) };
+        for guest in 0..self.guests.len() {
+            self.complete_call(guest)?;
+        }
+        self.unmap(areas)
+    }
+
+    /// Slots for threads to go into. One more is kept for series.
+    fn free_slots(&self) -> Vec<usize> {
+        let mut slots = self.process.room.usable();
+        slots.retain(|slot| self.guests.iter().all(|guest| guest.slot != *slot));
+        slots
+    }
+
+    /// Where the code for series lies, which is put there if it was not.
+    fn series_code(&mut self) -> Result<RemoteAddr, InjectError> {
+        let slot = match self.series {
+            Some(slot) => slot,
+            None => {
+                let free = self.free_slots().last().copied();
+                let free = free.ok_or(InjectError::NoRoom { pid: self.process.pid })?;
+                write(self.process, self.process.room.slots[free].base, &stub::encode_series())?;
+                self.process.room.slots[free].state = SlotState::Occupied;
+                *self.series.insert(free)
+            }
+        };
+        Ok(self.process.room.slots[slot].base)
+    }
+
+    /// Sends a guest on a series of calls, whose table is to lie at `table`.
+    fn begin_series(
+        &mut self,
+        guest: usize,
+        table: RemoteAddr,
+        calls: &[Call],
+    ) -> Result<(), InjectError> {
+        let places = (self.series_code()?, table);
+        let Guest { thread, slot, .. } = self.guests[guest];
+        let own = self.process.room.slots[slot].base;
+        let series = Series::begin(self.process, thread, own, places, calls)?;
+        self.guests[guest].phase = Phase::Series(series);
+        Ok(())
+    }
+
+    /// Waits for the end of a guest's series: what its calls returned.
+    fn end_series(&mut self, guest: usize) -> Result<Vec<Outcome>, InjectError> {
+        let Guest { tid, phase: Phase::Series(series), .. } = self.guests[guest] else {
+            return Ok(Vec::new());
+        };
+        let outcome = series.end(self.process, tid, self.process.reaps(tid));
+        self.guests[guest].phase = if outcome.is_ok() { Phase::Idle } else { Phase::Lost };
+        if !matches!(outcome, Ok(_) | Err(InjectError::Died { .. } | InjectError::Late { .. })) {
+            // It may still be in there, so the code stays.
+            self.series = None;
+        }
+        outcome
     }
 
     /// Moves a thread into a slot.
@@ -303,38 +450,6 @@ impl<'tree> Injector<'tree> {
         let moved = Registers { rip: base.0 + HEAL, orig_rax: NO_SYSTEM_CALL, ..registers };
         set_registers(tid, &moved)?;
         trace("block the signals of", tid, |tid| ptrace::set_signal_mask(tid, ALL_SIGNALS))
-    }
-
-    /// Carries out calls in all guests from `first` on, each call in all of them at once.
-    fn run_guests<E: From<InjectError>>(
-        &mut self,
-        first: usize,
-        calls: &dyn Fn(RemoteAddr) -> Vec<Call>,
-        visit: &mut Visit<'_, E>,
-    ) -> Result<(), E> {
-        let count = self.guests.len();
-        let area = |guest: usize| RemoteAddr(self.scratch.start.0 + to_u64(guest) * AREA_SIZE);
-        let scripts: Vec<Vec<Call>> = (first..count).map(|guest| calls(area(guest))).collect();
-        let areas: Vec<RemoteAddr> = (first..count).map(area).collect();
-        let mut results: Vec<Vec<Outcome>> = vec![Vec::new(); count - first];
-        let steps = scripts.iter().map(Vec::len).max().unwrap_or_default();
-        for step in 0..steps {
-            for (guest, script) in (first..).zip(&scripts) {
-                self.begin_call(guest, &script[step])?;
-            }
-            for guest in first..count {
-                self.enter_call(guest)?;
-            }
-            for (guest, result) in (first..count).zip(&mut results) {
-                result.push(self.end_call(guest)?);
-            }
-        }
-        let mut content = vec![0; to_usize(AREA_SIZE)];
-        for (index, result) in results.iter().enumerate() {
-            read(self.process, areas[index], &mut content)?;
-            visit(self.guests[first + index].thread, result, &content)?;
-        }
-        Ok(())
     }
 
     /// Sends a guest on its way into a call.
@@ -381,7 +496,11 @@ impl<'tree> Injector<'tree> {
             self.await_guest(guest)?;
             self.guests[guest].phase = Phase::Idle;
         }
-        Ok(())
+        self.end_series(guest)?;
+        match self.guests[guest] {
+            Guest { tid, phase: Phase::Lost, .. } => Err(InjectError::Lost { tid }),
+            _ => Ok(()),
+        }
     }
 
     fn resume(&mut self, guest: usize, phase: Phase) -> Result<(), InjectError> {
@@ -395,7 +514,7 @@ impl<'tree> Injector<'tree> {
         let tid = self.guests[guest].tid;
         let outcome = await_system_call_stop(tid, self.process.reaps(tid));
         if outcome.is_err() {
-            self.guests[guest].phase = Phase::Dead;
+            self.guests[guest].phase = Phase::Lost;
         }
         outcome
     }
@@ -508,10 +627,10 @@ fn find_hole(pid: Pid) -> Result<AddrRange, InjectError> {
         }
         previous = previous.max(end);
     }
-    let no_hole = || InjectError::NoHole { pid, bytes: SCRATCH_SIZE };
-    let gap = largest.filter(|gap| gap.len() >= 3 * SCRATCH_SIZE).ok_or_else(no_hole)?;
+    let no_hole = || InjectError::NoHole { pid, bytes: HOLE_SIZE };
+    let gap = largest.filter(|gap| gap.len() >= 3 * HOLE_SIZE).ok_or_else(no_hole)?;
     let start = (gap.start.0 + gap.len() / 2) / PAGE_SIZE * PAGE_SIZE;
-    AddrRange::new(start, start + SCRATCH_SIZE).ok_or_else(no_hole)
+    AddrRange::new(start, start + HOLE_SIZE).ok_or_else(no_hole)
 }
 
 /// A system call's result as the kernel returns it: an error is a small negative number.
@@ -560,7 +679,13 @@ pub(super) fn trace<T>(
 
 #[cfg(test)]
 mod tests {
+    use std::mem::forget;
+    use std::process::{Child, Command};
+    use std::thread::{self, sleep};
+    use std::time::Duration;
+
     use super::*;
+    use crate::tracer::tree::Tree;
 
     #[test]
     fn results_are_told_from_errors() {
@@ -571,6 +696,91 @@ mod tests {
         check(-22, Err(Errno::EINVAL));
         check(-4096, Ok((-4096_i64).cast_unsigned()));
         check(0x7f00_0000_0000, Ok(0x7f00_0000_0000));
+    }
+
+    /// A sleeping process, killed at the end.
+    struct Sleeper(Child);
+
+    impl Sleeper {
+        fn start() -> Self {
+            let sleeper = Self(Command::new("sleep").arg("1000").spawn().expect("sleep"));
+            sleeper.await_sleep();
+            sleeper
+        }
+
+        fn await_sleep(&self) {
+            let sleeps = || procfs::status(self.pid()).is_ok_and(|status| status.state == b'S');
+            let waits = || procfs::name(self.pid()).is_ok_and(|name| name == b"sleep");
+            while !(sleeps() && waits()) {
+                sleep(Duration::from_millis(1));
+            }
+        }
+
+        fn pid(&self) -> Pid {
+            Pid::from_raw(self.0.id().cast_signed())
+        }
+
+        fn freeze(&self) -> Tree {
+            Tree::freeze(self.pid(), None, Duration::from_secs(5)).expect("it can be frozen")
+        }
+
+        /// Freezes it, and has it begin a series of calls.
+        fn begin_series<'tree>(&self, tree: &'tree mut Tree) -> Injector<'tree> {
+            let mut injector = tree.inject(0).expect("there is room");
+            let table = injector.scratch().end;
+            let calls = [Call::new(libc::SYS_getpid, &[])];
+            injector.begin_series(0, table, &calls).expect("it begins");
+            injector
+        }
+
+        /// It can be frozen again, and answers, and goes on where it was, with nothing left in it.
+        fn check_unharmed(&self, before: &[procfs::Mapping]) {
+            let mut tree = self.freeze();
+            let mut injector = tree.inject(0).expect("there is room");
+            let calls = [Call::new(libc::SYS_getpid, &[]), Call::new(libc::SYS_close, &[9999])];
+            let answers = injector.call_all(&calls).expect("it answers");
+            assert_eq!(answers, [Ok(u64::from(self.0.id())), Err(Errno::EBADF)]);
+            injector.finish().expect("all is put back");
+            tree.thaw().expect("it is let go");
+            self.await_sleep();
+            assert_eq!(procfs::mapping_heads(self.pid()).expect("its mappings"), before);
+        }
+    }
+
+    impl Drop for Sleeper {
+        fn drop(&mut self) {
+            self.0.kill().expect("it is not reaped yet");
+            self.0.wait().expect("it is not reaped yet");
+        }
+    }
+
+    #[test]
+    fn a_process_whose_tracer_ends_in_a_series_is_healed_by_the_next() {
+        let sleeper = Sleeper::start();
+        let before = procfs::mapping_heads(sleeper.pid()).expect("its mappings");
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut tree = sleeper.freeze();
+                forget(sleeper.begin_series(&mut tree));
+                forget(tree);
+            });
+        });
+        sleeper.check_unharmed(&before);
+    }
+
+    #[test]
+    fn a_process_that_is_not_stopped_in_time_goes_on_unharmed() {
+        let sleeper = Sleeper::start();
+        let before = procfs::mapping_heads(sleeper.pid()).expect("its mappings");
+        let mut tree = sleeper.freeze();
+        let mut injector = sleeper.begin_series(&mut tree);
+        sleep(Duration::from_millis(1500));
+        let late = injector.end_series(0);
+        assert!(matches!(late, Err(InjectError::Late { .. })), "{late:?}");
+        drop(injector);
+        tree.thaw().expect("it is let go");
+        sleeper.await_sleep();
+        sleeper.check_unharmed(&before);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //!
 //! - `chase` seizes and stops every thread of every process under some roots while they run;
 //! - [`tree`] is what has been stopped, and lets it go;
-//! - [`injection`] makes frozen threads carry out system calls;
+//! - [`injection`] makes frozen threads carry out system calls, `series` several of them in one go;
 //! - [`copy`] makes frozen processes bring forth hidden copies of themselves;
 //! - [`stub`] is the machine code for both, `room` and [`vdso`] know the place where it is put;
 //! - [`restart`] knows how a thread that was caught inside a system call goes on.
@@ -18,6 +18,7 @@ pub mod error;
 pub mod injection;
 pub mod restart;
 mod room;
+mod series;
 pub mod stub;
 pub mod tree;
 pub mod vdso;

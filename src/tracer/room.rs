@@ -101,7 +101,10 @@ pub(super) fn find_room(pid: Pid, memory: &RemoteMemory) -> Result<Room, FreezeE
         let base = RemoteAddr(vdso.range.start.0 + offset);
         let state = if bytes.iter().all(|byte| *byte == 0) {
             SlotState::Clean
-        } else if stub::decode(bytes, base).is_some() || stub::is_birth(bytes, base) {
+        } else if stub::decode(bytes, base).is_some()
+            || stub::is_birth(bytes, base)
+            || stub::is_series(bytes)
+        {
             SlotState::Occupied
         } else {
             SlotState::Taken
@@ -165,16 +168,32 @@ fn gives_birth(process: &Process, index: usize) -> Result<bool, FreezeError> {
     Ok(stub::is_birth(&bytes, slot.base))
 }
 
+/// The slot that an address lies in, with what it holds, unless that is nothing.
+fn slot_around(
+    process: &Process,
+    address: RemoteAddr,
+) -> Result<Option<(RemoteAddr, [u8; SLOT_SIZE])>, InjectError> {
+    let around = |slot: &&Slot| slot.state != SlotState::Clean && slot.contains(address);
+    let Some(slot) = process.room.slots.iter().find(around) else { return Ok(None) };
+    let mut bytes = [0; SLOT_SIZE];
+    read(process, slot.base, &mut bytes)?;
+    Ok(Some((slot.base, bytes)))
+}
+
 fn heal_leftover(process: &mut Process, index: usize) -> Result<(), InjectError> {
     let Thread { tid, registers: current, .. } = process.threads[index];
-    let inside =
-        |slot: &Slot| slot.state != SlotState::Clean && slot.contains(RemoteAddr(current.rip));
-    let Some(slot) = process.room.slots.iter().position(inside) else { return Ok(()) };
-    let base = process.room.slots[slot].base;
-    let mut bytes = [0; SLOT_SIZE];
-    read(process, base, &mut bytes)?;
+    let Some((mut base, mut bytes)) = slot_around(process, RemoteAddr(current.rip))? else {
+        return Ok(());
+    };
+    let mut place = current.rip;
+    if stub::is_series(&bytes) {
+        // The way back is in its own slot.
+        place = current.r15;
+        let own = slot_around(process, RemoteAddr(place))?;
+        (base, bytes) = own.ok_or(InjectError::Astray { tid })?;
+    }
     let healing = stub::decode(&bytes, base).ok_or(InjectError::Astray { tid })?;
-    let unmapping = healing.scratch.is_some() && current.rip < base.0 + LOAD;
+    let unmapping = healing.scratch.is_some() && place < base.0 + LOAD;
     let thread = &mut process.threads[index];
     thread.registers = Registers {
         rsp: current.rsp,

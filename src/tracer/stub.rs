@@ -34,6 +34,34 @@
 //!
 //! So whoever is born ends by itself, and the thread does not go back before it has taken the
 //! intermediate's end away: its process never sees a child that it did not make.
+//!
+//! A *series* slot makes calls one after another with no stop in between, for any number of threads:
+//!
+//! ```text
+//! next:
+//!     mov    (%r12), %rax            and so on: number and arguments of a call
+//!     syscall
+//!     mov    %rax, (%r12)            what it returned, in place of its number
+//!     lea    56(%r12), %r12
+//!     lea    -1(%r13), %r13
+//!     mov    %r13, %rcx
+//!     jrcxz  done
+//!     jmp    next
+//! done:
+//!     mov    %r14, 16(%r14)          all are made
+//!     mov    $SPINS, %ecx            the tracer mostly comes at once, and waking takes long
+//! spin:
+//!     pause
+//!     lea    -1(%rcx), %rcx
+//!     jrcxz  wait
+//!     jmp    spin
+//! wait:
+//!     ppoll(NULL, 0, %r14, NULL, 8)  until it is stopped, for as long as %r14 says
+//!     jmp    *%r15                   heal, of the thread's own slot
+//! ```
+//!
+//! The wait is one that leaves the thread's restart block alone, which the call that the thread was caught
+//! in may need. A thread whose tracer is killed goes back when it is over.
 
 use super::restart::SYSCALL;
 use crate::model::address::{AddrRange, RemoteAddr};
@@ -60,6 +88,15 @@ const NOP: u8 = 0x90;
 
 /// Offset, in a birth slot, of the code that the intermediate and the copy run.
 pub const COPY: u64 = 44;
+
+/// Offset, in a series slot, of where a thread is that has made all its calls, and waits from there on.
+pub const SERIES_DONE: u64 = 60;
+
+/// Offset, in a series slot, of where a thread is that waits no longer.
+pub const SERIES_END: u64 = 107;
+
+/// How often a thread looks around before it sleeps: some 0.1 ms.
+const SPINS: u64 = 2000;
 
 /// How a thread gets back from a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,6 +243,53 @@ pub fn is_birth(slot: &[u8; SLOT_SIZE], base: RemoteAddr) -> bool {
     encode_birth(RemoteAddr(own), base) == *slot
 }
 
+/// The bytes of a series slot, which are the same wherever it lies.
+#[must_use]
+pub fn encode_series() -> [u8; SLOT_SIZE] {
+    let mut code = Vec::with_capacity(SLOT_SIZE);
+    code.extend([0x49, 0x8b, 0x04, 0x24]); // mov (%r12), %rax
+    code.extend([0x49, 0x8b, 0x7c, 0x24, 8]); // mov 8(%r12), %rdi
+    code.extend([0x49, 0x8b, 0x74, 0x24, 16]); // mov 16(%r12), %rsi
+    code.extend([0x49, 0x8b, 0x54, 0x24, 24]); // mov 24(%r12), %rdx
+    code.extend([0x4d, 0x8b, 0x54, 0x24, 32]); // mov 32(%r12), %r10
+    code.extend([0x4d, 0x8b, 0x44, 0x24, 40]); // mov 40(%r12), %r8
+    code.extend([0x4d, 0x8b, 0x4c, 0x24, 48]); // mov 48(%r12), %r9
+    code.extend(SYSCALL);
+    code.extend([0x49, 0x89, 0x04, 0x24]); // mov %rax, (%r12)
+    code.extend([0x4d, 0x8d, 0x64, 0x24, 56]); // lea 56(%r12), %r12
+    code.extend([0x4d, 0x8d, 0x6d, 0xff]); // lea -1(%r13), %r13
+    code.extend([0x4c, 0x89, 0xe9]); // mov %r13, %rcx
+    code.extend([0xe3, 2]); // jrcxz done
+    let back = to_u64(code.len() + 2).wrapping_neg();
+    code.extend([0xeb, low_byte(back)]); // jmp next
+    code.extend([0x4d, 0x89, 0x76, 16]); // mov %r14, 16(%r14)
+    debug_assert_eq!(to_u64(code.len()), SERIES_DONE);
+    load_half(&mut code, &[0xb9], SPINS);
+    code.extend([0xf3, 0x90]); // pause
+    code.extend([0x48, 0x8d, 0x49, 0xff]); // lea -1(%rcx), %rcx
+    code.extend([0xe3, 2]); // jrcxz wait
+    code.extend([0xeb, low_byte(10_u64.wrapping_neg())]); // jmp spin
+    load_half(&mut code, &[0xb8], libc::SYS_ppoll.cast_unsigned());
+    load_half(&mut code, &[0xbf], 0);
+    load_half(&mut code, &[0xbe], 0);
+    code.extend([0x4c, 0x89, 0xf2]); // mov %r14, %rdx
+    load_half(&mut code, &[0x41, 0xba], 0);
+    load_half(&mut code, &[0x41, 0xb8], 8);
+    code.extend(SYSCALL);
+    debug_assert_eq!(to_u64(code.len()), SERIES_END);
+    code.extend([0x41, 0xff, 0xe7]); // jmp *%r15
+    code.resize(SLOT_SIZE, NOP);
+    let mut slot = [NOP; SLOT_SIZE];
+    slot.copy_from_slice(&code);
+    slot
+}
+
+/// Whether these bytes are a series slot.
+#[must_use]
+pub fn is_series(slot: &[u8; SLOT_SIZE]) -> bool {
+    encode_series() == *slot
+}
+
 /// The registers in the order in which a slot loads them, each with the opcode of its `movabs`.
 fn loads(registers: &Registers) -> [([u8; 2], u64); 15] {
     [
@@ -310,6 +394,19 @@ mod tests {
         assert_eq!(slot[copy - 5], 0xe9);
         let healing = Healing { registers: registers(), mask: SignalSet(7), scratch: None };
         assert!(!is_birth(&encode(&healing, base), base));
+    }
+
+    #[test]
+    fn the_parts_of_a_series_slot_lie_where_they_are_said_to() {
+        let slot = encode_series();
+        assert!(is_series(&slot));
+        let end = usize::try_from(SERIES_END).expect("a small offset");
+        assert_eq!(slot[end - 2..end + 3], [0x0f, 0x05, 0x41, 0xff, 0xe7]);
+        // From the end of `jmp next` to the beginning.
+        let jump = slot.windows(3).position(|bytes| bytes == [0xe3, 2, 0xeb]).expect("the jumps");
+        assert_eq!(slot[jump + 3], low_byte(to_u64(jump + 4).wrapping_neg()));
+        assert_eq!(decode(&slot, RemoteAddr(0x1_0000)), None);
+        assert!(!is_birth(&slot, RemoteAddr(0x1_0000)));
     }
 
     #[test]
