@@ -16,7 +16,7 @@ use super::courtesy::give_way;
 use super::error::{CollectError, DumpError};
 use super::files::{self, Collector, Content, Scope, Subject};
 use super::memory::{self, Part};
-use super::process::{self, Insight};
+use super::process::{self, Insight, MemoryInsight};
 use super::refusal::{MappingRefusal, Obstacle, Obstacles, StateRefusal};
 use super::snapshot::MemoryWatch;
 use super::{Request, aio, clocks, detail, ipc, policy};
@@ -105,13 +105,8 @@ pub(super) fn collect(
     let census = census::count(tree, request.root, &mut obstacles)?;
     let postpones = purpose == Purpose::SaveRunning;
     let insights = ask_all(tree, &census, postpones, &mut obstacles)?;
-    if !obstacles.is_empty() {
-        return Err(DumpError::Refused(Obstacles(obstacles)));
-    }
     let is_root = |process: &&tree::Process| process.pid == request.root;
     let root = tree.processes().iter().find(is_root).map_or(request.root, tree::Process::task);
-    let clocks = clocks::now(root)?;
-
     let subjects: Vec<Subject> = census
         .living()
         .map(|(_, member)| Subject {
@@ -129,7 +124,13 @@ pub(super) fn collect(
         supervisor: request.supervisor,
         tcp_close: request.tcp_close,
         ext_unix: request.ext_unix,
+        only_looks: purpose == Purpose::Look || !obstacles.is_empty(),
     };
+    if !obstacles.is_empty() {
+        add_others(&scope, &census, tree, &mut obstacles);
+        return Err(DumpError::Refused(Obstacles(obstacles)));
+    }
+    let clocks = clocks::now(root)?;
     let mut files = Collector::collect(&scope).map_err(CollectError::from)?;
     let sharing = files.sharing().to_vec();
 
@@ -243,6 +244,21 @@ pub(super) fn collect(
     };
     collected.check(Vec::new())?;
     Ok(collected)
+}
+
+/// Adds what files and mappings stand in the way of a checkpoint that something else stands in the way of
+/// already. That may keep this from being told, too: then there is less to tell.
+fn add_others(scope: &Scope<'_>, census: &Census, tree: &Tree, obstacles: &mut Vec<Obstacle>) {
+    let Ok(mut files) = Collector::collect(scope) else { return };
+    for (place, _) in census.living() {
+        let (unasked, nowhere) = (MemoryInsight::default(), ObjectId(0));
+        let process = &tree.processes()[place];
+        // Its refusals are noted as it goes.
+        if memory::collect(process, &unasked, nowhere, &mut files, obstacles).is_err() {
+            break;
+        }
+    }
+    obstacles.extend(files.finish(0).refusals.into_iter().map(Obstacle::File));
 }
 
 /// The directories for temporary files: those that the supervisor was given, for it may have been started
@@ -430,6 +446,13 @@ fn ask_all(
     let mut insights = Vec::new();
     for (place, member) in census.living() {
         let pid = member.host;
+        // A filter may end who makes a call that it does not expect.
+        let is_filtered = |obstacle: &Obstacle| {
+            *obstacle == Obstacle::State { pid, kind: StateRefusal::Seccomp }
+        };
+        if obstacles.iter().any(is_filtered) {
+            continue;
+        }
         if tree.processes()[place].vdso().is_none() {
             obstacles.push(Obstacle::State { pid, kind: StateRefusal::NoVdso });
             continue;

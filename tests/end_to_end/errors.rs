@@ -148,6 +148,7 @@ fn addresses_that_others_have() {
 #[test]
 fn sockets_of_other_kinds() {
     refused("netlink", &["descriptor 3", "NETLINK_KOBJECT_UEVENT"]);
+    refused("rtnetlink", &["descriptor 3", "netlink"]);
 }
 
 #[test]
@@ -172,6 +173,14 @@ fn packet_sockets_and_other_strange_things() {
         refused_as(User::Caller, "bpf", &["descriptor 3", "BPF"]);
         refused_as(User::Caller, "fuse", &["descriptor 3", "character device 10:229"]);
         refused_as(User::Caller, "packet", &["descriptor 3", "socket"]);
+        refused_as(User::Caller, "raw", &["descriptor 3", "raw"]);
+        for (device, word) in
+            [("kvm", "10:232"), ("net/tun", "10:200"), ("kmsg", "1:11"), ("loop0", "block device")]
+        {
+            if Path::new("/dev").join(device).exists() {
+                refused_as(User::Caller, device, &["descriptor 3", device, word, "closed"]);
+            }
+        }
     }
 }
 
@@ -208,6 +217,71 @@ fn system_v_shared_memory_of_others() {
 #[test]
 fn seccomp_filters() {
     refused("seccomp", &["seccomp"]);
+    refused("strict", &["seccomp"]);
+}
+
+#[test]
+fn descriptors_of_processes_that_share_descriptors() {
+    refused("sharer", &["descriptor 3", "descriptor 4", "CLONE_FILES"]);
+}
+
+#[test]
+fn processes_of_other_users() {
+    if geteuid().is_root() {
+        refused_as(User::Caller, "user", &["user ids are [12345, 12345, 12345, 12345]", "user 0"]);
+    }
+}
+
+/// A program that takes another user's rights (setuid) when it is executed.
+#[test]
+fn programs_with_other_rights() {
+    if !geteuid().is_root() {
+        return;
+    }
+    let place = Workplace::new(User::Plain);
+    let program = place.path("other");
+    fs::copy(fixture("memory_brk", Linking::Dynamic), &program).expect("copy a program");
+    std::os::unix::fs::chown(&program, Some(0), Some(0)).expect("give it to root");
+    fs::set_permissions(&program, Permissions::from_mode(0o4755)).expect("mark it");
+    let child = place.start(place.command("sh").args(["-c", "./other & wait"]));
+    assert!(poll(PATIENCE, || place.has("ready").then_some(())).is_some());
+    let other = process::child_named(child, "other").expect("it runs");
+    let words = [&other.to_string(), "another user", "run rckpt as its owner"];
+    check_refused(&place.ask(&["dump", &child.to_string(), "--dir", "job"]), 1, &words);
+    let answer = place.ask(&["check", &child.to_string()]);
+    assert_eq!(answer.status, Some(1), "{answer:#?}");
+    for word in words {
+        assert!(answer.output.contains(word), "{word}: {answer:#?}");
+    }
+    place.write("go", "");
+    assert_eq!(process::exit_status(child, PATIENCE), Some(0), "{}", place.text("stderr"));
+    assert_eq!(place.text("verdict"), "PASS\n");
+}
+
+/// Everything that is in the way is told at once, by `check` and by `dump`.
+#[test]
+fn several_things_at_once() {
+    let place = Workplace::new(User::Plain);
+    let job = Running::start(&place, &Case::new("refused").with_argument("several"), Start::Alone);
+    let root = job.root().to_string();
+    let words = [
+        "descriptor 3 (net:[",
+        "performance counters",
+        "NETLINK_KOBJECT_UEVENT",
+        "seccomp filters",
+        "take the checkpoint when the program has it closed",
+    ];
+    for _ in 0..2 {
+        let answer = place.ask(&["check", &root]);
+        assert_eq!(answer.status, Some(1), "{answer:#?}");
+        for word in words {
+            assert!(answer.output.contains(word), "{word}: {answer:#?}");
+        }
+        check_refused(&place.ask(&["dump", &root, "--dir", "job"]), 1, &words);
+        job.check_let_go();
+        job.ping();
+    }
+    job.judge();
 }
 
 #[test]

@@ -42,6 +42,9 @@ pub(super) fn collect(collector: &Collector, found: &Description) -> Result<Open
     if process.rest.starts_with("task/") {
         return Err(RefusalKind::ProcOfThread.into());
     }
+    if collector.sharers.contains(&recorded) {
+        return Err(RefusalKind::LeadsToSharer { process: recorded }.into());
+    }
     Ok(record(found, format!("/proc/{recorded}/{}", process.rest).into_bytes()))
 }
 

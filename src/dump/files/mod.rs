@@ -32,7 +32,7 @@ mod tests;
 mod timer;
 pub mod unnamed;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
@@ -90,6 +90,8 @@ pub struct Scope<'a> {
     pub tcp_close: bool,
     /// Whether connections of unix sockets to outside the job are given up.
     pub ext_unix: bool,
+    /// Whether it is only looked what cannot be saved: what is on its way stays on it.
+    pub only_looks: bool,
 }
 
 /// A mapping of a file, as /proc/PID/maps shows it.
@@ -245,6 +247,8 @@ pub struct Collector {
     recorded: HashMap<Pid, id::Pid>,
     /// Those of processes that have ended and not been waited for.
     zombies: HashMap<Pid, id::Pid>,
+    /// Recorded ids of processes that share the table of descriptors of one before them.
+    sharers: HashSet<id::Pid>,
     /// Inotify instances whose watched files are still to be found.
     unresolved: Vec<inotify::Unresolved>,
     /// For each subject, its table and its directories.
@@ -278,6 +282,7 @@ impl Collector {
         let mut collector = Self {
             recorded: recorded_ids(scope.subjects),
             zombies: scope.zombies.iter().copied().collect(),
+            sharers: sharers(scope.subjects, &tables.class_of),
             unresolved: Vec::new(),
             sharing,
             fd_tables: vec![FdTable::default(); tables.firsts.len()],
@@ -622,6 +627,13 @@ fn share(tasks: &[Pid], what: Shared) -> Result<Sharing, CollectFilesError> {
         }
     }
     Ok(Sharing { class_of, firsts })
+}
+
+/// Those whose class another has had before.
+fn sharers(subjects: &[Subject], classes: &[usize]) -> HashSet<id::Pid> {
+    let mut known = HashSet::new();
+    let sharing = subjects.iter().zip(classes).filter(|(_, class)| !known.insert(**class));
+    sharing.map(|(subject, _)| subject.recorded).collect()
 }
 
 /// The recorded ids of processes, by theirs and by those of the tasks that stand for them.

@@ -38,6 +38,9 @@ pub(super) fn collect(collector: &Collector, found: &Description) -> Result<Open
             }
         }
     };
+    if collector.sharers.contains(&process) {
+        return Err(RefusalKind::LeadsToSharer { process }.into());
+    }
     Ok(OpenFileKind::PidFd { process, thread })
 }
 

@@ -10,7 +10,7 @@ use thiserror::Error;
 use super::message_queue::MessageQueueRefusal;
 use super::socket::ForeignSocket;
 use crate::model::address::AddrRange;
-use crate::model::id::Bytes;
+use crate::model::id::{self, Bytes};
 
 /// Where in a process the unsupported thing sits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,6 +193,15 @@ pub enum RefusalKind {
         /// The thread.
         thread: i32,
     },
+    /// A process that comes back after the files are opened.
+    #[error(
+        "it leads to process {process} (its number in the job), which shares the table of descriptors of \
+         another (CLONE_FILES), and this is not supported"
+    )]
+    LeadsToSharer {
+        /// The process.
+        process: id::Pid,
+    },
     /// `mq_open`.
     #[error("this POSIX message queue cannot be saved: {0}")]
     MessageQueue(MessageQueueRefusal),
@@ -372,6 +381,7 @@ impl RefusalKind {
             | Self::WatchNumber { .. }
             | Self::PidFdOfOutsider { .. }
             | Self::PidFdOfThread { .. }
+            | Self::LeadsToSharer { .. }
             | Self::MessageQueueDirectory
             | Self::Fanotify
             | Self::PerfEvent

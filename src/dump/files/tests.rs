@@ -61,6 +61,7 @@ fn collect(pids: &[Pid], supervisor: Option<Pid>) -> Collector {
         root,
         supervisor,
         tcp_close: false,
+        only_looks: false,
         ext_unix: false,
     })
     .unwrap()

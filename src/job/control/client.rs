@@ -58,7 +58,10 @@ impl Connection {
         let address = UnixAddr::new_abstract(&name.to_bytes()).map_err(failed("connect to"))?;
         match socket::connect(socket.as_raw_fd(), &address) {
             Ok(()) => {}
-            Err(Errno::ECONNREFUSED) => return Ok(None),
+            // It is gone, or was none: one that does not take connections, or has no room for more.
+            Err(Errno::ECONNREFUSED | Errno::EPROTOTYPE | Errno::EPERM | Errno::EACCES) => {
+                return Ok(None);
+            }
             Err(source) => return Err(failed("connect to")(source)),
         }
         let peer =

@@ -11,6 +11,9 @@ use crate::model::id::Bytes;
 
 const PREFIX: &str = "rckpt-";
 
+/// Digits in the name of a job, and of a supervisor ([`crate::job::identity::new_id`]).
+const ID_LENGTH: usize = 32;
+
 /// The name of a supervisor's socket, taken apart.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Name {
@@ -39,8 +42,10 @@ impl Name {
         let mut parts = bytes.strip_prefix(PREFIX.as_bytes())?.split(|byte| *byte == b'-');
         let user = str::from_utf8(parts.next()?).ok()?.parse().ok()?;
         let (job, instance) = (parts.next()?, parts.next()?);
-        let plain = |part: &[u8]| !part.is_empty() && part.iter().all(u8::is_ascii_alphanumeric);
-        (plain(job) && plain(instance) && parts.next().is_none()).then(|| Self {
+        let is_id = |part: &[u8]| {
+            part.len() == ID_LENGTH && part.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        };
+        (is_id(job) && is_id(instance) && parts.next().is_none()).then(|| Self {
             user,
             job: job.into(),
             instance: instance.into(),
@@ -57,15 +62,17 @@ pub fn names(user: Option<Uid>) -> io::Result<Vec<Name>> {
 }
 
 /// Reads the lines of /proc/net/unix: `Num RefCount Protocol Flags Type St Inode Path`, where
-/// `Flags` has __SO_ACCEPTCON (0x10000) for listening sockets and an abstract name begins with `@`.
+/// `Flags` has __SO_ACCEPTCON (0x10000) for listening sockets, `Type` is 5 for those of packets in their
+/// order (SOCK_SEQPACKET), and an abstract name begins with `@`.
 fn parse_table(table: impl BufRead) -> io::Result<Vec<Name>> {
     let mut names = Vec::new();
     for line in table.split(b'\n') {
         let line = line?;
         let mut fields = line.split(|byte| *byte == b' ').filter(|field| !field.is_empty());
         let listens = fields.nth(3) == Some(b"00010000");
-        let path = fields.nth(3).and_then(|path| path.strip_prefix(b"@"));
-        if let (true, Some(name)) = (listens, path.and_then(Name::parse)) {
+        let has_kind = fields.next() == Some(b"0005");
+        let path = fields.nth(2).and_then(|path| path.strip_prefix(b"@"));
+        if let (true, Some(name)) = (listens && has_kind, path.and_then(Name::parse)) {
             names.push(name);
         }
     }
@@ -79,33 +86,42 @@ mod tests {
 
     #[test]
     fn names_come_apart_as_they_were_put_together() {
-        let name = Name { user: 1000, job: b"0f3a"[..].into(), instance: b"77"[..].into() };
-        assert_eq!(name.to_bytes(), b"rckpt-1000-0f3a-77");
+        let (job, instance) = ("0f3a".repeat(8), "77".repeat(16));
+        let name = Name {
+            user: 1000,
+            job: job.as_bytes().into(),
+            instance: instance.as_bytes().into(),
+        };
+        assert_eq!(name.to_bytes(), format!("rckpt-1000-{job}-{instance}").as_bytes());
         assert_eq!(Name::parse(&name.to_bytes()), Some(name));
-        for foreign in [
-            "",
-            "rckpt-",
-            "rckpt-1000",
-            "rckpt-1000-a",
-            "rckpt-1000--b",
-            "rckpt-x-a-b",
-            "rckpt-1000-a-b-c",
-            "rckpt-1000-a/-b",
-            "/tmp/.X11-unix/X0",
-        ] {
-            assert_eq!(Name::parse(foreign.as_bytes()), None, "{foreign:?}");
-        }
+        let foreign = |name: &str| assert_eq!(Name::parse(name.as_bytes()), None, "{name:?}");
+        foreign("");
+        foreign("rckpt-");
+        foreign("rckpt-1000");
+        foreign("rckpt-1000-a-b");
+        foreign("/tmp/.X11-unix/X0");
+        foreign(&format!("rckpt-1000-{job}"));
+        foreign(&format!("rckpt-1000--{job}"));
+        foreign(&format!("rckpt-x-{job}-{job}"));
+        foreign(&format!("rckpt-1000-{job}-{job}-{job}"));
+        foreign(&format!("rckpt-1000-{job}-{}", job.to_uppercase()));
+        foreign(&format!("rckpt-1000-{job}0-{job}"));
     }
 
     #[test]
     fn the_table_of_sockets() {
-        let table = b"Num       RefCount Protocol Flags    Type St Inode Path\n\
-            ffff8f7e4c8f8000: 00000002 00000000 00010000 0005 01 21034 @rckpt-1000-bb-1\n\
-            ffff8f7e4c8f8400: 00000003 00000000 00000000 0005 03 21035 @rckpt-1000-bb-1\n\
-            ffff8f7e4c8f8800: 00000002 00000000 00010000 0001 01 18342 /run/user/1000/bus\n\
-            ffff8f7e4c8f8c00: 00000002 00000000 00000000 0002 01 18343\n\
-            0000000000000000: 00000002 00000000 00010000 0005 01     9 @rckpt-7-aa-2\n\
-            short line\n\xff\xfe\n";
+        let (one, two) = ("0b".repeat(16), "a1".repeat(16));
+        let table = format!(
+            "Num       RefCount Protocol Flags    Type St Inode Path\n\
+             ffff8f7e4c8f8000: 00000002 00000000 00010000 0005 01 21034 @rckpt-1000-{one}-{two}\n\
+             ffff8f7e4c8f8400: 00000003 00000000 00000000 0005 03 21035 @rckpt-1000-{one}-{two}\n\
+             ffff8f7e4c8f8600: 00000002 00000000 00010000 0001 01 21036 @rckpt-1001-{one}-{two}\n\
+             ffff8f7e4c8f8800: 00000002 00000000 00010000 0001 01 18342 /run/user/1000/bus\n\
+             ffff8f7e4c8f8c00: 00000002 00000000 00000000 0002 01 18343\n\
+             0000000000000000: 00000002 00000000 00010000 0005 01     9 @rckpt-7-{two}-{one}\n\
+             short line\n"
+        );
+        let table = [table.as_bytes(), b"\xff\xfe\n"].concat();
         let names = parse_table(&table[..]).unwrap();
         let users: Vec<u32> = names.iter().map(|name| name.user).collect();
         assert_eq!(users, [7, 1000]);

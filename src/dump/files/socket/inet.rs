@@ -40,6 +40,8 @@ pub(super) struct InetTable {
     datagram: HashMap<u64, InetSocketInfo>,
     /// Whether connections to outside the job are given up.
     gives_up: bool,
+    /// Whether nothing is done to have what is on its way delivered.
+    only_looks: bool,
 }
 
 /// A TCP socket of the job that has a peer.
@@ -59,7 +61,12 @@ impl InetTable {
         subjects: &[Subject<'_>],
         shared: BTreeSet<u64>,
     ) -> Result<Self, CollectFilesError> {
-        let mut table = Self { shared, gives_up: scope.tcp_close, ..Self::default() };
+        let mut table = Self {
+            shared,
+            gives_up: scope.tcp_close,
+            only_looks: scope.only_looks,
+            ..Self::default()
+        };
         for subject in subjects.iter().filter(|subject| is_internet(subject)) {
             let inode = subject.found.stat.number;
             if subject.kind == libc::SOCK_STREAM && subject.protocol == libc::IPPROTO_TCP {
@@ -119,6 +126,11 @@ impl InetTable {
     /// Whether connections to outside the job are given up: the job will find them reset.
     pub const fn gives_up(&self) -> bool {
         self.gives_up
+    }
+
+    /// Whether what is on its way stays there.
+    pub const fn only_looks(&self) -> bool {
+        self.only_looks
     }
 
     /// The socket of the job at the other end of a connection.
