@@ -447,9 +447,8 @@ fn ask_all(
     for (place, member) in census.living() {
         let pid = member.host;
         // A filter may end who makes a call that it does not expect.
-        let is_filtered = |obstacle: &Obstacle| {
-            *obstacle == Obstacle::State { pid, kind: StateRefusal::Seccomp }
-        };
+        let is_filtered =
+            |obstacle: &Obstacle| *obstacle == Obstacle::State { pid, kind: StateRefusal::Seccomp };
         if obstacles.iter().any(is_filtered) {
             continue;
         }

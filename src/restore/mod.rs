@@ -5,10 +5,10 @@
 //! `reaper` and `tree` run in the processes that are to become the job; `control` and `fill` are the
 //! supervisor's side, and this file drives them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -136,12 +136,26 @@ pub fn start(
     plan: &Plan,
     decisions: &files::Decisions,
 ) -> Result<Restored, RestoreError> {
+    let before = descriptor::open_numbers().map_err(|source| RestoreError::Connect { source })?;
     match attempt(reader, plan, decisions) {
         Err(error) if error.id_is_taken() && plan.identity == Identity::InPlace => {
-            attempt(reader, &plan.in_namespaces(reader.job()), decisions)
+            close_others(&before)?;
+            // The files have been rolled back by now.
+            attempt(reader, &plan.in_namespaces(reader.job()), &decisions.carried_out())
         }
         outcome => outcome,
     }
+}
+
+/// Closes what an attempt in place has opened for the job in this process: locks, addresses and names would
+/// be in the way of the next one.
+fn close_others(before: &BTreeSet<RawFd>) -> Result<(), RestoreError> {
+    let failed = |source| RestoreError::Connect { source };
+    let now = descriptor::open_numbers().map_err(failed)?;
+    for number in now.difference(before).map(|number| number.unsigned_abs()) {
+        descriptor::close_range(number, number).map_err(|errno| failed(errno.into()))?;
+    }
+    Ok(())
 }
 
 fn attempt(

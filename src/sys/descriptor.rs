@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
@@ -137,6 +138,17 @@ pub fn duplicate_to(file: impl AsFd, number: RawFd) -> Result<(), Errno> {
     // another file behind it, which is what laying out a table of descriptors is.
     let result = unsafe { libc::dup3(file.as_fd().as_raw_fd(), number, 0) };
     Errno::result(result).map(drop)
+}
+
+/// The numbers of all descriptors of this process.
+pub fn open_numbers() -> std::io::Result<BTreeSet<RawFd>> {
+    let mut numbers = BTreeSet::new();
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        numbers.extend(entry?.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()));
+    }
+    // That of the listing was among them.
+    numbers.retain(|number| std::fs::symlink_metadata(format!("/proc/self/fd/{number}")).is_ok());
+    Ok(numbers)
 }
 
 /// Closes all descriptors from `first` to `last`, both included (close_range(2), Linux 5.9, with a

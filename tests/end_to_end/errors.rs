@@ -553,6 +553,32 @@ fn disk_full() {
     assert!(!place.text("left").contains("latest"), "{}", place.text("left"));
 }
 
+/// A number may be taken by a process group alone, which nobody sees before it is asked for. What the attempt
+/// in place has locked and opened is then in nobody's way.
+#[test]
+fn number_that_is_taken_by_a_group() {
+    if !geteuid().is_root() {
+        return;
+    }
+    let place = Workplace::new(User::Caller);
+    let program = fixture("tcp_listening", Linking::Static);
+    let mut leader = place.command("perl");
+    let child = place.start(leader.args(["-e", "setpgrp(0, 0); exec @ARGV"]).arg(program));
+    assert!(poll(PATIENCE, || place.has("ready").then_some(())).is_some());
+    let join = "setpgrp(0, $ARGV[0]) or die; open(F, '>joined'); sleep 1000";
+    let mut member = place.command("perl");
+    place.start(member.args(["-e", join, &child.to_string()]));
+    assert!(poll(PATIENCE, || place.has("joined").then_some(())).is_some());
+    place.tell(&["dump", &child.to_string(), "--dir", "job", "--kill"]);
+    assert_eq!(process::exit_status(child, PATIENCE), Some(137));
+    let restore = place.start(place.rckpt(&["restore", "job", "--pidfile", "pid"]));
+    let known = poll(PATIENCE, || (place.has("pid") || process::has_ended(restore)).then_some(()));
+    assert!(known.is_some() && place.has("pid"), "{}", place.text("stderr"));
+    place.write("go", "");
+    assert_eq!(process::exit_status(restore, PATIENCE), Some(0), "{}", place.text("stderr"));
+    assert_eq!(place.text("verdict"), "PASS\n");
+}
+
 /// As root in place when the numbers are free, else, as here, in a namespace; plain users always so.
 #[test]
 fn restored_twice_at_once() {

@@ -43,7 +43,8 @@ impl Name {
         let user = str::from_utf8(parts.next()?).ok()?.parse().ok()?;
         let (job, instance) = (parts.next()?, parts.next()?);
         let is_id = |part: &[u8]| {
-            part.len() == ID_LENGTH && part.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+            part.len() == ID_LENGTH
+                && part.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
         };
         (is_id(job) && is_id(instance) && parts.next().is_none()).then(|| Self {
             user,
@@ -87,11 +88,8 @@ mod tests {
     #[test]
     fn names_come_apart_as_they_were_put_together() {
         let (job, instance) = ("0f3a".repeat(8), "77".repeat(16));
-        let name = Name {
-            user: 1000,
-            job: job.as_bytes().into(),
-            instance: instance.as_bytes().into(),
-        };
+        let name =
+            Name { user: 1000, job: job.as_bytes().into(), instance: instance.as_bytes().into() };
         assert_eq!(name.to_bytes(), format!("rckpt-1000-{job}-{instance}").as_bytes());
         assert_eq!(Name::parse(&name.to_bytes()), Some(name));
         let foreign = |name: &str| assert_eq!(Name::parse(name.as_bytes()), None, "{name:?}");

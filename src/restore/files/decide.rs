@@ -62,6 +62,15 @@ pub struct Decisions {
     pub terminals: BTreeSet<Stream>,
 }
 
+impl Decisions {
+    /// The same once files are what they were: there is nothing left to be taken back.
+    #[must_use]
+    pub fn carried_out(&self) -> Self {
+        let (cuts, set_aside, resets) = (Vec::new(), Vec::new(), Vec::new());
+        Self { cuts, set_aside, resets, ..self.clone() }
+    }
+}
+
 /// A file to be cut back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Cut {
