@@ -166,3 +166,140 @@ fn hooks_are_told_the_facts() {
         place.text("stderr")
     );
 }
+
+/// Puts a program into the directory of hooks.
+fn hook(place: &Workplace, name: &str, script: &str) {
+    let path = place.make_directory("hooks").join(name);
+    std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("write a hook");
+    let mode = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(path, mode).expect("make it executable");
+}
+
+/// The names that a hook finds in its environment are those that the guide gives.
+#[test]
+fn hooks_get_what_the_guide_says() {
+    let place = Workplace::new(User::Plain);
+    for name in ["before-dump", "after-dump", "after-restore"] {
+        let script =
+            "echo $RCKPT_HOOK: $(env | grep -o '^RCKPT_[A-Z_]*' | sort) >> ${RCKPT_DIR%/*}/names";
+        hook(&place, name, script);
+    }
+    let script = "touch ready; while [ ! -e go ]; do sleep 0.01; done";
+    let child = start(&place, &["--hook", "hooks", "--", "sh", "-c", script]);
+    await_file(&place, "ready");
+    place.tell(&["dump", &process::children(child)[0].to_string()]);
+    process::kill_descendants();
+    place.write("go", "");
+    let child = place.start(place.rckpt(&["restore", "job", "--hook", "hooks"]));
+    check_end(&place, child, 0);
+
+    let guide = include_str!("../../docs/CLUSTERS.md");
+    let named = |text: &str| {
+        let is_part = |letter: char| letter.is_ascii_uppercase() || letter == '_';
+        let mut names: Vec<String> = text
+            .match_indices("RCKPT_")
+            .map(|(at, _)| text[at..].chars().take_while(|letter| is_part(*letter)).collect())
+            .collect();
+        names.sort();
+        names
+    };
+    let row = |start: &str| {
+        let found = guide.lines().map(str::trim).find(|line| line.starts_with(start));
+        found.unwrap_or_else(|| panic!("no row {start:?} in the guide"))
+    };
+    let all = named(row("| program | when |"));
+    let expected: String = ["before-dump", "after-dump", "after-restore"]
+        .iter()
+        .map(|name| {
+            let mut names = all.clone();
+            names.extend(named(row(&format!("| `{name}` |"))));
+            names.retain(|name| name != "RCKPT_FAILURE");
+            names.sort();
+            format!("{name}: {}\n", names.join(" "))
+        })
+        .collect();
+    assert_eq!(place.text("names"), expected, "{}", place.text("stderr"));
+}
+
+/// A hook that hangs is ended with all that it started, and holds nobody up for longer than it may.
+#[test]
+fn hooks_that_hang() {
+    let place = Workplace::new(User::Plain);
+    hook(&place, "before-dump", "touch begun; sleep 1000 & wait");
+    let script = "touch ready; while [ ! -e go ]; do sleep 0.01; done";
+    let words = ["--hook", "hooks", "--hook-limit", "1", "--", "sh", "-c", script];
+    let child = start(&place, &words);
+    await_file(&place, "ready");
+    let root = process::children(child)[0];
+    let begun = std::time::Instant::now();
+    let answer = place.ask(&["dump", &root.to_string()]);
+    assert_eq!(answer.status, Some(1), "{answer:#?}");
+    assert!(answer.words.contains("before-dump was ended: it took too long"), "{answer:#?}");
+    assert!((1..10).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+    let sleeping = |pid: &Pid| process::proc_text(*pid, "cmdline").contains("1000");
+    let left = || (!process::descendants(Pid::this()).iter().any(sleeping)).then_some(());
+    assert!(poll(PATIENCE, left).is_some(), "what it started is still there");
+
+    // One that comes too late, or fails, spoils nothing.
+    hook(&place, "before-dump", "exit 0");
+    hook(&place, "after-dump", "exit 7");
+    hook(&place, "after-restore", "sleep 1000");
+    place.tell(&["dump", &root.to_string()]);
+    assert!(place.text("stderr").contains("after-dump failed"), "{}", place.text("stderr"));
+    process::kill_descendants();
+    place.write("go", "");
+    let words = ["restore", "job", "--hook", "hooks", "--hook-limit", "1"];
+    let child = place.start(place.rckpt(&words));
+    check_end(&place, child, 0);
+    assert!(place.text("stderr").contains("after-restore was ended"), "{}", place.text("stderr"));
+}
+
+/// A hold ends with the process that asked for it, however that ends; a shell in between is none.
+#[test]
+fn a_hold_ends_with_its_holder() {
+    let place = Workplace::new(User::Plain);
+    place.write(
+        "hold.py",
+        "import os, time\n\
+         os.system('rckpt hold; true')\n\
+         open('held', 'w').close()\n\
+         time.sleep(2.5)\n\
+         os.kill(os.getpid(), 9)\n",
+    );
+    let script = "python3 hold.py; touch lost; while [ ! -e end ]; do sleep 0.01; done";
+    let child = start(&place, &["--every", "1", "--", "sh", "-c", script]);
+    await_file(&place, "held");
+    let latest = || std::fs::read_link(place.path("job/latest")).ok();
+    let before = latest();
+    await_file(&place, "lost");
+    assert_eq!(latest(), before, "{}", place.text("stderr"));
+    assert!(poll(PATIENCE, || (latest() != before).then_some(())).is_some());
+    let words = place.text("stderr");
+    assert!(
+        words.contains("put off") && words.contains("held checkpoints off has ended"),
+        "{words}"
+    );
+    place.write("end", "");
+    check_end(&place, child, 0);
+    assert!(place.text("job/events.jsonl").contains("holder_ended"));
+}
+
+/// A hold from outside the job belongs to nobody, and lasts until it is released.
+#[test]
+fn a_hold_from_outside_lasts() {
+    let place = Workplace::new(User::Plain);
+    let script = "touch ready; while [ ! -e end ]; do sleep 0.01; done";
+    let child = start(&place, &["--every", "1", "--", "sh", "-c", script]);
+    await_file(&place, "ready");
+    let root = process::children(child)[0].to_string();
+    place.tell(&["hold", &root]);
+    let latest = || std::fs::read_link(place.path("job/latest")).ok();
+    let before = latest();
+    std::thread::sleep(Duration::from_millis(2500));
+    assert_eq!(latest(), before, "{}", place.text("stderr"));
+    place.tell(&["release", &root]);
+    assert!(poll(PATIENCE, || (latest() != before).then_some(())).is_some());
+    assert_eq!(place.ask(&["release", &root]).status, Some(1));
+    place.write("end", "");
+    check_end(&place, child, 0);
+}

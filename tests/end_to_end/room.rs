@@ -56,3 +56,34 @@ fn no_more_room_than_allowed() {
     let left = numbers(&place.path("job"));
     assert!((1..=3).contains(&left.len()), "{left:?}, {}", place.text("stderr"));
 }
+
+/// A real quota: what is beyond it fails (EDQUOT), is told, and the job goes on. Quotas are for root to set.
+#[test]
+fn quota_leaves_the_job_alone() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let place = Workplace::new(User::Caller);
+    place.make_directory("disk");
+    place.write("random.py", RANDOM);
+    let rckpt = crate::harness::workplace::rckpt_binary();
+    let script = format!(
+        "PATH=$PATH:/usr/sbin:/sbin; truncate -s 300M image && mkfs.btrfs -q image >&2 && mount -o loop image disk && \
+         btrfs quota enable disk >&2 && btrfs subvolume create disk/own >&2 && \
+         btrfs qgroup limit 12M disk/own && chown 12345:12345 disk/own . && cd disk/own && \
+         exec setpriv --reuid=12345 --regid=12345 --clear-groups --inh-caps=-all sh -c '\
+         head -c 10M /dev/zero > fill; \
+         {} run --dir job --every 1 --keep 1 -- sh -c \"python3 ../../random.py & wait\" & \
+         until grep -q \"no checkpoint\" ../../stderr; do sleep 0.05; done; \
+         rm fill; until [ -e job/latest ]; do sync; sleep 0.05; done; ls job > ../../listed; wait'",
+        rckpt.display()
+    );
+    let child = place.start(place.command("unshare").args(["--mount", "sh", "-c", &script]));
+    let status = process::exit_status(child, Duration::from_secs(60));
+    let words = place.text("stderr");
+    assert_eq!(status, Some(0), "{words}");
+    assert_eq!(place.text("stdout"), (0..8).map(|i| format!("{i}\n")).collect::<String>());
+    assert!(words.contains("quota exceeded") && words.contains("make room"), "{words}");
+    assert!(words.contains("the job runs on"), "{words}");
+    assert!(!place.text("listed").contains(".tmp"), "{}", place.text("listed"));
+}

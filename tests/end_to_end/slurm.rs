@@ -1,6 +1,9 @@
 //! One line of shell inside a real Slurm: preempted, requeued, warned, out of time, on a node that fails,
 //! the job goes on by itself each time, and its output is that of an undisturbed run.
 
+use std::process::Stdio;
+
+use crate::guide;
 use crate::harness::process::{self, PATIENCE, poll};
 use crate::harness::slurm::Cluster;
 use crate::harness::workplace::{User, Workplace, rckpt_binary};
@@ -31,14 +34,6 @@ fn await_checkpoint(place: &Workplace, cluster: &Cluster<'_>) {
     assert!(came.is_some(), "no new checkpoint: {}", cluster.logs());
 }
 
-/// Waits until the job has been started so many times again, and runs.
-fn await_restart(cluster: &Cluster<'_>, job: &str, times: u32) {
-    let came = poll(PATIENCE * 4, || {
-        (cluster.state(job) == "RUNNING" && cluster.restarts(job) == times).then_some(())
-    });
-    assert!(came.is_some(), "not started again {times} times: {}", cluster.logs());
-}
-
 fn check_output(place: &Workplace, cluster: &Cluster<'_>, lines: usize) {
     assert!(place.text("out") == whole_output(lines), "{}\n{}", place.text("out"), cluster.logs());
 }
@@ -50,17 +45,17 @@ fn requeued_preempted_and_warned() {
     let job = cluster.submit(&BATCH, &line(80, "--dir job"));
     await_checkpoint(&place, &cluster);
     cluster.tell("scontrol", &["requeue", &job]);
-    await_restart(&cluster, &job, 1);
+    cluster.await_restart(&job, 1);
 
     await_checkpoint(&place, &cluster);
     let other = ["--partition=high", "--output=/dev/null", "--wrap=sleep 0.5"];
     cluster.tell("sbatch", &other);
-    await_restart(&cluster, &job, 2);
+    cluster.await_restart(&job, 2);
 
     // As --signal=B:USR1@SECONDS does it.
     await_checkpoint(&place, &cluster);
     cluster.tell("scancel", &["--batch", "--signal=USR1", &job]);
-    await_restart(&cluster, &job, 3);
+    cluster.await_restart(&job, 3);
 
     cluster.await_state(&job, "COMPLETED");
     check_output(&place, &cluster, 80);
@@ -75,7 +70,7 @@ fn out_of_time() {
     let mut words = BATCH.to_vec();
     words.push("--time=1");
     let job = cluster.submit(&words, &line(400, "--dir job"));
-    await_restart(&cluster, &job, 1);
+    cluster.await_restart(&job, 1);
     cluster.await_state(&job, "COMPLETED");
     check_output(&place, &cluster, 400);
     assert!(place.text("err").contains("nearly over"), "{}", place.text("err"));
@@ -91,7 +86,7 @@ fn node_fails() {
     cluster.lose_node();
     cluster.await_state(&job, "PENDING");
     cluster.start_node();
-    await_restart(&cluster, &job, 1);
+    cluster.await_restart(&job, 1);
     cluster.await_state(&job, "COMPLETED");
     check_output(&place, &cluster, 50);
 }
@@ -106,7 +101,7 @@ fn arrays_and_steps() {
     let came = poll(PATIENCE, || place.has("job.1/latest").then_some(()));
     assert!(came.is_some(), "{}", cluster.logs());
     cluster.tell("scancel", &["--batch", "--signal=USR1", &second]);
-    await_restart(&cluster, &second, 1);
+    cluster.await_restart(&second, 1);
     for task in 0..3 {
         cluster.await_state(&format!("{job}_{task}"), "COMPLETED");
         assert!(place.text(&format!("out.{task}")) == whole_output(40), "{}", cluster.logs());
@@ -138,4 +133,28 @@ fn arrays_and_steps() {
             .collect();
         assert!(own == whole_output(30), "{written}");
     }
+}
+
+/// The script of the guide as it stands there.
+#[test]
+fn script_of_the_guide() {
+    let place = guide::furnished(User::Known);
+    place.write("slurm.sh", &guide::block("slurm.sh"));
+    let cluster = Cluster::start(&place, 1, "");
+    let mut submit = cluster.command("sbatch", &["--parsable", "--export=ALL", "slurm.sh"]);
+    submit.env("PATH", guide::path(&place)).env("SCRATCH", place.make_directory("scratch"));
+    let output = submit.stdout(Stdio::piped()).output().expect("run sbatch");
+    let job = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    let lines = || place.text("out").lines().count();
+    for (times, enough) in [(1, 5), (2, 15)] {
+        assert!(
+            poll(PATIENCE * 4, || (lines() >= enough).then_some(())).is_some(),
+            "{}",
+            cluster.logs()
+        );
+        cluster.tell("scancel", &["--batch", "--signal=USR1", &job]);
+        cluster.await_restart(&job, times);
+    }
+    cluster.await_state(&job, "COMPLETED");
+    check_output(&place, &cluster, 40);
 }

@@ -203,6 +203,15 @@ impl<'place> Cluster<'place> {
         number.and_then(|number| number.parse().ok()).unwrap_or_default()
     }
 
+    /// Waits until a job has been started so many times again, and runs.
+    pub fn await_restart(&self, job: &str, times: u32) {
+        // In this order: a job that was just requeued may have been running when it was asked for.
+        let came = poll(PATIENCE * 4, || {
+            (self.restarts(job) == times && self.state(job) == "RUNNING").then_some(())
+        });
+        assert!(came.is_some(), "not started again {times} times: {}", self.logs());
+    }
+
     /// Waits until a job has come to a state.
     pub fn await_state(&self, job: &str, state: &str) {
         let patience = PATIENCE * 4;
