@@ -146,6 +146,7 @@ const PYTHON_WRITING: Program =
     Program { outputs: &["output.log"], ..Program::new(&["writes.py"], &[PYTHON, "writes.py"]) };
 const PYTHON_THREADS: Program = Program::new(&["threads.py"], &[PYTHON, "threads.py"]);
 const PYTHON_POOL: Program = Program::new(&["pool.py"], &[PYTHON, "pool.py"]);
+const PYTHON_SHARED: Program = Program::new(&["shared.py"], &[PYTHON, "shared.py"]);
 const PYTHON_CHILDREN: Program = Program::new(&["children.py"], &[PYTHON, "children.py"]);
 const NUMPY_BLAS: Program = Program::new(&["blas.py"], &[PYTHON, "blas.py"]);
 const BASH_PIPELINE: Program = Program::new(&["pipeline.sh"], &["bash", "pipeline.sh"]);
@@ -217,6 +218,7 @@ programs! {
     python_writing: PYTHON_WRITING;
     python_threads: PYTHON_THREADS;
     python_pool: PYTHON_POOL;
+    python_shared: PYTHON_SHARED;
     python_asyncio: PYTHON_ASYNCIO;
     python_managed: PYTHON_MANAGED;
     redis_by_path: REDIS_BY_PATH;

@@ -15,8 +15,12 @@ const MEMORY: i64 = 128 << 10; // KiB
 const TIME: Duration = Duration::from_secs(40);
 
 fn comes_back_in_time(fixture: &'static str, user: User) {
+    case_comes_back_in_time(fixture, &Case::new(fixture), user);
+}
+
+fn case_comes_back_in_time(fixture: &str, case: &Case, user: User) {
     let place = Workplace::new(user);
-    let mut job = Running::start(&place, &Case::new(fixture), Start::Alone);
+    let mut job = Running::start(&place, case, Start::Alone);
     let start = Instant::now();
     job.dump(&[]);
     let dumped = start.elapsed();
@@ -36,6 +40,19 @@ fn comes_back_in_time(fixture: &'static str, user: User) {
 #[test]
 fn a_gigabyte_with_64_threads_as_plain_user() {
     comes_back_in_time("scale_memory", User::Plain);
+}
+
+/// Eight processes with the same 200 MiB: they measure by themselves that these are there only once.
+#[test]
+fn a_pool_that_shares_memory_as_plain_user() {
+    let case = Case::new("memory_pool").with_argument("200");
+    case_comes_back_in_time("memory_pool", &case, User::Plain);
+}
+
+#[test]
+fn a_pool_that_shares_memory_as_caller() {
+    let case = Case::new("memory_pool").with_argument("200");
+    case_comes_back_in_time("memory_pool", &case, User::Caller);
 }
 
 #[test]
