@@ -12,6 +12,7 @@ use nix::unistd::{AccessFlags, Pid};
 use serde::Serialize;
 
 use crate::job::request;
+use crate::sys::clone::effective_capabilities;
 use crate::sys::features::{Feature, Features, Trial};
 use crate::sys::launch;
 
@@ -73,7 +74,9 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
     let Arguments { pid, dir, json, command } = arguments;
     let features =
         Features::probe().map_err(|error| Failure::environment(failure::chain(&error)))?;
-    let mut lines = assess(&features);
+    let capabilities = effective_capabilities()
+        .map_err(|error| Failure::environment(format_args!("ask for capabilities: {error}")))?;
+    let mut lines = assess(&features, capabilities);
     lines.push(memory());
     let directory = dir.unwrap_or_else(|| PathBuf::from("."));
     lines.push(disk(&directory));
@@ -95,12 +98,12 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
     Ok(u8::from(grade == Grade::Fails))
 }
 
-/// What follows from the trials.
-fn assess(features: &Features) -> Vec<Line> {
+/// What follows from the trials, for a user with these capabilities.
+fn assess(features: &Features, capabilities: u64) -> Vec<Line> {
     let mut lines: Vec<Line> =
         MATTERS.iter().map(|matter| matter.line(features.trial(matter.feature))).collect();
     lines.push(written_pages(features));
-    lines.push(identity(&features.trials));
+    lines.push(identity(&features.trials, capabilities));
     lines
 }
 
@@ -228,8 +231,9 @@ fn written_pages(features: &Features) -> Line {
     Line { subject: "find written pages".to_owned(), grade, finding, remedy }
 }
 
-/// How a job can get its process ids back, here or in namespaces.
-fn identity(trials: &BTreeMap<Feature, Trial>) -> Line {
+/// How a job can get its process ids back, here or in namespaces. It has the capabilities that its user
+/// has, and in namespaces it cannot have them again.
+fn identity(trials: &BTreeMap<Feature, Trial>, capabilities: u64) -> Line {
     let trial = |feature: Feature| trials.get(&feature).copied().unwrap_or(Trial::Untried);
     let needed = [
         (Feature::UserNamespace, "user namespace"),
@@ -248,6 +252,15 @@ fn identity(trials: &BTreeMap<Feature, Trial>) -> Line {
             grade: Grade::Works,
             finding: "in place when they are free, else in namespaces".to_owned(),
             remedy: None,
+        },
+        (false, None) if capabilities != 0 => Line {
+            subject,
+            grade: Grade::Fails,
+            finding:
+                "in user, pid and mount namespaces, where a job cannot have the capabilities that \
+                      it has from its user here: no job of this user can be restored"
+                    .to_owned(),
+            remedy: Some(ALLOW_IN_PLACE),
         },
         (false, None) => Line {
             subject,
@@ -276,13 +289,17 @@ fn identity(trials: &BTreeMap<Feature, Trial>) -> Line {
 /// Why no job can be brought back here, with the remedy; `None`: it can, as far as process ids go, or that
 /// cannot be tried.
 pub fn obstacle_to_restores() -> Option<(String, &'static str)> {
-    let line = identity(&Features::probe_identity().ok()?);
-    matches!(line.grade, Grade::Fails).then(|| (line.finding, ALLOW_NAMESPACES))
+    let line = identity(&Features::probe_identity().ok()?, effective_capabilities().ok()?);
+    if line.grade == Grade::Fails { Some((line.finding, line.remedy?)) } else { None }
 }
 
 const ALLOW_NAMESPACES: &str = "user.max_user_namespaces above 0, \
     kernel.unprivileged_userns_clone 1, kernel.apparmor_restrict_unprivileged_userns 0; in a \
-    container --security-opt seccomp=unconfined,systempaths=unconfined; or CAP_CHECKPOINT_RESTORE";
+    container --security-opt seccomp=unconfined,systempaths=unconfined (Podman: unmask=ALL); or \
+    CAP_CHECKPOINT_RESTORE";
+
+const ALLOW_IN_PLACE: &str = "CAP_CHECKPOINT_RESTORE (in a container --cap-add=CHECKPOINT_RESTORE), or a \
+    user without capabilities (--user)";
 
 fn seen(trial: Trial) -> String {
     match trial {
@@ -503,7 +520,7 @@ mod tests {
     #[test]
     fn grades_follow_from_trials() {
         let check = |failing: &[Feature], expected: Grade| {
-            let lines = assess(&features(failing));
+            let lines = assess(&features(failing), 0);
             let worst = lines.iter().map(|line| line.grade).max();
             assert_eq!(worst, Some(expected), "{failing:?}");
             // Whatever is wrong comes with what to do about it.
@@ -518,5 +535,16 @@ mod tests {
         check(&[Feature::SoftDirty], Grade::Works);
         check(&[Feature::TrackWrites], Grade::Less);
         check(&[Feature::TimerIds], Grade::Less);
+    }
+
+    #[test]
+    fn capabilities_need_a_restore_in_place() {
+        let check = |failing: &[Feature], expected: Grade| {
+            let lines = assess(&features(failing), 1 << 21);
+            assert_eq!(lines.iter().map(|line| line.grade).max(), Some(expected), "{failing:?}");
+        };
+        check(&[], Grade::Works);
+        check(&[Feature::ChosenPidsInPlace], Grade::Fails);
+        check(&[Feature::UserNamespace], Grade::Less);
     }
 }
