@@ -1,7 +1,7 @@
-//! What a process that is being built does about estates, before its children are forked: it maps those
-//! that it founds, drops what its parent had and it has not, and writes what it has of its own.
+//! What a process that is being built does about estates, before or after its children are forked: it maps
+//! those that it founds, drops what its parent had and it has not, and writes what it has of its own.
 //!
-//! It does as its share of the plan says, and decides nothing.
+//! It does as the plan says, and decides nothing.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,7 +11,7 @@ use std::thread;
 use nix::errno::Errno;
 use thiserror::Error;
 
-use super::inheritance::{Estate, Extent, Inheritance, Share};
+use super::inheritance::{Estate, Extent, Inheritance, Work};
 use super::opened::Opened;
 use crate::image::{ReadError, Reader};
 use crate::model::address::RemoteAddr;
@@ -46,24 +46,24 @@ const SIGN_OF_LIFE: usize = 64;
 /// How many chunks make another thread worth its while.
 const CHUNKS_OF_WORKER: usize = 16;
 
-/// Does what `share` says for process `pid`, born with `holdings`. `alive` is called now and then, from
+/// Does `work` for process `pid`, which has `holdings` so far. `alive` is called now and then, from
 /// any thread.
 ///
 /// # Errors
 /// When memory cannot be had, or the image not be read.
 pub fn take(
     pid: Pid,
-    share: &Share,
+    work: &Work,
     site: (&Reader, &Inheritance, &Opened),
     holdings: &mut Holdings,
     alive: &(dyn Fn() + Sync),
 ) -> Result<(), EstateError> {
     let (reader, inheritance, opened) = site;
-    for number in &share.founds {
+    for number in &work.founds {
         let Some(estate) = inheritance.estates.get(*number) else { continue };
         holdings.insert(*number, found(pid, estate, opened)?);
     }
-    for (number, pages) in &share.drops {
+    for (number, pages) in &work.drops {
         let address = RemoteAddr(pages.start * PAGE_SIZE);
         let (Some(estate), Some(holding)) =
             (inheritance.estates.get(*number), holdings.get_mut(number))
@@ -74,7 +74,7 @@ pub fn take(
             .forget(address.0 - estate.range.start.0, (pages.end - pages.start) * PAGE_SIZE)
             .map_err(|source| EstateError::Drop { pid, address, source })?;
     }
-    let chunks = pieces(pid, share, &inheritance.estates, holdings)?;
+    let chunks = pieces(pid, work, &inheritance.estates, holdings)?;
     Ok(fill(reader, chunks, alive)?)
 }
 
@@ -101,12 +101,12 @@ fn found(pid: Pid, estate: &Estate, opened: &Opened) -> Result<Holding, EstateEr
 /// The memory that each chunk's pages go to.
 fn pieces<'a>(
     pid: Pid,
-    share: &Share,
+    work: &Work,
     estates: &[Estate],
     holdings: &'a mut Holdings,
 ) -> Result<BTreeMap<usize, Pieces<'a>>, EstateError> {
     let mut by_estate: BTreeMap<usize, Vec<Extent>> = BTreeMap::new();
-    for (estate, extent) in &share.writes {
+    for (estate, extent) in &work.writes {
         by_estate.entry(*estate).or_default().push(*extent);
     }
     let mut chunks: BTreeMap<usize, Pieces<'a>> = BTreeMap::new();

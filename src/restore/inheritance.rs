@@ -3,8 +3,11 @@
 //!
 //! Pure. Private memory can be shared by forking alone. So where a child has much in common with its
 //! parent, the parent maps and fills it before the child is forked (an *estate*), the child changes what
-//! it had changed, and so on with its own children. Where they have little in common, each process fills
-//! its own memory once it executes its restorer, which needs none of this.
+//! it had changed, and so on with its own children.
+//!
+//! Large memory that is nobody else's is an estate, too, founded once the children are there: a process
+//! fills its own memory sooner than another can. All the rest is mapped when the process has executed its
+//! restorer, and filled from outside.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -25,6 +28,9 @@ const WORTH: u64 = 256;
 const WORTH_OF_MAPPING: u64 = 16;
 /// One page in so many of those that a child has in a mapping must be its parent's.
 const WORTH_OF_PART: u64 = 8;
+
+/// Pages with data in a mapping that a process fills by itself, if nobody shares it: 4 MiB.
+const WORTH_ALONE: u64 = 1024;
 
 /// Consecutive pages of an address space, and where in the image their content lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +123,8 @@ pub struct Estate {
     pub no_reserve: bool,
     /// Where it can lie meanwhile when rckpt itself has something at `range`.
     pub spare: u64,
+    /// Whether only its founder has it.
+    pub alone: bool,
 }
 
 /// A mapping that a process does not make anew.
@@ -136,13 +144,22 @@ impl Kept {
     }
 }
 
-/// What a process does about estates between its birth and the births of its children.
+/// What a process has of estates, and does about them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Share {
-    /// Estates that it founds.
-    pub founds: Vec<usize>,
     /// Its mappings that lie in estates, ascending.
     pub keeps: Vec<Kept>,
+    /// What it does between its birth and the births of its children.
+    pub early: Work,
+    /// What it does after those, about estates that only it has.
+    pub late: Work,
+}
+
+/// What is done about estates.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Those to be founded.
+    pub founds: Vec<usize>,
     /// Pages that its parent had there and it has not: page numbers, with the estate.
     pub drops: Vec<(usize, Range<u64>)>,
     /// Pages that it has and its parent had not, or with another content, with the estate; by chunk.
@@ -150,6 +167,10 @@ pub struct Share {
 }
 
 impl Share {
+    fn work(&mut self, alone: bool) -> &mut Work {
+        if alone { &mut self.late } else { &mut self.early }
+    }
+
     /// Whether it keeps `range`.
     #[must_use]
     pub fn has(&self, range: &AddrRange) -> bool {
@@ -176,18 +197,52 @@ pub fn decide(job: &Job, births: &[Birth], chunks: &[Chunk], hashes: Hashes<'_>)
     let pairs = parents.iter().filter_map(|(heir, parent)| Some((*heir, (*parent)?)));
     let candidates: Vec<Link> =
         pairs.flat_map(|(heir, giver)| candidates(job, heir, giver)).collect();
-    if candidates.is_empty() {
+    let mut involved = large(job, &parents, chunks);
+    involved.extend(candidates.iter().flat_map(|link| [link.heir.0, link.giver.0]));
+    if involved.is_empty() {
         return Inheritance::default();
     }
-    let contents = contents(job, &candidates, chunks);
+    let contents = contents(job, &involved, chunks);
     let mut comparison = Comparison { hashes, known: BTreeMap::new() };
     let links = worthwhile(job, candidates, &contents, &mut comparison);
+    let mut groups = unite(job, &links);
+    groups.extend(alone(job, &groups, &contents));
     let mut planner = Planner { job, parents, contents, decided: Inheritance::default() };
-    for group in planner.without_conflicts(unite(job, &links)) {
+    for group in planner.without_conflicts(groups) {
         planner.found(&group);
     }
     planner.compare(&mut comparison);
     planner.decided
+}
+
+/// Processes with so many pages that they may well fill some by themselves.
+fn large(job: &Job, parents: &BTreeMap<usize, Option<usize>>, chunks: &[Chunk]) -> BTreeSet<usize> {
+    let mut sizes: BTreeMap<ObjectId, u64> = BTreeMap::new();
+    for run in chunks.iter().flat_map(|chunk| &chunk.runs) {
+        *sizes.entry(run.object).or_default() += u64::from(run.pages);
+    }
+    let size = |process: usize| sizes.get(&space(job, process)?.object).copied();
+    parents.keys().copied().filter(|process| size(*process).unwrap_or(0) >= WORTH_ALONE).collect()
+}
+
+/// Mappings with many pages that are in none of `groups`, each as a group of its own.
+fn alone(job: &Job, groups: &[Group], contents: &BTreeMap<usize, Vec<Extent>>) -> Vec<Group> {
+    let taken: BTreeSet<Place> = groups.iter().flat_map(|group| &group.members).copied().collect();
+    let mut found = Vec::new();
+    for (process, extents) in contents {
+        let vmas = space(job, *process).map_or(&[][..], |space| &space.vmas);
+        for (number, vma) in vmas.iter().enumerate() {
+            let place = (*process, number);
+            if !is_alike(vma, vma) || taken.contains(&place) {
+                continue;
+            }
+            let present: u64 = clip(extents, &pages(&vma.range)).map(|extent| extent.pages).sum();
+            if present >= WORTH_ALONE {
+                found.push(Group { members: BTreeSet::from([place]), common: 0 });
+            }
+        }
+    }
+    found
 }
 
 /// The process from whose memory each process is forked, be it through stand-ins.
@@ -284,10 +339,12 @@ fn is_alike(one: &Vma, other: &Vma) -> bool {
     alike && plain(one) && plain(other) && reserved(one) == reserved(other)
 }
 
-/// Where the image has the pages of the processes in `links`, ascending by page.
-fn contents(job: &Job, links: &[Link], chunks: &[Chunk]) -> BTreeMap<usize, Vec<Extent>> {
-    let involved: BTreeSet<usize> =
-        links.iter().flat_map(|link| [link.heir.0, link.giver.0]).collect();
+/// Where the image has the pages of the processes `involved`, ascending by page.
+fn contents(
+    job: &Job,
+    involved: &BTreeSet<usize>,
+    chunks: &[Chunk],
+) -> BTreeMap<usize, Vec<Extent>> {
     let by_object: BTreeMap<ObjectId, usize> = involved
         .iter()
         .filter_map(|process| Some((space(job, *process)?.object, *process)))
@@ -358,6 +415,11 @@ struct Group {
 }
 
 impl Group {
+    /// Whether it is a single mapping.
+    fn is_alone(&self) -> bool {
+        self.members.len() == 1
+    }
+
     fn range(&self, job: &Job) -> AddrRange {
         let ranges = || self.members.iter().filter_map(|place| Some(vma(job, *place)?.range));
         let start = ranges().map(|range| range.start).min().unwrap_or_default();
@@ -434,11 +496,13 @@ impl Planner<'_> {
         groups.retain(|group| {
             let Some(founder) = self.founder(group) else { return false };
             let range = group.range(self.job);
-            let conflict = taken.iter().any(|(other, taken)| {
-                taken.overlaps(&range)
-                    && (self.descends(founder, *other) || self.descends(*other, founder))
-            });
-            if !conflict {
+            // What a process founds for itself, it founds when its children are there.
+            let reaches = |other: usize| {
+                self.descends(founder, other) || !group.is_alone() && self.descends(other, founder)
+            };
+            let conflict =
+                taken.iter().any(|(other, taken)| taken.overlaps(&range) && reaches(*other));
+            if !conflict && !group.is_alone() {
                 taken.push((founder, range));
             }
             !conflict
@@ -462,8 +526,9 @@ impl Planner<'_> {
         };
         let no_reserve = lowest.flags.contains(VmaFlags::NO_RESERVE);
         let estate = self.decided.estates.len();
-        self.decided.estates.push(Estate { range, file, no_reserve, spare });
-        self.decided.shares.entry(founder).or_default().founds.push(estate);
+        let alone = group.is_alone();
+        self.decided.estates.push(Estate { range, file, no_reserve, spare, alone });
+        self.decided.shares.entry(founder).or_default().work(alone).founds.push(estate);
         for place in &group.members {
             let Some(range) = vma(self.job, *place).map(|vma| vma.range) else { continue };
             let share = self.decided.shares.entry(place.0).or_default();
@@ -491,9 +556,10 @@ impl Planner<'_> {
             }
         }
         for process in processes {
-            let keeps = self.decided.shares[&process].keeps.clone();
-            let (mut drops, mut writes) = (Vec::new(), Vec::new());
-            for Kept { estate, range } in keeps {
+            let mut share = self.decided.shares[&process].clone();
+            for Kept { estate, range } in share.keeps.clone() {
+                let alone = self.decided.estates[estate].alone;
+                let Work { drops, writes, .. } = share.work(alone);
                 let range = pages(&range);
                 let found = self.born_with(process, estate, &range);
                 let wanted: Vec<Extent> = clip(&self.contents[&process], &range).collect();
@@ -513,10 +579,10 @@ impl Planner<'_> {
                     );
                 }
             }
-            writes.sort_by_key(|(_, extent)| (extent.chunk, extent.slot));
-            if let Some(share) = self.decided.shares.get_mut(&process) {
-                (share.drops, share.writes) = (drops, writes);
+            for work in [&mut share.early, &mut share.late] {
+                work.writes.sort_by_key(|(_, extent)| (extent.chunk, extent.slot));
             }
+            self.decided.shares.insert(process, share);
         }
     }
 
@@ -524,7 +590,9 @@ impl Planner<'_> {
     /// keeps a page has made of it.
     fn born_with(&self, process: usize, estate: usize, range: &Range<u64>) -> Vec<Extent> {
         let mut found = Vec::new();
-        let founded = |share: &Share| share.founds.contains(&estate);
+        let founded = |share: &Share| {
+            share.early.founds.contains(&estate) || share.late.founds.contains(&estate)
+        };
         if range.is_empty() || self.decided.shares.get(&process).is_some_and(founded) {
             return found;
         }

@@ -23,6 +23,7 @@ use thiserror::Error;
 use super::blob::{self, Placement};
 use super::estate::{self, EstateError, Holdings};
 use super::files::OpenedJob;
+use super::inheritance::{Share, Work};
 use super::line::{BuilderSide, Gate, Report, Stage};
 use super::opened::lay_out;
 use super::plan::{Plan, ProcessPlan};
@@ -174,7 +175,7 @@ fn bear(birth: &Birth, site: &Site<'_>, holdings: &mut Holdings) -> Result<HostP
 /// A process's way from its birth to its blob. Returns only to tell why it failed.
 fn live(birth: &Birth, site: &Site<'_>, holdings: &mut Holdings) -> Result<(), BuildError> {
     let pid = birth.pid.unwrap_or_default();
-    take_estates(birth, site, holdings)?;
+    take_estates(birth, |share| &share.early, site, holdings)?;
     if birth.adopts {
         clone::set_child_subreaper(true)?;
     }
@@ -189,6 +190,7 @@ fn live(birth: &Birth, site: &Site<'_>, holdings: &mut Holdings) -> Result<(), B
             .map_err(|source| BuildError::TakeControl { pid, source })?;
     }
     stand_ins.extend(grow_with(&birth.later, site, holdings)?);
+    take_estates(birth, |share| &share.late, site, holdings)?;
 
     reach(Stage::Born, birth, site)?;
     site.line.wait(Gate::Lead)?;
@@ -217,8 +219,13 @@ fn live(birth: &Birth, site: &Site<'_>, holdings: &mut Holdings) -> Result<(), B
     become_blob(index, site, holdings)
 }
 
-/// Has the memory in place that the caller's children are to share with it.
-fn take_estates(birth: &Birth, site: &Site<'_>, holdings: &mut Holdings) -> Result<(), BuildError> {
+/// Has memory in place: what the caller's children are to share with it, or what is its own.
+fn take_estates(
+    birth: &Birth,
+    part: impl Fn(&Share) -> &Work,
+    site: &Site<'_>,
+    holdings: &mut Holdings,
+) -> Result<(), BuildError> {
     let inheritance = &site.plan.inheritance;
     let Role::Process(index) = birth.role else { return Ok(()) };
     let Some(share) = inheritance.shares.get(&index) else { return Ok(()) };
@@ -226,7 +233,7 @@ fn take_estates(birth: &Birth, site: &Site<'_>, holdings: &mut Holdings) -> Resu
     let alive = || site.line.report(&Report::Working).unwrap_or_default();
     let pid = birth.pid.unwrap_or_default();
     let sources = (site.reader, inheritance, &site.opened.opened);
-    Ok(estate::take(pid, share, sources, holdings, &alive)?)
+    Ok(estate::take(pid, part(share), sources, holdings, &alive)?)
 }
 
 /// Gives the terminal that controls the session of its leader `pid` the foreground group that it had.

@@ -1,6 +1,6 @@
 //! Who has what memory from whom, in small jobs of few mappings.
 
-use super::{Inheritance, decide};
+use super::{Inheritance, Work, decide};
 use crate::image::codec::PageHash;
 use crate::image::{Chunk, Codec, Run};
 use crate::model::address::AddrRange;
@@ -112,27 +112,33 @@ fn decided(job: &Job, runs: &[(u32, u64, u32, usize, u32)]) -> Inheritance {
     decide(job, &births::plan(job).unwrap(), &chunks(runs), &hashes)
 }
 
-/// Writes what was decided: for each process what it founds (`+first-end`), keeps (`first-end`), drops
-/// (`~first-end`) and writes (`=first-end@chunk/slot`), all in pages.
+/// Writes what was decided: for each process what it keeps (`first-end`), founds (`+first-end`), drops
+/// (`~first-end`) and writes (`=first-end@chunk/slot`), all in pages, and behind `|` what it does after
+/// the births of its children.
 fn shape(inheritance: &Inheritance) -> String {
     let mut text = String::new();
     for (process, share) in &inheritance.shares {
         text.push_str(&format!("{process}:"));
-        for estate in &share.founds {
-            let range = inheritance.estates[*estate].range;
-            text.push_str(&format!(" +{:x}-{:x}", range.start.0 >> 12, range.end.0 >> 12));
-        }
         for kept in &share.keeps {
             let pages = kept.pages();
             text.push_str(&format!(" {:x}-{:x}", pages.start, pages.end));
         }
-        for (_, pages) in &share.drops {
-            text.push_str(&format!(" ~{:x}-{:x}", pages.start, pages.end));
-        }
-        for (_, extent) in &share.writes {
-            let end = extent.first_page + extent.pages;
-            let (first, chunk, slot) = (extent.first_page, extent.chunk, extent.slot);
-            text.push_str(&format!(" ={first:x}-{end:x}@{chunk}/{slot:x}"));
+        for (work, mark) in [(&share.early, ""), (&share.late, " |")] {
+            if *work != Work::default() {
+                text.push_str(mark);
+            }
+            for estate in &work.founds {
+                let range = inheritance.estates[*estate].range;
+                text.push_str(&format!(" +{:x}-{:x}", range.start.0 >> 12, range.end.0 >> 12));
+            }
+            for (_, pages) in &work.drops {
+                text.push_str(&format!(" ~{:x}-{:x}", pages.start, pages.end));
+            }
+            for (_, extent) in &work.writes {
+                let end = extent.first_page + extent.pages;
+                let (first, chunk, slot) = (extent.first_page, extent.chunk, extent.slot);
+                text.push_str(&format!(" ={first:x}-{end:x}@{chunk}/{slot:x}"));
+            }
         }
         text.push(';');
     }
@@ -158,7 +164,7 @@ fn a_child_changes_only_what_differs() {
     );
     assert_eq!(
         shape(&inheritance),
-        "0: +1000-2000 1000-2000 =1000-1400@0/0;\
+        "0: 1000-2000 +1000-2000 =1000-1400@0/0;\
          1: 1000-2000 ~13ff-1400 =1100-1102@1/7;\
          2: 1000-2000 =1500-1501@1/0;"
     );
@@ -175,12 +181,36 @@ fn little_in_common_is_not_worth_it() {
             &pair,
             &[(0, 0x1000, common, 0, 0), (1, 0x1000, common, 0, 0), (1, end, own, 1, 0)],
         );
-        assert_eq!(!inheritance.shares.is_empty(), expected, "{common} {own}");
+        assert_eq!(inheritance.shares.contains_key(&0), expected, "{common} {own}");
     };
     check(255, 1, false);
     check(256, 1, true);
     check(256, 1790, true);
     check(256, 1800, false);
+}
+
+#[test]
+fn large_memory_is_filled_by_its_own_process() {
+    let memory = [anonymous(0x1000, 0x3000), anonymous(0x4000, 0x5000), file(0x6000, 0x7000, 0)];
+    let pair = job(&[(0, &memory), (0, &memory)]);
+    let inheritance = decided(
+        &pair,
+        &[
+            (0, 0x1000, 0x400, 0, 0),
+            (0, 0x4000, 0x3ff, 1, 0),
+            // The child shares nothing with its parent.
+            (1, 0x1000, 0x400, 2, 0),
+            (1, 0x2000, 0x400, 3, 0),
+            (1, 0x6000, 0x400, 3, 0x400),
+        ],
+    );
+    assert_eq!(
+        shape(&inheritance),
+        "0: 1000-3000 | +1000-3000 =1000-1400@0/0;\
+         1: 1000-3000 6000-7000 | +1000-3000 +6000-7000 =1000-1400@2/0 =2000-2400@3/0 \
+         =6000-6400@3/400;"
+    );
+    assert_eq!(inheritance.shared_pages, 0);
 }
 
 #[test]
@@ -193,7 +223,7 @@ fn what_counts_is_content_rather_than_where_it_is_stored() {
     );
     assert_eq!(
         shape(&inheritance),
-        "0: +1000-2000 1000-2000 =1000-1200@9/0;1: 1000-2000 ~1181-1200 =1180-1181@1/0;"
+        "0: 1000-2000 +1000-2000 =1000-1200@9/0;1: 1000-2000 ~1181-1200 =1180-1181@1/0;"
     );
 }
 
@@ -210,7 +240,7 @@ fn mappings_must_be_alike() {
     check(
         file(0x1000, 0x2000, 4096),
         file(0x0fff, 0x1800, 0),
-        "0: +fff-2000 1000-2000 =1000-1200@0/0;1: fff-1800;",
+        "0: 1000-2000 +fff-2000 =1000-1200@0/0;1: fff-1800;",
     );
     check(memory.clone(), Vma { flags: VmaFlags::GROWS_DOWN, ..memory.clone() }, "");
     check(memory.clone(), Vma { flags: VmaFlags::NO_RESERVE, ..memory.clone() }, "");
@@ -218,7 +248,7 @@ fn mappings_must_be_alike() {
     check(
         memory.clone(),
         Vma { prot: Prot::READ, ..memory },
-        "0: +1000-2000 1000-2000 =1000-1200@0/0;1: 1000-2000;",
+        "0: 1000-2000 +1000-2000 =1000-1200@0/0;1: 1000-2000;",
     );
 }
 
@@ -241,7 +271,7 @@ fn grandchildren_inherit_what_their_parents_have_made_of_it() {
     );
     assert_eq!(
         shape(&inheritance),
-        "0: +1000-2000 1000-2000 =1000-2000@0/0;\
+        "0: 1000-2000 +1000-2000 =1000-2000@0/0;\
          1: 1000-1800 =1400-1800@1/0;\
          2: 1000-2000 ~1900-2000;"
     );
@@ -265,7 +295,7 @@ fn of_two_estates_in_one_place_the_larger_one_stays() {
     );
     assert_eq!(
         shape(&inheritance),
-        "0: +1000-3000 1000-3000 =1000-1800@0/0;1: 1000-2000;2: 1000-2000;"
+        "0: 1000-3000 +1000-3000 =1000-1800@0/0;1: 1000-2000;2: 1000-2000;"
     );
     let spare = inheritance.estates[0].spare_range();
     assert!(memory.iter().all(|vma| !vma.range.overlaps(&spare)));
