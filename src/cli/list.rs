@@ -78,8 +78,8 @@ struct Job {
 fn jobs() -> Result<Vec<Job>, Failure> {
     let supervisors = connections(Some(geteuid()))
         .map_err(|error| Failure::environment(format_args!("look for jobs: {}", chain(&error))))?;
-    let statuses = supervisors.iter().filter_map(|connection| {
-        match connection.ask(&Request::Status, Some(PATIENCE)) {
+    let statuses = supervisors.into_iter().filter_map(|supervisor| {
+        match supervisor.and_then(|it| it.ask(&Request::Status, Some(PATIENCE))) {
             Ok(Reply::Status(status)) => Some(job(status)),
             Ok(_) => None,
             Err(error) => {

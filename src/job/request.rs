@@ -20,12 +20,13 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::dump::files::saved::Wanted;
 use crate::image::WriteOptions;
 use crate::model::id::Bytes;
+use crate::sys::descriptor;
 use crate::sys::launch::{self, LaunchError};
 use crate::sys::procfs::{self, ProcError};
 use crate::sys::relatives;
 
 use super::checkpoint::{self, CheckpointError, Task};
-use super::control::client::{self, AskError, Connection};
+use super::control::client::{AskError, Connection};
 use super::control::discovery::{self, Name};
 use super::control::protocol::{Order, Refusal, Reply, Request, Then};
 use super::directory::Identity;
@@ -224,10 +225,24 @@ fn check_reachable(pid: Pid) -> Result<(), RequestError> {
 /// number stands for its job.
 fn supervisor_of(pid: Pid) -> Result<Option<Connection>, RequestError> {
     let user = Uid::effective();
-    let mut connections = client::connections((!user.is_root()).then_some(user))?;
+    let listeners =
+        discovery::listeners((!user.is_root()).then_some(user)).map_err(AskError::ListNames)?;
+    if listeners.is_empty() {
+        return Ok(None);
+    }
     for above in relatives::ancestors(pid)? {
-        if let Some(at) = connections.iter().position(|it| it.supervisor() == Some(above)) {
-            return Ok(Some(connections.swap_remove(at)));
+        // Nobody is disturbed who only has such a name.
+        let sockets = descriptor::sockets_of(above);
+        for listener in listeners.iter().filter(|it| sockets.contains(&it.inode)) {
+            let connection = match Connection::open(&listener.name) {
+                Err(AskError::TakesNone) if relatives::is_stopped(above)? => {
+                    return Err(RequestError::SupervisorStopped(above));
+                }
+                outcome => outcome?,
+            };
+            if let Some(connection) = connection.filter(|it| it.supervisor() == Some(above)) {
+                return Ok(Some(connection));
+            }
         }
     }
     Ok(None)
@@ -249,9 +264,8 @@ fn dump_own_job(options: &Options) -> Result<Outcome, RequestError> {
 
 /// The names of the supervisors of `job`.
 fn names_of(job: &Bytes) -> Result<Vec<Name>, RequestError> {
-    let mut names = discovery::names(Some(Uid::effective())).map_err(AskError::ListNames)?;
-    names.retain(|name| name.job == *job);
-    Ok(names)
+    let listeners = discovery::listeners(Some(Uid::effective())).map_err(AskError::ListNames)?;
+    Ok(listeners.into_iter().map(|it| it.name).filter(|name| name.job == *job).collect())
 }
 
 /// Has a supervisor take the checkpoint.

@@ -140,6 +140,17 @@ pub fn duplicate_to(file: impl AsFd, number: RawFd) -> Result<(), Errno> {
     Errno::result(result).map(drop)
 }
 
+/// The inodes of the sockets that a process has open; none of one that may not be looked into.
+#[must_use]
+pub fn sockets_of(pid: Pid) -> BTreeSet<u64> {
+    let Ok(entries) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return BTreeSet::new() };
+    let inode = |link: std::path::PathBuf| {
+        link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+    };
+    let links = entries.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    links.filter_map(inode).collect()
+}
+
 /// The numbers of all descriptors of this process.
 pub fn open_numbers() -> std::io::Result<BTreeSet<RawFd>> {
     let mut numbers = BTreeSet::new();

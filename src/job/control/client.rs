@@ -2,9 +2,11 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 use nix::unistd::{Pid, Uid};
@@ -12,6 +14,11 @@ use thiserror::Error;
 
 use super::discovery::{self, Name};
 use super::protocol::{self, LARGEST, ProtocolError, Reply, Request};
+
+/// How long a supervisor may have no room for another connection.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
+/// How often it is tried again.
+const CONNECT_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Why a supervisor could not be asked.
 #[derive(Debug, Error)]
@@ -28,6 +35,9 @@ pub enum AskError {
         #[source]
         source: Errno,
     },
+    /// Nobody takes the connection, and no more fit into the queue.
+    #[error("the supervisor takes no connections: it is stopped, or stuck")]
+    TakesNone,
     /// The supervisor ended, or was killed, before it answered.
     #[error("the supervisor ended before it answered")]
     HungUp,
@@ -52,18 +62,27 @@ impl Connection {
     /// does is not the user that the name says.
     pub fn open(name: &Name) -> Result<Option<Self>, AskError> {
         let failed = |operation| move |source| AskError::UseSocket { operation, source };
-        let socket =
-            socket::socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)
-                .map_err(failed("connect to"))?;
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let socket = socket::socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)
+            .map_err(failed("connect to"))?;
         let address = UnixAddr::new_abstract(&name.to_bytes()).map_err(failed("connect to"))?;
-        match socket::connect(socket.as_raw_fd(), &address) {
-            Ok(()) => {}
-            // It is gone, or was none: one that does not take connections, or has no room for more.
-            Err(Errno::ECONNREFUSED | Errno::EPROTOTYPE | Errno::EPERM | Errno::EACCES) => {
-                return Ok(None);
+        let begun = Instant::now();
+        loop {
+            match socket::connect(socket.as_raw_fd(), &address) {
+                Ok(()) => break,
+                // It is gone, or was none.
+                Err(Errno::ECONNREFUSED | Errno::EPROTOTYPE | Errno::EPERM | Errno::EACCES) => {
+                    return Ok(None);
+                }
+                // Whoever waited for room in the queue of one that is stopped would wait for ever.
+                Err(Errno::EAGAIN) if begun.elapsed() < CONNECT_PATIENCE => {
+                    thread::sleep(CONNECT_INTERVAL);
+                }
+                Err(Errno::EAGAIN) => return Err(AskError::TakesNone),
+                Err(source) => return Err(failed("connect to")(source)),
             }
-            Err(source) => return Err(failed("connect to")(source)),
         }
+        fcntl(&socket, FcntlArg::F_SETFL(OFlag::empty())).map_err(failed("connect to"))?;
         let peer =
             socket::getsockopt(&socket, sockopt::PeerCredentials).map_err(failed("connect to"))?;
         // A pid of 0: the supervisor lives outside the pid namespace that we are in.
@@ -109,11 +128,8 @@ impl Connection {
     }
 }
 
-/// The supervisors of one user (of all users for `None`) that can be connected to.
-pub fn connections(user: Option<Uid>) -> Result<Vec<Connection>, AskError> {
-    let mut connections = Vec::new();
-    for name in discovery::names(user).map_err(AskError::ListNames)? {
-        connections.extend(Connection::open(&name)?);
-    }
-    Ok(connections)
+/// The supervisors of one user (of all users for `None`), as far as they can be connected to.
+pub fn connections(user: Option<Uid>) -> Result<Vec<Result<Connection, AskError>>, AskError> {
+    let listeners = discovery::listeners(user).map_err(AskError::ListNames)?;
+    Ok(listeners.iter().filter_map(|it| Connection::open(&it.name).transpose()).collect())
 }

@@ -54,31 +54,43 @@ impl Name {
     }
 }
 
+/// A socket that listens under such a name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Listener {
+    /// The name.
+    pub name: Name,
+    /// The inode of the socket, by which /proc/PID/fd shows who has it.
+    pub inode: u64,
+}
+
 /// The supervisors that listen in this network namespace; of one user, or of all.
-pub fn names(user: Option<Uid>) -> io::Result<Vec<Name>> {
+pub fn listeners(user: Option<Uid>) -> io::Result<Vec<Listener>> {
     let table = BufReader::new(std::fs::File::open("/proc/net/unix")?);
-    let mut names = parse_table(table)?;
-    names.retain(|name| user.is_none_or(|user| name.user == user.as_raw()));
-    Ok(names)
+    let mut found = parse_table(table)?;
+    found.retain(|listener| user.is_none_or(|user| listener.name.user == user.as_raw()));
+    Ok(found)
 }
 
 /// Reads the lines of /proc/net/unix: `Num RefCount Protocol Flags Type St Inode Path`, where
 /// `Flags` has __SO_ACCEPTCON (0x10000) for listening sockets, `Type` is 5 for those of packets in their
 /// order (SOCK_SEQPACKET), and an abstract name begins with `@`.
-fn parse_table(table: impl BufRead) -> io::Result<Vec<Name>> {
-    let mut names = Vec::new();
+fn parse_table(table: impl BufRead) -> io::Result<Vec<Listener>> {
+    let mut found = Vec::new();
     for line in table.split(b'\n') {
         let line = line?;
         let mut fields = line.split(|byte| *byte == b' ').filter(|field| !field.is_empty());
         let listens = fields.nth(3) == Some(b"00010000");
         let has_kind = fields.next() == Some(b"0005");
-        let path = fields.nth(2).and_then(|path| path.strip_prefix(b"@"));
-        if let (true, Some(name)) = (listens && has_kind, path.and_then(Name::parse)) {
-            names.push(name);
+        let inode = fields.nth(1).and_then(|field| str::from_utf8(field).ok()?.parse().ok());
+        let path = fields.next().and_then(|path| path.strip_prefix(b"@"));
+        if let (true, Some(inode), Some(name)) =
+            (listens && has_kind, inode, path.and_then(Name::parse))
+        {
+            found.push(Listener { name, inode });
         }
     }
-    names.sort();
-    Ok(names)
+    found.sort();
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -120,8 +132,9 @@ mod tests {
              short line\n"
         );
         let table = [table.as_bytes(), b"\xff\xfe\n"].concat();
-        let names = parse_table(&table[..]).unwrap();
-        let users: Vec<u32> = names.iter().map(|name| name.user).collect();
-        assert_eq!(users, [7, 1000]);
+        let found = parse_table(&table[..]).unwrap();
+        let told: Vec<(u32, u64)> =
+            found.iter().map(|listener| (listener.name.user, listener.inode)).collect();
+        assert_eq!(told, [(7, 9), (1000, 21034)]);
     }
 }

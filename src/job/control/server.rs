@@ -139,30 +139,48 @@ mod tests {
     use std::os::fd::AsRawFd;
 
     use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr};
-    use nix::unistd::{Pid, Uid};
+    use nix::unistd::{Pid, Uid, getpid};
 
     use super::{Listener, Received};
     use crate::job::control::client::{AskError, Connection};
     use crate::job::control::discovery::{self, Name};
     use crate::job::control::protocol::{LARGEST, ProtocolError, Refusal, Reply, Request};
     use crate::job::identity;
-    use crate::model::id::Bytes;
+    use crate::sys::descriptor;
 
     fn listen() -> (Name, Listener) {
         let name = Name {
             user: Uid::effective().as_raw(),
-            job: Bytes(b"testjob".to_vec()),
+            job: identity::new_id().unwrap(),
             instance: identity::new_id().unwrap(),
         };
         let listener = Listener::bind(&name).unwrap();
         (name, listener)
     }
 
+    /// As one of a supervisor that is stopped.
+    #[test]
+    fn nobody_waits_for_ever_for_one_that_takes_no_connections() {
+        let (name, listener) = listen();
+        let mut connections = Vec::new();
+        let outcome = loop {
+            match Connection::open(&name) {
+                Ok(connection) => connections.push(connection.unwrap()),
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(outcome, AskError::TakesNone), "{outcome}");
+        assert!(connections.len() >= 16, "{}", connections.len());
+        drop(listener);
+    }
+
     #[test]
     fn a_question_finds_its_way_and_is_answered() {
         let (name, listener) = listen();
         assert!(listener.accept().is_none());
-        assert!(discovery::names(Some(Uid::effective())).unwrap().contains(&name));
+        let found = discovery::listeners(Some(Uid::effective())).unwrap();
+        let found: Vec<_> = found.iter().filter(|it| it.name == name).collect();
+        assert!(descriptor::sockets_of(getpid()).contains(&found[0].inode));
         let asker = std::thread::spawn({
             let name = name.clone();
             move || {
