@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ use crate::model::number::{PAGE_SIZE, to_u64, to_usize};
 use super::clone::{self, Fork};
 use super::descriptor::{self, Shared};
 use super::launch::{self, LaunchError};
-use super::{procfs, ptrace};
+use super::{procfs, ptrace, write_watch};
 
 /// How long one child may take for its trials.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -555,7 +555,7 @@ fn try_memory(recorder: &mut Recorder) {
         .map_err(|error| errno_of(&error));
     recorder.record(Feature::ScanPages, scan);
     recorder.record(Feature::SoftDirty, find_soft_dirty());
-    recorder.record(Feature::TrackWrites, track_writes());
+    recorder.record(Feature::TrackWrites, write_watch::works());
 }
 
 /// Clears the soft-dirty bits, writes to one of two pages, and looks whether just that one has it.
@@ -567,38 +567,6 @@ fn find_soft_dirty() -> Tried {
     pages.write(1);
     let [first, second] = pages.entries()?;
     Ok(first & SOFT_DIRTY == 0 && second & SOFT_DIRTY != 0)
-}
-
-/// Write-protects two pages asynchronously, writes to one, and looks whether just that one has lost
-/// its protection (userfaultfd(2), Documentation/admin-guide/mm/userfaultfd.rst).
-fn track_writes() -> Tried {
-    const USER_MODE_ONLY: libc::c_int = 1;
-    const API: libc::c_ulong = 0xc018_aa3f;
-    const REGISTER: libc::c_ulong = 0xc020_aa00;
-    const PROTECT: libc::c_ulong = 0xc018_aa06;
-    const WP_UNPOPULATED_AND_ASYNC: u64 = 1 << 13 | 1 << 15;
-    const PROTECTED: u64 = 1 << 57;
-    let pages = Pages::new()?;
-    let length = 2 * PAGE_SIZE;
-    // SAFETY: takes no pointers; a descriptor that it gives belongs to nobody else.
-    let file = unsafe {
-        let number = libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | USER_MODE_ONLY);
-        let number = i32::try_from(Errno::result(number)?).map_err(|_| Errno::EBADF)?;
-        OwnedFd::from_raw_fd(number)
-    };
-    let mut api = [0xaa_u64, WP_UNPOPULATED_AND_ASYNC, 0];
-    let mut register = [pages.address(), length, 1 << 1, 0];
-    let mut protect = [pages.address(), length, 1];
-    // SAFETY: each request reads and writes as many 64-bit words as its array has; they make a range
-    // of our own memory write-protected, which is lifted by the kernel itself at the first write.
-    unsafe {
-        Errno::result(libc::ioctl(file.as_raw_fd(), API, api.as_mut_ptr()))?;
-        Errno::result(libc::ioctl(file.as_raw_fd(), REGISTER, register.as_mut_ptr()))?;
-        Errno::result(libc::ioctl(file.as_raw_fd(), PROTECT, protect.as_mut_ptr()))?;
-    }
-    pages.write(1);
-    let [first, second] = pages.entries()?;
-    Ok(first & PROTECTED != 0 && second & PROTECTED == 0)
 }
 
 fn errno_of(error: &io::Error) -> Errno {

@@ -19,6 +19,10 @@ bitflags! {
     /// What the kernel says of a page: PAGE_IS_* of `PAGEMAP_SCAN`.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub struct PageState: u64 {
+        /// Writes to its mapping are tracked.
+        const WATCHED = 1;
+        /// It was written since that was last asked for; always, where it is not tracked.
+        const WRITTEN = 1 << 1;
         /// The page belongs to a file or shared memory, not to the process alone.
         const FILE = 1 << 2;
         /// It is in memory.
@@ -32,6 +36,13 @@ bitflags! {
         /// It is a guard page (MADV_GUARD_INSTALL).
         const GUARD = 1 << 8;
     }
+}
+
+impl PageState {
+    /// What [`PageMap::visit`] tells of pages, as far as the kernel knows it.
+    const TOLD: Self = Self::all().difference(Self::WATCHED).difference(Self::WRITTEN);
+    /// The page holds something.
+    const SOMEWHERE: Self = Self::PRESENT.union(Self::SWAPPED);
 }
 
 /// Consecutive pages in one state.
@@ -171,7 +182,7 @@ impl PageMap {
     /// EACCES or EPERM when it may not be traced, ENOENT when it has ended.
     pub fn open(pid: Pid) -> io::Result<Self> {
         let file = File::open(format!("/proc/{pid}/pagemap"))?;
-        let full = PageState::all();
+        let full = PageState::TOLD;
         let scan = [full, full.difference(PageState::GUARD)].into_iter().find(|mask| {
             let mut region = [PageRegion::default(); 1];
             let empty = AddrRange { start: RemoteAddr(0), end: RemoteAddr(0) };
@@ -217,12 +228,47 @@ impl PageMap {
     /// What reading the page map gives.
     pub fn has_own_page(&self, range: AddrRange) -> io::Result<Option<bool>> {
         let Some(told) = self.scan else { return Ok(None) };
-        let somewhere = PageState::PRESENT | PageState::SWAPPED;
         let foreign = PageState::FILE | PageState::ZERO | PageState::GUARD;
         let mut regions = [PageRegion::default(); 1];
-        let wanted = Wanted { any: somewhere & told, none: foreign & told, most: 1 };
+        let wanted = Wanted { none: foreign & told, most: 1, ..Wanted::any(PageState::SOMEWHERE) };
         let (count, _) = scan(&self.file, range, wanted, told, &mut regions)?;
         Ok(Some(count > 0))
+    }
+
+    /// Whether writes to the mapping that has the page at `address` are tracked
+    /// ([`super::write_watch::WriteWatch`]).
+    ///
+    /// # Errors
+    /// What reading the page map gives.
+    pub fn is_watched(&self, address: RemoteAddr) -> io::Result<bool> {
+        let end = RemoteAddr(address.0.saturating_add(PAGE_SIZE));
+        let range = AddrRange { start: address, end };
+        let mut regions = [PageRegion::default(); 1];
+        let wanted = Wanted { most: 1, ..Wanted::any(PageState::WATCHED) };
+        let (count, _) = scan(&self.file, range, wanted, PageState::WATCHED, &mut regions)?;
+        Ok(count > 0)
+    }
+
+    /// Visits the pages in `range` that hold something and were written since they were last visited so,
+    /// ascending; from now on they count as not written. Writes to all of it must be tracked.
+    ///
+    /// A page that was given back since (MADV_DONTNEED) holds nothing, and is not visited.
+    ///
+    /// # Errors
+    /// EPERM when writes are not tracked there, what reading the page map gives, and what `visit` gives.
+    pub fn take_written<E: From<io::Error>>(
+        &self,
+        range: AddrRange,
+        visit: &mut dyn FnMut(AddrRange) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let guards = if self.tells_guards() { PageState::GUARD } else { PageState::empty() };
+        let wanted = Wanted {
+            all: PageState::WRITTEN,
+            none: guards,
+            takes: true,
+            ..Wanted::any(PageState::SOMEWHERE)
+        };
+        self.scan_all(range, wanted, PageState::WRITTEN, &mut |run| visit(run.range))
     }
 
     fn visit_by_scan<E: From<io::Error>>(
@@ -232,16 +278,29 @@ impl PageMap {
         told: PageState,
         visit: &mut dyn FnMut(PageRun) -> Result<(), E>,
     ) -> Result<(), E> {
+        self.scan_all(range, Wanted::any(wanted & told), told, visit)
+    }
+
+    fn scan_all<E: From<io::Error>>(
+        &self,
+        range: AddrRange,
+        wanted: Wanted,
+        told: PageState,
+        visit: &mut dyn FnMut(PageRun) -> Result<(), E>,
+    ) -> Result<(), E> {
         let mut regions = [PageRegion::default(); REGIONS];
         let mut rest = range;
         while !rest.is_empty() {
-            let wanted = Wanted::any(wanted & told);
             let (count, walked) = scan(&self.file, rest, wanted, told, &mut regions)?;
             for region in &regions[..count] {
                 let range =
                     AddrRange { start: RemoteAddr(region.start), end: RemoteAddr(region.end) };
                 visit(PageRun { range, state: PageState::from_bits_truncate(region.categories) })?;
             }
+            // The kernel's own buffer is smaller. When it was full in between, a scan that came to its
+            // end tells that place (do_pagemap_scan in fs/proc/task_mmu.c, Linux 6.18).
+            let told = regions[..count].last().map_or(0, |last| last.end);
+            let walked = walked.max(told);
             if walked <= rest.start.0 {
                 return Err(io::Error::from(io::ErrorKind::InvalidData).into());
             }
@@ -295,15 +354,20 @@ fn entry_state(entry: u64) -> PageState {
 struct Wanted {
     /// Those in any of these states,
     any: PageState,
+    /// in all of these,
+    all: PageState,
     /// and in none of these.
     none: PageState,
     /// How many at most; 0: all.
     most: u64,
+    /// Whether they count as not written from now on.
+    takes: bool,
 }
 
 impl Wanted {
     const fn any(any: PageState) -> Self {
-        Self { any, none: PageState::empty(), most: 0 }
+        let nothing = PageState::empty();
+        Self { any, all: nothing, none: nothing, most: 0, takes: false }
     }
 }
 
@@ -316,7 +380,10 @@ fn scan(
     told: PageState,
     regions: &mut [PageRegion],
 ) -> io::Result<(usize, u64)> {
+    // PM_SCAN_WP_MATCHING, and PM_SCAN_CHECK_WPASYNC: fail where that cannot be done.
+    let taking = 1 << 0 | 1 << 1;
     let mut arguments = ScanArguments {
+        flags: if wanted.takes { taking } else { 0 },
         size: to_u64(size_of::<ScanArguments>()),
         start: range.start.0,
         end: range.end.0,
@@ -324,7 +391,7 @@ fn scan(
         vector_length: to_u64(regions.len()),
         max_pages: wanted.most,
         category_inverted: wanted.none.bits(),
-        category_mask: wanted.none.bits(),
+        category_mask: (wanted.none | wanted.all).bits(),
         category_any_of_mask: wanted.any.bits(),
         return_mask: told.bits(),
         ..ScanArguments::default()
@@ -366,6 +433,39 @@ mod tests {
         })
         .expect("runs");
         assert_eq!(visited, by_entries);
+    }
+
+    #[test]
+    fn each_of_many_pages_is_visited_once() {
+        let pages = 6001;
+        let length = pages * to_usize(PAGE_SIZE);
+        let mut memory = memmap2::MmapMut::map_anon(length).expect("anonymous memory");
+        let advice = memmap2::Advice::NoHugePage;
+        memory.advise(advice).expect("a kernel that has huge pages");
+        let expected: Vec<u64> = (0..to_u64(pages)).filter(|page| page % 3 != 0).collect();
+        for page in &expected {
+            let place = to_usize(page * PAGE_SIZE);
+            // Some are read only: a state of its own.
+            if page % 4 == 0 {
+                std::hint::black_box(memory[place]);
+            } else {
+                memory[place] = 1;
+            }
+        }
+        let start = to_u64(memory.as_ptr().addr());
+        for first in [0, 7, 2000, 4711, 5990] {
+            let begin = start + first * PAGE_SIZE;
+            let range = AddrRange::new(begin, start + to_u64(length)).expect("forward range");
+            let map = PageMap::open(Pid::this()).expect("own page map");
+            let mut visited = Vec::new();
+            map.visit(range, PageState::PRESENT, &mut |run| {
+                visited.extend(pages_of(run, start));
+                Ok::<(), io::Error>(())
+            })
+            .expect("runs");
+            let expected = expected.iter().filter(|page| **page >= first).copied();
+            assert_eq!(visited, expected.collect::<Vec<_>>());
+        }
     }
 
     fn pages_of(run: PageRun, start: u64) -> Vec<u64> {

@@ -33,4 +33,5 @@ pub mod task;
 pub mod terminal;
 pub mod unix_diag;
 pub mod unix_queue;
+pub mod write_watch;
 pub mod writers;
