@@ -6,12 +6,14 @@
 //! - `chase` seizes and stops every thread of every process under some roots while they run;
 //! - [`tree`] is what has been stopped, and lets it go;
 //! - [`injection`] makes frozen threads carry out system calls, `series` several of them in one go;
-//! - [`copy`] makes frozen processes bring forth hidden copies of themselves;
+//! - [`birth`] makes frozen processes bring forth hidden copies of themselves ([`copy`]), and descriptors
+//!   that watch their memory;
 //! - [`stub`] is the machine code for both, `room` and [`vdso`] know the place where it is put;
 //! - [`restart`] knows how a thread that was caught inside a system call goes on.
 //!
 //! It knows nothing of what is collected or of images.
 
+pub mod birth;
 mod chase;
 pub mod copy;
 pub mod error;

@@ -18,8 +18,9 @@ use nix::unistd::Pid;
 
 pub use super::chase::Thread;
 
+use super::birth::{self, Born, Wanted};
 use super::chase::{self, Chase, Held};
-use super::copy::{self, Copy, CopyError};
+use super::copy::{Copy, CopyError};
 use super::error::{FreezeError, InjectError, trace};
 use super::injection::Injector;
 use super::restart;
@@ -129,9 +130,22 @@ impl Tree {
     /// # Errors
     /// When one of them cannot be copied; then none is.
     pub fn copy(&mut self, places: &[usize]) -> Result<Vec<Copy>, CopyError> {
+        let copy = Wanted { copy: true, watch: false };
+        let wanted: Vec<(usize, Wanted)> = places.iter().map(|place| (*place, copy)).collect();
+        let born = self.bear(&wanted)?;
+        Ok(born.into_iter().filter_map(|born| born.copy).collect())
+    }
+
+    /// Makes what is wanted of the processes at some places, ascending, while everything stands still.
+    ///
+    /// # Errors
+    /// When one of them cannot be copied; then none is.
+    pub fn bear(&mut self, wanted: &[(usize, Wanted)]) -> Result<Vec<Born>, CopyError> {
         let all = self.processes.iter_mut().enumerate();
-        let wanted = all.filter(|(place, _)| places.binary_search(place).is_ok());
-        copy::copy(wanted.map(|(_, process)| process))
+        birth::bear(all.filter_map(|(place, process)| {
+            let found = wanted.binary_search_by_key(&place, |(place, _)| *place).ok()?;
+            Some((process, wanted[found].1))
+        }))
     }
 
     /// Lets everything go, as if it had never been touched. What was killed meanwhile is no error.
