@@ -102,7 +102,9 @@ impl From<&DumpError> for Failure {
             DumpError::Write(_) if disk_is_full(error) => {
                 Self::environment(message).hint(MAKE_ROOM)
             }
-            DumpError::Write(WriteError::CheckRecords { .. }) => Self::internal(message),
+            DumpError::Write(WriteError::CheckRecords { .. }) | DumpError::Changed { .. } => {
+                Self::internal(message)
+            }
             DumpError::Collect(_)
             | DumpError::Outputs(_)
             | DumpError::Save(_)

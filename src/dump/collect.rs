@@ -13,12 +13,14 @@ use nix::unistd::Pid;
 
 use super::census::{self, Census, Member};
 use super::courtesy::give_way;
+use super::detail::IsOwn;
 use super::error::{CollectError, DumpError};
 use super::files::{self, Collector, Content, Scope, Subject};
 use super::memory::{self, Part};
 use super::process::{self, Insight, MemoryInsight};
 use super::refusal::{MappingRefusal, Obstacle, Obstacles, StateRefusal};
 use super::snapshot::MemoryWatch;
+use super::tracking::Known;
 use super::{Request, aio, clocks, detail, ipc, policy};
 use crate::image::error::WriteError;
 use crate::image::writer::{Writer, ZeroPages};
@@ -47,6 +49,8 @@ pub(super) struct Collected {
     pub holders: Vec<usize>,
     /// For each address space the bytes of anonymous memory in it.
     pub sizes: Vec<u64>,
+    /// For each address space what is known of writes to it.
+    pub known: Vec<Known>,
     /// Address spaces without the details of their mappings.
     postponed: Vec<Postponed>,
     /// For each address space the process that has it.
@@ -91,7 +95,8 @@ pub(super) enum Purpose {
 }
 
 /// Collects everything about a frozen job but its page data, and, for some purposes, the details of
-/// large address spaces. `directory` is where the image goes, which is never one of the job's outputs.
+/// large address spaces. `directory` is where the image goes, which is never one of the job's outputs;
+/// `is_own` tells which mappings rckpt itself watches.
 ///
 /// # Errors
 /// When something cannot be read, or anything cannot be saved.
@@ -100,6 +105,7 @@ pub(super) fn collect(
     directory: &Path,
     tree: &mut Tree,
     purpose: Purpose,
+    is_own: &IsOwn<'_>,
 ) -> Result<Collected, DumpError> {
     let mut obstacles = Vec::new();
     let census = census::count(tree, request.root, &mut obstacles)?;
@@ -155,7 +161,7 @@ pub(super) fn collect(
         let mut space =
             memory::collect(frozen, &insight.memory, object, &mut files, &mut obstacles)?;
         match &insight.policies {
-            Some(policies) => detail::add(&mut space, frozen, policies, &mut obstacles)?,
+            Some(policies) => detail::add(&mut space, frozen, policies, is_own, &mut obstacles)?,
             None => {
                 let status = member.status.clone();
                 postponed.push(Postponed { space: number, pid: frozen.task(), status });
@@ -232,6 +238,7 @@ pub(super) fn collect(
     let (contents, emissary) = (files.contents, ipc.emissary);
     let collected = Collected {
         job,
+        known: vec![Known::default(); holders.len()],
         holders,
         sizes,
         postponed,
@@ -285,6 +292,7 @@ pub(super) fn add_details(
     collected: &mut Collected,
     tree: &mut Tree,
     copies: &[Option<Copy>],
+    is_own: &IsOwn<'_>,
 ) -> Result<(), DumpError> {
     let mut obstacles = Vec::new();
     for postponed in take(&mut collected.postponed) {
@@ -301,7 +309,7 @@ pub(super) fn add_details(
         let mut injector = tree.inject(place).map_err(failed)?;
         let policies = policy::ask(&mut injector)?;
         injector.finish().map_err(failed)?;
-        detail::add(space, &tree.processes()[place], &policies, &mut obstacles)?;
+        detail::add(space, &tree.processes()[place], &policies, is_own, &mut obstacles)?;
     }
     collected.check(obstacles)
 }
@@ -316,7 +324,7 @@ fn add_copied_details(
         let space = &mut collected.job.address_spaces[number];
         let Some(copy) = &mut copies[number] else { continue };
         detail::add_from_copy(space, pid, copy, &mut obstacles)?;
-        detail::check_faults(space, pid, &mut obstacles)?;
+        detail::check_faults((space, &collected.known[number]), pid, &mut obstacles)?;
     }
     collected.check(obstacles)
 }
@@ -357,12 +365,12 @@ pub(super) fn store(
     copies: &[Option<Copy>],
     writer: &mut Writer,
 ) -> Result<(), DumpError> {
-    let spaces = collected.job.address_spaces.iter().zip(&collected.holders);
-    for ((space, holder), copy) in spaces.zip(copies) {
+    let spaces = collected.job.address_spaces.iter().zip(&collected.known);
+    for (((space, known), holder), copy) in spaces.zip(&collected.holders).zip(copies) {
         let part = if copy.is_some() { Part::NotInherited } else { Part::All };
         let process = &tree.processes()[*holder];
         let source = (process.task(), &process.memory);
-        memory::store(&|| request.check_wanted(), (space, part), source, writer)?;
+        memory::store(&|| request.check_wanted(), (space, part), known, source, writer)?;
     }
     let swapping = swap_is_on();
     let emissary = &mut collected.emissary;
@@ -413,7 +421,7 @@ pub(super) fn store_copies(
         copy.hide()?;
     }
     add_copied_details(collected, &mut copies)?;
-    let spaces = &collected.job.address_spaces;
+    let spaces = collected.job.address_spaces.iter().zip(&collected.known);
     let watch = MemoryWatch::default();
     let check = || request.check_wanted().and_then(|()| watch.check());
     // In a thread of its own, as priority once given up is not had again.
@@ -421,10 +429,10 @@ pub(super) fn store_copies(
         let storing = scope.spawn(|| {
             give_way();
             writer.advise(give_way);
-            for (space, copy) in spaces.iter().zip(copies) {
+            for ((space, known), copy) in spaces.zip(copies) {
                 let Some(copy) = copy else { continue };
                 let source = (copy.pid(), copy.memory());
-                memory::store(&check, (space, Part::Inherited), source, writer)?;
+                memory::store(&check, (space, Part::Inherited), known, source, writer)?;
             }
             Ok(())
         });

@@ -12,6 +12,7 @@ use super::error::{CollectError, DumpError};
 use super::memory;
 use super::policy;
 use super::refusal::{MappingRefusal, Obstacle};
+use super::tracking::Known;
 use crate::model::address::{AddrRange, RemoteAddr};
 use crate::model::id::Bytes;
 use crate::model::memory::{AddressSpace, Backing, GuardRange, MemoryPolicy};
@@ -24,10 +25,16 @@ use crate::tracer::tree;
 /// Bytes of memory from which on details are looked up in the copy: less is walked over quickly.
 const LARGE: u64 = 8 << 20;
 
+/// The code of VmFlags for a mapping whose pages' writes a userfaultfd is told of.
+const WATCHED: [u8; 2] = *b"uw";
+
 /// Whether the details of a process are better looked up in its copy.
 pub(super) const fn is_large(status: &Status) -> bool {
     status.anonymous >= LARGE
 }
+
+/// Tells whether a mapping of a process, one that somebody watches, is watched by rckpt itself.
+pub(super) type IsOwn<'own> = dyn Fn(Pid, AddrRange) -> bool + 'own;
 
 /// Adds the details of a frozen process, which has told its policies.
 ///
@@ -37,10 +44,11 @@ pub(super) fn add(
     space: &mut AddressSpace,
     process: &tree::Process,
     policies: &[(AddrRange, MemoryPolicy)],
+    is_own: &IsOwn<'_>,
     obstacles: &mut Vec<Obstacle>,
 ) -> Result<(), CollectError> {
     let task = process.task();
-    add_from(space, task, (task, &process.memory), policies, obstacles)
+    add_from(space, task, (task, &process.memory), policies, is_own, obstacles)
 }
 
 /// Whether a copy has all the details of a process that is still frozen: fork leaves out what is locked
@@ -58,8 +66,7 @@ pub(super) fn has_all(
         return Ok(false);
     }
     let heads = procfs::mapping_heads(copy.pid())?;
-    let kept = heads.iter().filter(|head| !matches!(memory::classify(head), Ok(None)));
-    if !kept.map(|head| head.range).eq(space.vmas.iter().map(|vma| vma.range)) {
+    if !space.vmas.iter().all(|vma| around(&heads, vma.range).is_some()) {
         return Ok(false);
     }
     let memory = |source| CollectError::Memory { operation: "read the page map", pid, source };
@@ -92,28 +99,32 @@ pub(super) fn add_from_copy(
     obstacles: &mut Vec<Obstacle>,
 ) -> Result<(), DumpError> {
     let policies = policy::ask_copy(pid, copy)?;
-    Ok(add_from(space, pid, (copy.pid(), copy.memory()), &policies, obstacles)?)
+    let source = (copy.pid(), copy.memory());
+    // A copy is watched by nobody.
+    Ok(add_from(space, pid, source, &policies, &|_, _| false, obstacles)?)
 }
 
-/// Finds mappings whose missing pages somebody else provides, which a copy does not tell: `running` is
-/// the process itself, which may have ended.
+/// Finds mappings whose missing pages somebody else provides, or which somebody but us watches, which a copy
+/// does not tell: `running` is the process itself, which may have ended.
 ///
 /// # Errors
 /// When its mappings cannot be read.
 pub(super) fn check_faults(
-    space: &AddressSpace,
+    (space, known): (&AddressSpace, &Known),
     running: Pid,
     obstacles: &mut Vec<Obstacle>,
 ) -> Result<(), CollectError> {
-    const CODES: [[u8; 2]; 3] = [*b"um", *b"uw", *b"ui"];
+    const PROVIDED: [[u8; 2]; 2] = [*b"um", *b"ui"];
     let mappings = match procfs::mappings(running) {
         Ok(mappings) => mappings,
         Err(error) if error.is_gone() => return Ok(()),
         Err(error) => return Err(error.into()),
     };
-    let known = |range: AddrRange| space.vmas.iter().any(|vma| vma.range.overlaps(&range));
+    let has = |range: AddrRange| space.vmas.iter().any(|vma| vma.range.overlaps(&range));
     for mapping in mappings {
-        if CODES.iter().any(|code| mapping.codes.contains(code)) && known(mapping.range) {
+        let provided = PROVIDED.iter().any(|code| mapping.codes.contains(code));
+        let watched = mapping.codes.contains(&WATCHED) && !known.is_watched(mapping.range);
+        if (provided || watched) && has(mapping.range) {
             obstacles.push(obstacle(running, &mapping, MappingRefusal::UserFault));
         }
     }
@@ -126,16 +137,20 @@ fn add_from(
     pid: Pid,
     (source, memory): (Pid, &RemoteMemory),
     policies: &[(AddrRange, MemoryPolicy)],
+    is_own: &IsOwn<'_>,
     obstacles: &mut Vec<Obstacle>,
 ) -> Result<(), CollectError> {
     let failed = |operation| move |source| CollectError::Memory { operation, pid, source };
     let page_map = PageMap::open(source).map_err(failed("open the page map"))?;
-    let mappings = procfs::mappings(source)?;
+    let mut mappings = procfs::mappings(source)?;
+    for mapping in &mut mappings {
+        if mapping.codes.contains(&WATCHED) && is_own(pid, mapping.range) {
+            mapping.codes.retain(|code| *code != WATCHED);
+        }
+    }
     let mut guards = Vec::new();
     for vma in &mut space.vmas {
-        let found = mappings.binary_search_by_key(&vma.range.start, |found| found.range.start);
-        let mapping = found.ok().map(|place| &mappings[place]);
-        let Some(mapping) = mapping.filter(|mapping| mapping.range == vma.range) else {
+        let Some(mapping) = around(&mappings, vma.range) else {
             return Err(CollectError::Mapping { pid, range: vma.range });
         };
         if let Err(kind) = memory::classify(mapping) {
@@ -165,6 +180,15 @@ fn add_from(
     }
     space.guards = guards;
     Ok(())
+}
+
+/// The mapping that is, or has become part of, the one at `range`: the kernel joins neighbours that are
+/// alike once they are watched.
+fn around(mappings: &[Mapping], range: AddrRange) -> Option<&Mapping> {
+    let place = mappings.partition_point(|mapping| mapping.range.end <= range.start);
+    let covers =
+        |found: &&Mapping| found.range.start <= range.start && range.end <= found.range.end;
+    mappings.get(place).filter(covers)
 }
 
 fn obstacle(pid: Pid, mapping: &Mapping, kind: MappingRefusal) -> Obstacle {

@@ -11,7 +11,7 @@ use super::files::outputs::OutputError;
 use super::files::saved::SaveError;
 use super::refusal::Obstacles;
 use crate::image::error::WriteError;
-use crate::model::address::AddrRange;
+use crate::model::address::{AddrRange, RemoteAddr};
 use crate::sys::procfs::ProcError;
 use crate::tracer::copy::CopyError;
 use crate::tracer::error::{FreezeError, InjectError};
@@ -62,6 +62,15 @@ pub enum DumpError {
     MemoryShort {
         /// Bytes that were left.
         available: u64,
+    },
+    /// A page was not what the generation before has, though nobody should have written it. Only development
+    /// builds look.
+    #[error("the page at {page} of process {pid} has changed, but was taken for unchanged")]
+    Changed {
+        /// The process.
+        pid: Pid,
+        /// The page.
+        page: RemoteAddr,
     },
     /// The checkpoint is good, and the job could not be let go, killed or stopped as asked.
     #[error("the checkpoint is complete, but the job could not be {action}")]

@@ -10,6 +10,7 @@ use super::error::{CollectError, DumpError};
 use super::files::{Collector, FileMapping};
 use super::process::MemoryInsight;
 use super::refusal::{MappingRefusal, Obstacle};
+use super::tracking::Known;
 use crate::image::error::WriteError;
 use crate::image::writer::{Writer, ZeroPages};
 use crate::model::address::RemoteAddr;
@@ -130,7 +131,7 @@ impl Part {
 }
 
 /// Writes the pages in a part of an address space that only the process has, read from a process that
-/// has it, or its copy.
+/// has it, or its copy. Those that are known not to have been written are taken over.
 ///
 /// `check` is called before each piece is read.
 ///
@@ -139,6 +140,7 @@ impl Part {
 pub(super) fn store(
     check: &dyn Fn() -> io::Result<()>,
     (space, part): (&AddressSpace, Part),
+    known: &Known,
     (pid, memory): (Pid, &RemoteMemory),
     writer: &mut Writer,
 ) -> Result<(), DumpError> {
@@ -165,15 +167,37 @@ pub(super) fn store(
                 if run.state.intersects(not_stored) {
                     return Ok(());
                 }
-                let first_page = run.range.start.0 / PAGE_SIZE;
-                Ok(writer.store(space.object, first_page, run.range.pages(), zeros, read)?)
+                for (range, unchanged) in known.parts(run.range) {
+                    let (first_page, pages) = (range.start.0 / PAGE_SIZE, range.pages());
+                    match unchanged {
+                        None => writer.store(space.object, first_page, pages, zeros, read)?,
+                        Some(of) => keep(writer, (space.object, of), (first_page, pages), read)?,
+                    }
+                }
+                Ok(())
             })
             .map_err(|error| match error {
                 StoreError::ReadPageMap(source) => failed(source).into(),
                 StoreError::Write(error) => DumpError::from(error),
+                StoreError::Changed(page) => DumpError::Changed { pid, page },
             })?;
     }
     Ok(())
+}
+
+/// Takes pages over from the generation before. Development builds make sure that this is right.
+fn keep(
+    writer: &mut Writer,
+    (object, of): (ObjectId, ObjectId),
+    (first_page, pages): (u64, u64),
+    read: &mut dyn FnMut(u64, &mut [u8]) -> io::Result<()>,
+) -> Result<(), StoreError> {
+    if cfg!(debug_assertions)
+        && let Some(page) = writer.find_difference(of, first_page, pages, read)?
+    {
+        return Err(StoreError::Changed(RemoteAddr(page * PAGE_SIZE)));
+    }
+    Ok(writer.keep(object, of, first_page, pages)?)
 }
 
 /// What can go wrong between the page map and the image.
@@ -183,6 +207,8 @@ enum StoreError {
     ReadPageMap(#[from] io::Error),
     #[error(transparent)]
     Write(#[from] WriteError),
+    #[error("page {0} has changed")]
+    Changed(RemoteAddr),
 }
 
 /// What a mapping shows, before it is known which file.

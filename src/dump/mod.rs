@@ -20,6 +20,7 @@ mod process;
 pub mod refusal;
 mod snapshot;
 mod thread;
+mod tracking;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -30,9 +31,11 @@ use std::time::{Duration, Instant};
 use nix::unistd::{Pid, getppid};
 
 pub use self::error::{DumpError, NotCommitted};
+pub use self::tracking::{Tracking, Use};
 
 use self::collect::{Collected, Purpose};
 use self::files::saved::Wanted;
+use self::tracking::{Session, watches};
 use crate::image::Reader;
 use crate::image::writer::{WriteOptions, Writer};
 use crate::model::id::Bytes;
@@ -123,7 +126,8 @@ pub struct Report {
 }
 
 /// Saves a job into `directory`, which must exist and be empty. What has not changed since `parent`, an
-/// earlier generation of the same job, is taken over from there. `commit` publishes what has been
+/// earlier generation of the same job, is taken over from there. `tracking` is what is kept from one
+/// checkpoint of a job to the next, so that most of that need not be read. `commit` publishes what has been
 /// written; it is called only when the job is not to run on, after the writing and before that, so
 /// that a job is never ended for a checkpoint that is not there.
 ///
@@ -136,20 +140,25 @@ pub fn dump(
     request: &Request,
     directory: &Path,
     parent: Option<Reader>,
+    tracking: Use<'_>,
     commit: &mut dyn FnMut() -> Result<(), NotCommitted>,
 ) -> Result<Report, DumpError> {
     let mut writer = Writer::create_on(directory, request.write, parent)?;
-    let (begun, mut tree, mut collected) = collect_frozen(request, directory)?;
+    let mut session = Session::begin(tracking, writer.parent().map(Reader::id));
+    let (begun, mut tree, mut collected) = collect_frozen(request, directory, &session)?;
+    look_for_writes(&mut collected, &tree, &mut session);
     inherit::compare_all(&collected.job, &mut writer);
     let copies = match request.after {
-        After::Continue => snapshot::take(&mut collected, &mut tree)?,
+        After::Continue => snapshot::take(&mut collected, &mut tree, &mut session)?,
         // It stands still to its end: nothing is gained by copies.
         After::Kill | After::Stop => snapshot::none(&collected),
     };
-    collect::add_details(&mut collected, &mut tree, &copies)?;
+    let is_own = |pid, range| session.is_own(pid, range);
+    collect::add_details(&mut collected, &mut tree, &copies, &is_own)?;
     let stored = collect::store(request, &mut collected, &mut tree, &copies, &mut writer);
     wanted(request, stored)?;
     collected.let_go_of_files();
+    let generation = writer.id();
     let (summary, pause) = match request.after {
         After::Continue => {
             release(tree.thaw(), "let go")?;
@@ -174,6 +183,7 @@ pub fn dump(
             (summary, begun.elapsed())
         }
     };
+    session.complete(generation);
     let hint = collected.hint(directory);
     let processes = &collected.job.processes;
     Ok(Report {
@@ -193,6 +203,7 @@ pub fn dump(
 fn collect_frozen(
     request: &Request,
     directory: &Path,
+    session: &Session<'_>,
 ) -> Result<(Instant, Tree, Collected), DumpError> {
     let purpose = match request.after {
         After::Continue => Purpose::SaveRunning,
@@ -203,7 +214,8 @@ fn collect_frozen(
     loop {
         let begun = Instant::now();
         let mut tree = Tree::freeze(request.root, request.adopter, PATIENCE)?;
-        match collect::collect(request, directory, &mut tree, purpose) {
+        let is_own = |pid, range| session.is_own(pid, range);
+        match collect::collect(request, directory, &mut tree, purpose, &is_own) {
             Err(error)
                 if error.is_passing() && first.elapsed() < PATIENCE && !request.is_given_up() =>
             {
@@ -217,6 +229,15 @@ fn collect_frozen(
     }
 }
 
+/// Finds out what has been written, as far as that is known.
+fn look_for_writes(collected: &mut Collected, tree: &Tree, session: &mut Session<'_>) {
+    let spaces = collected.job.address_spaces.iter().zip(&collected.holders);
+    for ((space, holder), known) in spaces.zip(&mut collected.known) {
+        let task = tree.processes()[*holder].task();
+        *known = session.look(task, space.object).unwrap_or_default();
+    }
+}
+
 /// Finds what stands in the way of a checkpoint: freezes the job, looks at everything, and lets it go
 /// on. Gives what the user should know besides. `directory` would be the generation's.
 ///
@@ -224,7 +245,9 @@ fn collect_frozen(
 /// [`DumpError::Refused`] with all that is in the way, or when looking fails.
 pub fn examine(request: &Request, directory: &Path) -> Result<Vec<String>, DumpError> {
     let mut tree = Tree::freeze(request.root, request.adopter, PATIENCE)?;
-    let mut collected = collect::collect(request, directory, &mut tree, Purpose::Look);
+    // Whoever watches, it is the job's supervisor: it would be none of the job's own processes.
+    let is_own = |_, _| request.supervisor.is_some_and(watches);
+    let mut collected = collect::collect(request, directory, &mut tree, Purpose::Look, &is_own);
     if let Ok(collected) = &mut collected {
         collected.let_go_of_files();
     }

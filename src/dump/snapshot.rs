@@ -16,7 +16,9 @@ use nix::unistd::Pid;
 
 use super::collect::Collected;
 use super::error::DumpError;
+use super::tracking::Session;
 use crate::sys::descriptor;
+use crate::tracer::birth::Wanted;
 use crate::tracer::copy::{Copy, CopyError};
 use crate::tracer::tree::Tree;
 
@@ -76,13 +78,14 @@ impl fmt::Display for Reason {
 
 /// Makes copies of the processes whose memory is worth it: for each address space, in order, the copy, or
 /// `None` when memory has to be read from the process itself. A warning is added when a copy would have
-/// been better.
+/// been better. From then on writes to those processes are taken note of, if `session` wants that.
 ///
 /// # Errors
 /// When a process cannot be made to copy itself, because it was killed meanwhile.
 pub(super) fn take(
     collected: &mut Collected,
     tree: &mut Tree,
+    session: &mut Session<'_>,
 ) -> Result<Vec<Option<Copy>>, DumpError> {
     let mut copies = none(collected);
     let wanted = worth_copying(&collected.sizes);
@@ -90,27 +93,39 @@ pub(super) fn take(
         return Ok(copies);
     }
     let used = wanted.iter().map(|space| collected.sizes[*space]).sum();
-    let reason = match obstacle(collected, used) {
-        Some(reason) => reason,
-        None => {
-            // In the order of the tree, which need not be that of the address spaces.
-            let mut places: Vec<(usize, usize)> =
-                wanted.iter().map(|space| (collected.holders[*space], *space)).collect();
-            places.sort_unstable();
-            let ascending: Vec<usize> = places.iter().map(|(place, _)| *place).collect();
-            match tree.copy(&ascending) {
-                Ok(made) => {
-                    for ((_, space), copy) in places.into_iter().zip(made) {
-                        copies[space] = Some(copy);
-                    }
-                    return Ok(copies);
+    let mut reason = obstacle(collected, used);
+    // In the order of the tree, which need not be that of the address spaces.
+    let mut places: Vec<(usize, usize)> =
+        wanted.iter().map(|space| (collected.holders[*space], *space)).collect();
+    places.sort_unstable();
+    let processes = tree.processes();
+    let ascending: Vec<(usize, Wanted)> = places
+        .iter()
+        .map(|(place, _)| {
+            let watch = reason != Some(Reason::Kernel) && session.wants(processes[*place].task());
+            (*place, Wanted { copy: reason.is_none(), watch })
+        })
+        .filter(|(_, wanted)| wanted.copy || wanted.watch)
+        .collect();
+    match tree.bear(&ascending) {
+        Ok(made) => {
+            for (place, born) in ascending.iter().map(|(place, _)| *place).zip(made) {
+                let Ok(found) = places.binary_search_by_key(&place, |(place, _)| *place) else {
+                    continue;
+                };
+                let space = places[found].1;
+                copies[space] = born.copy;
+                if let Some(made) = born.watch {
+                    let object = collected.job.address_spaces[space].object;
+                    let task = tree.processes()[place].task();
+                    collected.known[space] = session.add(task, object, made).unwrap_or_default();
                 }
-                Err(CopyError::Make { pid, source }) => Reason::Refused(pid, source),
-                Err(error) => return Err(error.into()),
             }
         }
-    };
-    collected.warnings.push(reason.to_string());
+        Err(CopyError::Make { pid, source }) => reason = Some(Reason::Refused(pid, source)),
+        Err(error) => return Err(error.into()),
+    }
+    collected.warnings.extend(reason.map(|reason| reason.to_string()));
     Ok(copies)
 }
 

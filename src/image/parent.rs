@@ -143,6 +143,20 @@ impl Parent {
         Ok(same.then_some(Origin { chunk, slot }))
     }
 
+    /// The hash of the page `page` of its object `of`, if it has one.
+    ///
+    /// # Errors
+    /// When the hashes there cannot be read.
+    pub fn hash_of(&mut self, of: ObjectId, page: u64) -> Result<Option<PageHash>, ReadError> {
+        let number = self.search(of, page);
+        let Some(Span { chunk, run }) = self.spans.get(number).copied() else { return Ok(None) };
+        let Some(offset) = page.checked_sub(run.first_page).filter(|_| run.object == of) else {
+            return Ok(None);
+        };
+        let slot = u64::from(run.slot) + offset;
+        Ok(self.table(chunk)?.get(to_usize(slot)).copied())
+    }
+
     /// Decides what becomes of each file, removes the names of those that are not used, and gives
     /// what is left with the chunks that have to be folded first.
     ///

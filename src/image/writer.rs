@@ -201,6 +201,39 @@ impl Writer {
         Ok(())
     }
 
+    /// The first of `pages` pages from `first_page` on that the parent has not for its object `of` as `read`
+    /// gives it, where absence means zeros: with this, tests see that [`Writer::keep`] is told the truth.
+    ///
+    /// # Errors
+    /// When `read` fails, or the parent cannot be read.
+    pub fn find_difference(
+        &mut self,
+        of: ObjectId,
+        first_page: u64,
+        pages: u64,
+        read: &mut dyn FnMut(u64, &mut [u8]) -> io::Result<()>,
+    ) -> Result<Option<u64>, WriteError> {
+        let Some(parent) = self.parent.as_mut() else { return Ok(Some(first_page)) };
+        let mut content = ZERO_PAGE;
+        for page in first_page..first_page.saturating_add(pages) {
+            read(page, &mut content).map_err(|source| WriteError::ReadPages {
+                object: of,
+                first_page: page,
+                pages: 1,
+                source,
+            })?;
+            let there = parent.hash_of(of, page);
+            let same = match there.map_err(|source| WriteError::ReadParent { source })? {
+                Some(hash) => hash == PageHash::of(&content, self.hash_seed),
+                None => content == ZERO_PAGE,
+            };
+            if !same {
+                return Ok(Some(page));
+            }
+        }
+        Ok(None)
+    }
+
     /// Stores `pages` pages of `object` from `first_page` on, but for those that need not be.
     ///
     /// `read(page, buffer)` is called on this thread, several times, to fill `buffer` (whole pages,

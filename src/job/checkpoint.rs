@@ -6,15 +6,15 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use nix::unistd::Pid;
 use thiserror::Error;
 
 use crate::dump::files::saved::Wanted;
-use crate::dump::{self, After, DumpError, NotCommitted};
+use crate::dump::{self, After, DumpError, NotCommitted, Tracking, Use};
 use crate::image::reader::{Reader, Trust};
 use crate::image::{Codec, WriteOptions};
 use crate::model::number::to_u64;
@@ -95,6 +95,10 @@ pub struct Task {
     pub caller: Option<Pid>,
     /// Set from another thread when it is to be given up.
     pub given_up: Arc<AtomicBool>,
+    /// What is kept from one checkpoint to the next, by whoever takes more than one.
+    pub tracking: Option<Arc<Mutex<Tracking>>>,
+    /// Whether this is one of those; one that goes elsewhere is not.
+    pub in_line: bool,
 }
 
 impl Task {
@@ -140,6 +144,8 @@ impl Task {
             hooks: settings.hooks.clone(),
             caller: None,
             given_up: Arc::default(),
+            tracking: job.tracking.clone(),
+            in_line: order.directory.is_none(),
         }
     }
 
@@ -321,7 +327,17 @@ fn write(
         Ok(())
     };
     let mut not_committed = None;
-    let outcome = dump::dump(&task.request(), &path, parent, &mut || {
+    // A checkpoint that panicked has left nothing in there that counts.
+    let mut tracking = task
+        .tracking
+        .as_ref()
+        .map(|tracking| tracking.lock().unwrap_or_else(PoisonError::into_inner));
+    let tracking = match tracking.as_deref_mut() {
+        None => Use::Absent,
+        Some(tracking) if task.in_line => Use::InLine(tracking),
+        Some(tracking) => Use::Aside(tracking),
+    };
+    let outcome = dump::dump(&task.request(), &path, parent, tracking, &mut || {
         commit().map_err(|error| {
             not_committed = Some(error);
             NotCommitted

@@ -195,6 +195,8 @@ pub fn examine(pid: Pid, directory: &Path) -> Result<Vec<String>, RequestError> 
         hooks: None,
         caller: None,
         given_up: Arc::default(),
+        tracking: None,
+        in_line: true,
     })?)
 }
 
@@ -419,6 +421,8 @@ fn dump_directly(pid: Pid, options: &Options) -> Result<Taken, RequestError> {
         hooks: None,
         caller: Some(caller),
         given_up: Arc::default(),
+        tracking: None,
+        in_line: true,
     })?)
 }
 

@@ -38,7 +38,7 @@ use super::root::Root;
 use super::run::{DIRECTORY_VARIABLE, JOB_VARIABLE, default_directory};
 use super::signals;
 use super::supervisor::{
-    Ending, Settings, SuperviseError, Supervised, Supervisor, seconds_since_1970,
+    Ending, Settings, SuperviseError, Supervised, Supervisor, seconds_since_1970, tracking,
 };
 
 /// Where, in a job's directory, what a rollback takes away is kept.
@@ -385,7 +385,8 @@ impl BroughtBack {
             }
         }
         drop(found);
-        let job = Supervised { identity, root: watch(restored), directory, local, claim };
+        let (root, tracking) = (watch(restored), tracking());
+        let job = Supervised { identity, root, directory, local, claim, tracking };
         Ok(supervisor.supervise(job, observer)?)
     }
 }

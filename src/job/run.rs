@@ -21,7 +21,7 @@ use super::resume::{self, GoOnError, Past};
 use super::root::Root;
 use super::start::{self, StartError};
 use super::supervisor::{
-    Ending, Settings, SuperviseError, Supervised, Supervisor, seconds_since_1970,
+    Ending, Settings, SuperviseError, Supervised, Supervisor, seconds_since_1970, tracking,
 };
 use super::{identity, signals};
 
@@ -197,7 +197,8 @@ impl Start<'_> {
         };
         let directory = directory.path().to_owned();
         let local = local.map(|local| local.path().to_owned());
-        let job = Supervised { identity, root, directory, local, claim: Some(claim) };
+        let (claim, tracking) = (Some(claim), tracking());
+        let job = Supervised { identity, root, directory, local, claim, tracking };
         Ok(supervisor.supervise(job, observer)?)
     }
 

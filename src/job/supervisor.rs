@@ -18,6 +18,7 @@ mod turn;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
@@ -26,6 +27,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd;
 use thiserror::Error;
 
+use crate::dump::Tracking;
 use crate::dump::files::saved::Wanted;
 use crate::image::WriteOptions;
 use crate::model::id::Bytes;
@@ -47,6 +49,7 @@ use super::interval::{Cost, Pace};
 use super::report::{Event, Observer, Taken, Totals};
 use super::retention::Retention;
 use super::root::{Ended, Root, WatchError};
+use super::run::JOB_VARIABLE;
 use super::signals::{Actions, Farewell};
 use super::terminal::SharedTerminal;
 use super::{budget, identity, signals};
@@ -102,6 +105,15 @@ pub struct Supervised {
     pub local: Option<PathBuf>,
     /// That no other supervisor is in charge of that directory; `None`: nobody else knows it.
     pub claim: Option<Claim>,
+    /// Which of its memory was written since its last checkpoint; `None`: nobody takes note of that.
+    pub tracking: Option<Arc<Mutex<Tracking>>>,
+}
+
+/// What a supervisor keeps of its job's memory. One that is itself part of a job keeps nothing: what it
+/// would take note of writes with cannot be saved.
+#[must_use]
+pub fn tracking() -> Option<Arc<Mutex<Tracking>>> {
+    std::env::var_os(JOB_VARIABLE).is_none().then(Arc::default)
 }
 
 /// How supervision ended.

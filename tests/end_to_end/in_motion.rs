@@ -12,6 +12,7 @@ crate::fixtures! {
     motion_ipc;
     motion_mutexes;
     motion_outputs.with_output("appended");
+    motion_pages;
     motion_ping_pong;
     motion_posix_queues;
     motion_signals;

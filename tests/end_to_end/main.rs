@@ -26,3 +26,4 @@ mod slurm;
 mod supervision;
 mod terminals;
 mod tiers;
+mod tracking;
