@@ -50,7 +50,13 @@ fn newest(place: &Workplace, directory: &str) -> u32 {
 }
 
 fn await_copy(place: &Workplace, number: u32) {
-    let came = poll(PATIENCE, || (newest(place, "job") >= number).then_some(()));
+    // A checkpoint has its name a moment before `latest` leads to it.
+    let settled = |directory: &str| {
+        let latest = fs::read_link(place.path(directory).join("latest"));
+        latest.is_ok_and(|it| it == Path::new(&format!("gen-{:06}", newest(place, directory))))
+    };
+    let all = || newest(place, "job") >= number && settled("job") && settled("local");
+    let came = poll(PATIENCE, || all().then_some(()));
     assert!(came.is_some(), "no copy: {}", place.text("stderr"));
 }
 
