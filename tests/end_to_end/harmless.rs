@@ -8,6 +8,7 @@ use nix::unistd::Pid;
 
 use crate::harness::process::{self, Belongings, PATIENCE, poll};
 use crate::harness::rounds::{Case, Running, Start};
+use crate::harness::stepping::{self, Point, Victim};
 use crate::harness::workplace::{User, Workplace};
 
 /// What each process of the job has.
@@ -76,6 +77,38 @@ fn survives_killed_dumps(fixture: &'static str, user: User, kills: u32, processe
         std::thread::sleep(moments.below(whole));
         kill(dump, Signal::SIGKILL).expect("it is not reaped yet");
         assert!(process::exit_status(dump, PATIENCE).is_some(), "it cannot be killed");
+        job.ping();
+        await_let_go(job.root(), processes);
+    }
+    job.dump(&[]);
+    job.lose();
+    job.restore();
+    job.judge();
+}
+
+/// Set to 1, this has commands killed at every call that they make, instead of at some.
+const EVERY_CALL: &str = "RCKPT_TEST_EVERY_CALL";
+
+/// Kills `rckpt dump` at its system calls: at some spread over all of them, which begin anywhere, or at
+/// every one.
+fn survives_dumps_killed_at_calls(fixture: &'static str, user: User, processes: usize) {
+    const SOME: u64 = 40;
+    let place = Workplace::new(user);
+    let mut job = Running::start(&place, &Case::new(fixture), Start::Alone);
+    let root = job.root().to_string();
+    let dump = ["dump", &root, "--dir", "job"];
+    let stepping::Outcome { calls: whole, succeeded } = stepping::run(&place, &dump, None);
+    assert!(succeeded, "{}", place.text("stderr"));
+    job.ping();
+    let stride = match std::env::var(EVERY_CALL) {
+        Ok(value) if value == "1" => 1,
+        _ => whole / SOME,
+    };
+    let first = 1 + u64::from(Moments::new().state) % stride;
+    let calls: Vec<u64> = (first..=whole).step_by(usize::try_from(stride).expect("few")).collect();
+    println!("killed at {} of {whole} calls", calls.len());
+    for (call, victim) in calls.into_iter().zip([Victim::All, Victim::Caller].into_iter().cycle()) {
+        stepping::run(&place, &dump, Some(Point { call, victim }));
         job.ping();
         await_let_go(job.root(), processes);
     }
@@ -169,6 +202,26 @@ fn dumps_killed_while_a_family_waits() {
 #[test]
 fn dumps_killed_while_pipes_are_full() {
     survives_killed_dumps("motion_ping_pong", User::Plain, 60, 4);
+}
+
+#[test]
+fn dumps_killed_at_calls_while_threads_wait() {
+    survives_dumps_killed_at_calls("threads_waiting", User::Plain, 1);
+}
+
+#[test]
+fn dumps_killed_at_calls_while_calls_are_made() {
+    survives_dumps_killed_at_calls("motion_calls", User::Plain, 0);
+}
+
+#[test]
+fn dumps_killed_at_calls_while_children_are_waited_for() {
+    survives_dumps_killed_at_calls("motion_waits", User::Plain, 0);
+}
+
+#[test]
+fn dumps_killed_at_calls_while_registers_are_used() {
+    survives_dumps_killed_at_calls("motion_vectors", User::Caller, 1);
 }
 
 /// The supervisor is the job's parent and does the dumping; the job goes on without it.

@@ -7,4 +7,5 @@ pub mod fixture;
 pub mod process;
 pub mod rounds;
 pub mod slurm;
+pub mod stepping;
 pub mod workplace;

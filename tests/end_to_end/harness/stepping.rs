@@ -1,0 +1,130 @@
+//! Runs a command call by call: its system calls are counted, and it is killed at a chosen one.
+
+use std::collections::HashSet;
+
+use nix::errno::Errno;
+use nix::sys::ptrace::{self, Options};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use super::workplace::{Workplace, rckpt_binary};
+
+/// Who is killed at the chosen call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Victim {
+    /// Every process of the command.
+    All,
+    /// The process that makes the call; the others notice.
+    Caller,
+}
+
+/// Where a command is killed.
+#[derive(Clone, Copy, Debug)]
+pub struct Point {
+    /// The number of the call, from 1, at whose entry it happens.
+    pub call: u64,
+    /// Who is killed.
+    pub victim: Victim,
+}
+
+/// Runs rckpt with these words to its end, or until it is killed at `point`, with all processes and threads that it
+/// makes. Other children of this test must not end meanwhile.
+pub fn run(place: &Workplace, words: &[&str], point: Option<Point>) -> Outcome {
+    // It waits until it is held.
+    let mut held = place.command("sh");
+    held.args(["-c", "kill -STOP $$; exec \"$@\"", "sh"]);
+    held.arg(rckpt_binary()).args(words);
+    let root = place.start(held);
+    let stopped = waitpid(root, Some(WaitPidFlag::WUNTRACED)).expect("it is ours");
+    assert!(matches!(stopped, WaitStatus::Stopped(..)), "{stopped:?}");
+    let options = Options::PTRACE_O_TRACESYSGOOD
+        | Options::PTRACE_O_TRACECLONE
+        | Options::PTRACE_O_TRACEFORK
+        | Options::PTRACE_O_TRACEVFORK;
+    ptrace::seize(root, options).expect("it can be traced");
+    kill(root, Signal::SIGCONT).expect("it is not reaped yet");
+    let mut steps = Steps { living: HashSet::from([root]), inside: HashSet::new(), calls: 0 };
+    let ended = steps.run(root, point);
+    Outcome { calls: steps.calls, succeeded: ended == Some(WaitStatus::Exited(root, 0)) }
+}
+
+/// What became of a command.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome {
+    /// How many calls it has made.
+    pub calls: u64,
+    /// Whether it ended by itself, with exit status 0.
+    pub succeeded: bool,
+}
+
+/// A command on its way.
+struct Steps {
+    /// Its threads.
+    living: HashSet<Pid>,
+    /// Those that are in a call.
+    inside: HashSet<Pid>,
+    calls: u64,
+}
+
+impl Steps {
+    /// Goes on to the end of all: how `root` ended.
+    fn run(&mut self, root: Pid, point: Option<Point>) -> Option<WaitStatus> {
+        let mut ended = None;
+        while !self.living.is_empty() {
+            let status = waitpid(None, Some(WaitPidFlag::__WALL)).expect("it has not ended");
+            match status {
+                WaitStatus::Exited(thread, _) | WaitStatus::Signaled(thread, ..) => {
+                    self.living.remove(&thread);
+                    if thread == root {
+                        ended = Some(status);
+                    }
+                }
+                WaitStatus::PtraceSyscall(thread) => {
+                    if self.inside.remove(&thread) {
+                        go_on(thread, None);
+                        continue;
+                    }
+                    self.inside.insert(thread);
+                    self.calls += 1;
+                    if let Some(Point { call, victim }) = point
+                        && call == self.calls
+                    {
+                        self.kill(thread, victim);
+                    } else {
+                        go_on(thread, None);
+                    }
+                }
+                WaitStatus::PtraceEvent(thread, ..) => {
+                    self.living.insert(thread);
+                    go_on(thread, None);
+                }
+                WaitStatus::Stopped(thread, signal) => {
+                    self.living.insert(thread);
+                    go_on(thread, Some(signal));
+                }
+                WaitStatus::Continued(_) | WaitStatus::StillAlive => {}
+            }
+        }
+        ended
+    }
+
+    fn kill(&self, caller: Pid, victim: Victim) {
+        let victims = match victim {
+            Victim::All => self.living.iter().copied().collect(),
+            Victim::Caller => vec![caller],
+        };
+        for thread in victims {
+            tolerate_end(kill(thread, Signal::SIGKILL));
+        }
+    }
+}
+
+fn go_on(thread: Pid, signal: Option<Signal>) {
+    tolerate_end(ptrace::syscall(thread, signal));
+}
+
+/// A thread may be killed together with others of its process.
+fn tolerate_end(outcome: nix::Result<()>) {
+    assert!(matches!(outcome, Ok(()) | Err(Errno::ESRCH)), "{outcome:?}");
+}
