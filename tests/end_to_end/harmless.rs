@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 
 use crate::harness::process::{self, Belongings, PATIENCE, poll};
 use crate::harness::rounds::{Case, Running, Start};
-use crate::harness::stepping::{self, Point, Victim};
+use crate::harness::stepping::{self, Point, Scope, Victim};
 use crate::harness::workplace::{User, Workplace};
 
 /// What each process of the job has.
@@ -89,17 +89,14 @@ fn survives_killed_dumps(fixture: &'static str, user: User, kills: u32, processe
 /// Set to 1, this has commands killed at every call that they make, instead of at some.
 const EVERY_CALL: &str = "RCKPT_TEST_EVERY_CALL";
 
-/// Kills `rckpt dump` at its system calls: at some spread over all of them, which begin anywhere, or at
-/// every one.
-fn survives_dumps_killed_at_calls(fixture: &'static str, user: User, processes: usize) {
+/// Runs rckpt with these words to its end, and then again and again, each time until it is killed at one
+/// of its system calls: some spread over all of them, which begin anywhere, or every one. `check` looks at
+/// what each run has left.
+fn kill_at_calls(place: &Workplace, words: &[&str], scope: Scope, check: impl Fn()) {
     const SOME: u64 = 40;
-    let place = Workplace::new(user);
-    let mut job = Running::start(&place, &Case::new(fixture), Start::Alone);
-    let root = job.root().to_string();
-    let dump = ["dump", &root, "--dir", "job"];
-    let stepping::Outcome { calls: whole, succeeded } = stepping::run(&place, &dump, None);
-    assert!(succeeded, "{}", place.text("stderr"));
-    job.ping();
+    let stepping::Outcome { calls: whole, succeeded } = stepping::run(place, words, scope, None);
+    assert!(succeeded, "rckpt {words:?}: {}", place.text("stderr"));
+    check();
     let stride = match std::env::var(EVERY_CALL) {
         Ok(value) if value == "1" => 1,
         _ => whole / SOME,
@@ -108,14 +105,45 @@ fn survives_dumps_killed_at_calls(fixture: &'static str, user: User, processes: 
     let calls: Vec<u64> = (first..=whole).step_by(usize::try_from(stride).expect("few")).collect();
     println!("killed at {} of {whole} calls", calls.len());
     for (call, victim) in calls.into_iter().zip([Victim::All, Victim::Caller].into_iter().cycle()) {
-        stepping::run(&place, &dump, Some(Point { call, victim }));
+        stepping::run(place, words, scope, Some(Point { call, victim }));
+        check();
+    }
+}
+
+fn survives_dumps_killed_at_calls(fixture: &'static str, user: User, processes: usize) {
+    let place = Workplace::new(user);
+    let mut job = Running::start(&place, &Case::new(fixture), Start::Alone);
+    let root = job.root().to_string();
+    kill_at_calls(&place, &["dump", &root, "--dir", "job"], Scope::All, || {
         job.ping();
         await_let_go(job.root(), processes);
-    }
+    });
     job.dump(&[]);
     job.lose();
     job.restore();
     job.judge();
+}
+
+/// Nothing is left of a restore that was killed, and the next one succeeds.
+fn survives_restores_killed_at_calls(fixture: &'static str, user: User) {
+    let place = Workplace::new(user);
+    let job = Running::start(&place, &Case::new(fixture), Start::Alone);
+    job.dump(&["--kill"]);
+    job.lose();
+    // Brought back it looks at itself, and ends.
+    place.write("go", "");
+    kill_at_calls(&place, &["restore", "job"], Scope::Children, || {
+        let none = poll(PATIENCE, || process::descendants(Pid::this()).is_empty().then_some(()));
+        assert!(none.is_some(), "left: {:?}", process::descendants(Pid::this()));
+        let verdict = place.text("verdict");
+        assert!(verdict.is_empty() || verdict == "PASS\n", "{verdict}");
+        if place.has("verdict") {
+            std::fs::remove_file(place.path("verdict")).expect("remove a verdict");
+        }
+    });
+    let answer = place.ask(&["restore", "job"]);
+    assert_eq!(answer.status, Some(0), "{answer:#?}");
+    assert_eq!(place.text("verdict"), "PASS\n");
 }
 
 macro_rules! fixtures_left_alone {
@@ -222,6 +250,16 @@ fn dumps_killed_at_calls_while_children_are_waited_for() {
 #[test]
 fn dumps_killed_at_calls_while_registers_are_used() {
     survives_dumps_killed_at_calls("motion_vectors", User::Caller, 1);
+}
+
+#[test]
+fn restores_of_threads_killed_at_calls() {
+    survives_restores_killed_at_calls("threads_waiting", User::Plain);
+}
+
+#[test]
+fn restores_of_a_family_killed_at_calls() {
+    survives_restores_killed_at_calls("tree_family", User::Plain);
 }
 
 /// The supervisor is the job's parent and does the dumping; the job goes on without it.

@@ -10,6 +10,12 @@ use nix::unistd::Pid;
 
 use super::workplace::{Workplace, rckpt_binary};
 
+/// What has threads followed, and calls told from signals.
+const THREADS: Options = Options::PTRACE_O_TRACESYSGOOD.union(Options::PTRACE_O_TRACECLONE);
+
+/// What has new processes followed.
+const PROCESSES: Options = Options::PTRACE_O_TRACEFORK.union(Options::PTRACE_O_TRACEVFORK);
+
 /// Who is killed at the chosen call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Victim {
@@ -17,6 +23,16 @@ pub enum Victim {
     All,
     /// The process that makes the call; the others notice.
     Caller,
+}
+
+/// Whose calls are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Those of all processes that come from the command.
+    All,
+    /// Those of the command's own process and of its children, not of theirs: in a restore these become
+    /// the job's, and it must hold them itself.
+    Children,
 }
 
 /// Where a command is killed.
@@ -28,9 +44,8 @@ pub struct Point {
     pub victim: Victim,
 }
 
-/// Runs rckpt with these words to its end, or until it is killed at `point`, with all processes and threads that it
-/// makes. Other children of this test must not end meanwhile.
-pub fn run(place: &Workplace, words: &[&str], point: Option<Point>) -> Outcome {
+/// Runs rckpt with these words to its end, or until it is killed at `point`. Other children of this test must not end meanwhile.
+pub fn run(place: &Workplace, words: &[&str], scope: Scope, point: Option<Point>) -> Outcome {
     // It waits until it is held.
     let mut held = place.command("sh");
     held.args(["-c", "kill -STOP $$; exec \"$@\"", "sh"]);
@@ -38,14 +53,11 @@ pub fn run(place: &Workplace, words: &[&str], point: Option<Point>) -> Outcome {
     let root = place.start(held);
     let stopped = waitpid(root, Some(WaitPidFlag::WUNTRACED)).expect("it is ours");
     assert!(matches!(stopped, WaitStatus::Stopped(..)), "{stopped:?}");
-    let options = Options::PTRACE_O_TRACESYSGOOD
-        | Options::PTRACE_O_TRACECLONE
-        | Options::PTRACE_O_TRACEFORK
-        | Options::PTRACE_O_TRACEVFORK;
-    ptrace::seize(root, options).expect("it can be traced");
+    ptrace::seize(root, THREADS | PROCESSES).expect("it can be traced");
     kill(root, Signal::SIGCONT).expect("it is not reaped yet");
-    let mut steps = Steps { living: HashSet::from([root]), inside: HashSet::new(), calls: 0 };
-    let ended = steps.run(root, point);
+    let mut steps =
+        Steps { root, scope, living: HashSet::from([root]), inside: HashSet::new(), calls: 0 };
+    let ended = steps.run(point);
     Outcome { calls: steps.calls, succeeded: ended == Some(WaitStatus::Exited(root, 0)) }
 }
 
@@ -60,6 +72,8 @@ pub struct Outcome {
 
 /// A command on its way.
 struct Steps {
+    root: Pid,
+    scope: Scope,
     /// Its threads.
     living: HashSet<Pid>,
     /// Those that are in a call.
@@ -68,15 +82,15 @@ struct Steps {
 }
 
 impl Steps {
-    /// Goes on to the end of all: how `root` ended.
-    fn run(&mut self, root: Pid, point: Option<Point>) -> Option<WaitStatus> {
+    /// Goes on to the end of all: how the command ended.
+    fn run(&mut self, point: Option<Point>) -> Option<WaitStatus> {
         let mut ended = None;
         while !self.living.is_empty() {
             let status = waitpid(None, Some(WaitPidFlag::__WALL)).expect("it has not ended");
             match status {
                 WaitStatus::Exited(thread, _) | WaitStatus::Signaled(thread, ..) => {
                     self.living.remove(&thread);
-                    if thread == root {
+                    if thread == self.root {
                         ended = Some(status);
                     }
                 }
@@ -96,7 +110,9 @@ impl Steps {
                     }
                 }
                 WaitStatus::PtraceEvent(thread, ..) => {
-                    self.living.insert(thread);
+                    if self.living.insert(thread) && self.scope == Scope::Children {
+                        tolerate_end(ptrace::setoptions(thread, THREADS));
+                    }
                     go_on(thread, None);
                 }
                 WaitStatus::Stopped(thread, signal) => {
