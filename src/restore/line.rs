@@ -7,7 +7,9 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
+use std::mem::take;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::cmsg_space;
@@ -23,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use super::opened::ContentPlace;
 use crate::model::id::{ObjectId, Pid};
-use crate::sys::descriptor::move_above;
+use crate::sys::descriptor::{close_range, move_above};
 
 /// How far a process has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -120,6 +122,9 @@ pub struct SupervisorSide {
 pub struct BuilderSide {
     reports: OwnedFd,
     gates: BTreeMap<Gate, OwnedFd>,
+    /// The supervisor's ends, as long as this process has them, too: whoever keeps one of them open
+    /// never finds out that the supervisor has died.
+    inherited: Mutex<Vec<RawFd>>,
 }
 
 /// Makes both sides.
@@ -137,9 +142,11 @@ pub fn connect() -> io::Result<(SupervisorSide, BuilderSide)> {
         opening.insert(gate, open);
         waiting.insert(gate, wait);
     }
+    let ends = opening.values().map(AsRawFd::as_raw_fd).chain([ours.as_raw_fd()]);
+    let inherited = Mutex::new(ends.collect());
     Ok((
         SupervisorSide { reports: ours, gates: opening },
-        BuilderSide { reports: theirs, gates: waiting },
+        BuilderSide { reports: theirs, gates: waiting, inherited },
     ))
 }
 
@@ -213,7 +220,19 @@ impl BuilderSide {
             .into_iter()
             .map(|(gate, descriptor)| Ok((gate, move_above(descriptor, first)?)))
             .collect::<io::Result<_>>()?;
-        Ok(Self { reports, gates })
+        Ok(Self { reports, gates, inherited: self.inherited })
+    }
+
+    /// Closes the supervisor's ends in a process that was forked by it, before it opens anything.
+    ///
+    /// # Errors
+    /// As `close_range(2)`.
+    pub fn leave_supervisor(&self) -> io::Result<()> {
+        let inherited = take(&mut *self.inherited.lock().unwrap_or_else(PoisonError::into_inner));
+        for number in inherited {
+            close_range(number.unsigned_abs(), number.unsigned_abs())?;
+        }
+        Ok(())
     }
 
     /// Tells the supervisor.

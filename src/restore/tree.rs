@@ -175,6 +175,7 @@ fn bear(birth: &Birth, site: &Site<'_>, holdings: &mut Holdings) -> Result<HostP
 /// A process's way from its birth to its blob. Returns only to tell why it failed.
 fn live(birth: &Birth, site: &Site<'_>, holdings: &mut Holdings) -> Result<(), BuildError> {
     let pid = birth.pid.unwrap_or_default();
+    site.line.leave_supervisor()?;
     take_estates(birth, |share| &share.early, site, holdings)?;
     if birth.adopts {
         clone::set_child_subreaper(true)?;

@@ -110,9 +110,9 @@ fn kill_at_calls(place: &Workplace, words: &[&str], scope: Scope, check: impl Fn
     }
 }
 
-fn survives_dumps_killed_at_calls(fixture: &'static str, user: User, processes: usize) {
+fn survives_dumps_killed_at_calls(case: &Case, user: User, processes: usize) {
     let place = Workplace::new(user);
-    let mut job = Running::start(&place, &Case::new(fixture), Start::Alone);
+    let mut job = Running::start(&place, case, Start::Alone);
     let root = job.root().to_string();
     kill_at_calls(&place, &["dump", &root, "--dir", "job"], Scope::All, || {
         job.ping();
@@ -234,22 +234,26 @@ fn dumps_killed_while_pipes_are_full() {
 
 #[test]
 fn dumps_killed_at_calls_while_threads_wait() {
-    survives_dumps_killed_at_calls("threads_waiting", User::Plain, 1);
+    survives_dumps_killed_at_calls(&Case::new("threads_waiting"), User::Plain, 1);
 }
 
 #[test]
 fn dumps_killed_at_calls_while_calls_are_made() {
-    survives_dumps_killed_at_calls("motion_calls", User::Plain, 0);
+    survives_dumps_killed_at_calls(
+        &Case::new("motion_calls").with_argument("restarted"),
+        User::Plain,
+        0,
+    );
 }
 
 #[test]
 fn dumps_killed_at_calls_while_children_are_waited_for() {
-    survives_dumps_killed_at_calls("motion_waits", User::Plain, 0);
+    survives_dumps_killed_at_calls(&Case::new("motion_waits"), User::Plain, 0);
 }
 
 #[test]
 fn dumps_killed_at_calls_while_registers_are_used() {
-    survives_dumps_killed_at_calls("motion_vectors", User::Caller, 1);
+    survives_dumps_killed_at_calls(&Case::new("motion_vectors"), User::Caller, 1);
 }
 
 #[test]
