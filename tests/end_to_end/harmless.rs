@@ -93,20 +93,44 @@ const EVERY_CALL: &str = "RCKPT_TEST_EVERY_CALL";
 /// of its system calls: some spread over all of them, which begin anywhere, or every one. `check` looks at
 /// what each run has left.
 fn kill_at_calls(place: &Workplace, words: &[&str], scope: Scope, check: impl Fn()) {
-    const SOME: u64 = 40;
     let stepping::Outcome { calls: whole, succeeded } = stepping::run(place, words, scope, None);
     assert!(succeeded, "rckpt {words:?}: {}", place.text("stderr"));
     check();
+    for point in points(whole, 40) {
+        stepping::run(place, words, scope, Some(point));
+        check();
+    }
+}
+
+/// About `some` of `whole` calls, spread over all of them and beginning anywhere, or every one.
+fn points(whole: u64, some: u64) -> impl Iterator<Item = Point> {
     let stride = match std::env::var(EVERY_CALL) {
         Ok(value) if value == "1" => 1,
-        _ => whole / SOME,
+        _ => (whole / some).max(1),
     };
     let first = 1 + u64::from(Moments::new().state) % stride;
     let calls: Vec<u64> = (first..=whole).step_by(usize::try_from(stride).expect("few")).collect();
     println!("killed at {} of {whole} calls", calls.len());
-    for (call, victim) in calls.into_iter().zip([Victim::All, Victim::Caller].into_iter().cycle()) {
-        stepping::run(place, words, scope, Some(Point { call, victim }));
-        check();
+    let victims = [Victim::All, Victim::Caller].into_iter().cycle();
+    calls.into_iter().zip(victims).map(|(call, victim)| Point { call, victim })
+}
+
+/// The supervisor is the job's parent and does the dumping; the job goes on without it.
+fn survives_supervisors_killed_at_calls(case: &Case) {
+    let ask = |point| {
+        let place = Workplace::new(User::Plain);
+        let job = Running::start(&place, case, Start::Supervised);
+        let root = job.root().to_string();
+        let client = || place.start(place.rckpt(&["dump", &root]));
+        let calls = stepping::run_supervisor(job.child(), client, point);
+        job.ping();
+        await_let_go(job.root(), 0);
+        job.judge_orphan();
+        calls
+    };
+    let whole = ask(None);
+    for point in points(whole, 15) {
+        ask(Some(point));
     }
 }
 
@@ -254,6 +278,17 @@ fn dumps_killed_at_calls_while_children_are_waited_for() {
 #[test]
 fn dumps_killed_at_calls_while_registers_are_used() {
     survives_dumps_killed_at_calls(&Case::new("motion_vectors"), User::Caller, 1);
+}
+
+#[test]
+fn supervisors_killed_at_calls_while_threads_wait() {
+    survives_supervisors_killed_at_calls(&Case::new("threads_waiting"));
+}
+
+#[test]
+fn supervisors_killed_at_calls_while_calls_are_made() {
+    let case = Case::new("motion_calls").with_argument("restarted");
+    survives_supervisors_killed_at_calls(&case);
 }
 
 #[test]

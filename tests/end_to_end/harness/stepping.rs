@@ -1,6 +1,7 @@
 //! Runs a command call by call: its system calls are counted, and it is killed at a chosen one.
 
 use std::collections::HashSet;
+use std::fs;
 
 use nix::errno::Errno;
 use nix::sys::ptrace::{self, Options};
@@ -61,6 +62,22 @@ pub fn run(place: &Workplace, words: &[&str], scope: Scope, point: Option<Point>
     Outcome { calls: steps.calls, succeeded: ended == Some(WaitStatus::Exited(root, 0)) }
 }
 
+/// Has the supervisor of a job killed at `point` of what it does for `client`, a child of this test that
+/// asks it for something, or when that has its answer: how many calls it has made by then.
+pub fn run_supervisor(supervisor: Pid, client: impl FnOnce() -> Pid, point: Option<Point>) -> u64 {
+    let threads = fs::read_dir(format!("/proc/{supervisor}/task")).expect("its threads");
+    let threads = threads.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let living: HashSet<Pid> = threads.map(Pid::from_raw).collect();
+    for thread in &living {
+        ptrace::seize(*thread, THREADS | PROCESSES).expect("it can be traced");
+        ptrace::interrupt(*thread).expect("it is there");
+    }
+    let mut steps =
+        Steps { root: client(), scope: Scope::All, living, inside: HashSet::new(), calls: 0 };
+    steps.run(point);
+    steps.calls
+}
+
 /// What became of a command.
 #[derive(Clone, Copy, Debug)]
 pub struct Outcome {
@@ -72,6 +89,7 @@ pub struct Outcome {
 
 /// A command on its way.
 struct Steps {
+    /// The command, or whoever asked it.
     root: Pid,
     scope: Scope,
     /// Its threads.
@@ -89,9 +107,13 @@ impl Steps {
             let status = waitpid(None, Some(WaitPidFlag::__WALL)).expect("it has not ended");
             match status {
                 WaitStatus::Exited(thread, _) | WaitStatus::Signaled(thread, ..) => {
-                    self.living.remove(&thread);
+                    let traced = self.living.remove(&thread);
                     if thread == self.root {
                         ended = Some(status);
+                        if !traced {
+                            // Whoever asked has its answer.
+                            self.kill(thread, Victim::All);
+                        }
                     }
                 }
                 WaitStatus::PtraceSyscall(thread) => {
