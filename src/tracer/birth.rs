@@ -385,18 +385,7 @@ pub(super) fn call_in(
     registers: &Registers,
     call: &Call,
 ) -> Result<Outcome, InjectError> {
-    let [rdi, rsi, rdx, r10, r8, r9] = call.arguments;
-    let registers = Registers {
-        rax: call.number.cast_unsigned(),
-        orig_rax: NO_SYSTEM_CALL,
-        rdi,
-        rsi,
-        rdx,
-        r10,
-        r8,
-        r9,
-        ..*registers
-    };
+    let registers = call.registers(RemoteAddr(registers.rip), registers);
     set_registers(pid, &registers)?;
     for _ in 0..2 {
         resume_to_system_call(pid)?;

@@ -92,6 +92,24 @@ impl Call {
         all[..arguments.len()].copy_from_slice(arguments);
         Self { number, arguments: all }
     }
+
+    /// The registers with which the SYSCALL instruction at `rip` makes the call, `others` but for what
+    /// makes it up.
+    pub(super) fn registers(&self, rip: RemoteAddr, others: &Registers) -> Registers {
+        let [rdi, rsi, rdx, r10, r8, r9] = self.arguments;
+        Registers {
+            rip: rip.0,
+            rax: self.number.cast_unsigned(),
+            orig_rax: NO_SYSTEM_CALL,
+            rdi,
+            rsi,
+            rdx,
+            r10,
+            r8,
+            r9,
+            ..*others
+        }
+    }
 }
 
 /// A process that can carry out system calls. Dropping it puts everything back.
@@ -455,19 +473,8 @@ impl<'tree> Injector<'tree> {
     /// Sends a guest on its way into a call.
     fn begin_call(&mut self, guest: usize, call: &Call) -> Result<(), InjectError> {
         let Guest { thread, tid, slot, .. } = self.guests[guest];
-        let [rdi, rsi, rdx, r10, r8, r9] = call.arguments;
-        let registers = Registers {
-            rip: self.process.room.slots[slot].base.0,
-            rax: call.number.cast_unsigned(),
-            orig_rax: NO_SYSTEM_CALL,
-            rdi,
-            rsi,
-            rdx,
-            r10,
-            r8,
-            r9,
-            ..self.process.threads[thread].registers
-        };
+        let own = self.process.threads[thread].registers;
+        let registers = call.registers(self.process.room.slots[slot].base, &own);
         set_registers(tid, &registers)?;
         self.resume(guest, Phase::Entering)
     }
