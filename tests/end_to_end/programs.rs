@@ -27,11 +27,13 @@ struct Program {
     command: &'static [&'static str],
     /// What it writes without keeping it open (`--outputs`).
     outputs: &'static [&'static str],
+    /// What it changes in place (`--save-files`).
+    saved: &'static [&'static str],
 }
 
 impl Program {
     const fn new(files: &'static [&'static str], command: &'static [&'static str]) -> Self {
-        Self { files, prepare: |_| (), command, outputs: &[] }
+        Self { files, prepare: |_| (), command, outputs: &[], saved: &[] }
     }
 
     /// Copies its files and prepares it.
@@ -114,6 +116,9 @@ fn survives(program: &Program, user: User) {
     for name in program.outputs {
         run.args(["--outputs", name]);
     }
+    for name in program.saved {
+        run.args(["--save-files", name]);
+    }
     let mut child = place.start(run.arg("--").args(program.command));
     for (dumped, lost) in [(15, 30), (40, 55), (65, 80)] {
         let ended = await_progress(&place, child, total, dumped);
@@ -183,7 +188,7 @@ const JAVA_SERVED: Program = Program {
 };
 const OPEN_MPI: Program = Program {
     prepare: |place| compile_ring(place, "mpicc.openmpi"),
-    ..Program::new(&["openmpi.sh"], &["sh", "openmpi.sh"])
+    ..Program::new(&["openmpi.sh"], &["sh", "openmpi.sh", "4", "./ring"])
 };
 const MPICH: Program = Program {
     prepare: |place| compile_ring(place, "mpicc.mpich"),
@@ -195,6 +200,29 @@ const SCRIPT: Program =
 const PYTHON_SPAWN: Program =
     Program::new(&["spawn.py", "terminal.sh"], &[PYTHON, "spawn.py", "bash", "terminal.sh"]);
 const EXPECT: Program = Program::new(&["dialogue.exp"], &["expect", "dialogue.exp"]);
+const PYTHON_OPEN_MPI: Program =
+    Program::new(&["openmpi.sh", "ring.py"], &["sh", "openmpi.sh", "2", PYTHON, "ring.py"]);
+const PYTHON_SUBPROCESSES: Program =
+    Program::new(&["subprocesses.py"], &[PYTHON, "subprocesses.py"]);
+const NODE_CREW: Program = Program::new(&["crew.js"], &["node", "crew.js"]);
+const R: Program = Program::new(&["walk.R"], &["Rscript", "walk.R"]);
+const OCTAVE: Program = Program::new(&["walk.m"], &["octave-cli", "-q", "walk.m"]);
+const MAKE_C: Program = Program {
+    outputs: &["output.*", "build"],
+    saved: &["passes"],
+    ..Program::new(
+        &["Makefile.c", "parts.awk"],
+        &["sh", "-c", "rm -rf build; mkdir -p passes; exec make -s -j2 -f Makefile.c"],
+    )
+};
+const SNAKEMAKE: Program = Program {
+    outputs: &["output.*"],
+    saved: &[".snakemake"],
+    ..Program::new(&["Snakefile"], &["snakemake", "--cores", "2", "--nocolor", "--quiet", "all"])
+};
+const POSTGRESQL: Program =
+    Program { saved: &["data"], ..Program::new(&["transaction.sh"], &["bash", "transaction.sh"]) };
+const SSH_AGENT: Program = Program::new(&["agent.sh"], &["bash", "agent.sh"]);
 
 macro_rules! programs {
     ($( $name:ident : $program:ident ; )*) => { $(
@@ -241,9 +269,35 @@ programs! {
     redis: REDIS;
     open_mpi: OPEN_MPI;
     mpich: MPICH;
+    python_open_mpi: PYTHON_OPEN_MPI;
+    python_subprocesses: PYTHON_SUBPROCESSES;
+    node_crew: NODE_CREW;
+    r: R;
+    octave: OCTAVE;
+    make_c: MAKE_C;
     script: SCRIPT;
     python_spawn: PYTHON_SPAWN;
     expect: EXPECT;
+}
+
+/// Once is enough for one that takes its time to begin.
+#[test]
+fn snakemake_survives_as_plain_user() {
+    survives(&SNAKEMAKE, User::Plain);
+}
+
+/// It does not work for root.
+#[test]
+fn postgresql_survives_as_plain_user() {
+    survives(&POSTGRESQL, User::Plain);
+}
+
+/// It forbids its user to look into it, which only root may all the same.
+#[test]
+fn ssh_agent_survives_as_root() {
+    if nix::unistd::geteuid().is_root() {
+        survives(&SSH_AGENT, User::Caller);
+    }
 }
 
 fn compile(place: &Workplace, name: &str, linking: Linking) {
