@@ -99,7 +99,7 @@ impl From<&DumpError> for Failure {
             DumpError::Freeze(error) => Self::from(error),
             DumpError::Refused(Obstacles(obstacles)) => Self::user(refusals(obstacles))
                 .hint("rckpt check PID tells this without taking a checkpoint"),
-            DumpError::Write(_) if disk_is_full(error) => {
+            DumpError::Write(_) | DumpError::Later(_) if disk_is_full(error) => {
                 Self::environment(message).hint(MAKE_ROOM)
             }
             DumpError::Write(WriteError::CheckRecords { .. }) | DumpError::Changed { .. } => {
@@ -111,6 +111,7 @@ impl From<&DumpError> for Failure {
             | DumpError::Copy(_)
             | DumpError::Write(_)
             | DumpError::Commit(_)
+            | DumpError::Later(_)
             | DumpError::GivenUp
             | DumpError::MemoryShort { .. }
             | DumpError::Release { .. } => Self::environment(message),

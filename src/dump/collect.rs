@@ -15,13 +15,14 @@ use super::census::{self, Census, Member};
 use super::courtesy::give_way;
 use super::detail::IsOwn;
 use super::error::{CollectError, DumpError};
+use super::files::later::{self, Later, Room};
 use super::files::{self, Collector, Content, Scope, Subject};
 use super::memory::{self, Part};
 use super::process::{self, Insight, MemoryInsight};
 use super::refusal::{MappingRefusal, Obstacle, Obstacles, StateRefusal};
 use super::snapshot::MemoryWatch;
 use super::tracking::Known;
-use super::{Request, aio, clocks, detail, ipc, policy};
+use super::{After, Request, aio, clocks, detail, ipc, policy};
 use crate::image::error::WriteError;
 use crate::image::writer::{Writer, ZeroPages};
 use crate::model::address::{AddrRange, RemoteAddr};
@@ -57,6 +58,8 @@ pub(super) struct Collected {
     pids: Vec<Pid>,
     /// Contents of files to store.
     contents: Vec<Content>,
+    /// Those that are stored once the job runs again.
+    later: Vec<Later>,
     /// Who has shared memory attached that nobody of the job has.
     emissary: Option<Emissary>,
     /// Descriptors through which some of them are read.
@@ -244,6 +247,7 @@ pub(super) fn collect(
         postponed,
         pids,
         contents,
+        later: Vec::new(),
         emissary,
         on_their_way: files.on_their_way,
         warnings,
@@ -363,6 +367,7 @@ pub(super) fn store(
     collected: &mut Collected,
     tree: &mut Tree,
     copies: &[Option<Copy>],
+    directory: &Path,
     writer: &mut Writer,
 ) -> Result<(), DumpError> {
     let spaces = collected.job.address_spaces.iter().zip(&collected.known);
@@ -374,6 +379,8 @@ pub(super) fn store(
     }
     let swapping = swap_is_on();
     let emissary = &mut collected.emissary;
+    let waits = request.after == After::Continue && !request.files_at_once;
+    let mut room = Room::default();
     for content in &collected.contents {
         let unreadable = |source| WriteError::ReadPages {
             object: content.object,
@@ -381,6 +388,13 @@ pub(super) fn store(
             pages: content.size.div_ceil(PAGE_SIZE),
             source,
         };
+        if waits
+            && let Some(later) =
+                later::put_off(content, directory, &mut room).map_err(unreadable)?
+        {
+            collected.later.push(later);
+            continue;
+        }
         let reader = content.open().map_err(unreadable)?;
         let runs = reader
             .runs(&mut |pid, range| match emissary {
@@ -422,6 +436,7 @@ pub(super) fn store_copies(
     }
     add_copied_details(collected, &mut copies)?;
     let spaces = collected.job.address_spaces.iter().zip(&collected.known);
+    let later = take(&mut collected.later);
     let watch = MemoryWatch::default();
     let check = || request.check_wanted().and_then(|()| watch.check());
     // In a thread of its own, as priority once given up is not had again.
@@ -433,6 +448,9 @@ pub(super) fn store_copies(
                 let Some(copy) = copy else { continue };
                 let source = (copy.pid(), copy.memory());
                 memory::store(&check, (space, Part::Inherited), known, source, writer)?;
+            }
+            for content in later {
+                content.store(writer, &check)?;
             }
             Ok(())
         });

@@ -7,6 +7,7 @@ use nix::unistd::Pid;
 use thiserror::Error;
 
 use super::files::CollectFilesError;
+use super::files::later::LaterError;
 use super::files::outputs::OutputError;
 use super::files::saved::SaveError;
 use super::refusal::Obstacles;
@@ -45,6 +46,9 @@ pub enum DumpError {
     /// The image could not be written.
     #[error(transparent)]
     Write(#[from] WriteError),
+    /// A file was to be stored once the job ran again, and did not stay what it was; or storing it failed.
+    #[error(transparent)]
+    Later(#[from] LaterError),
     /// The generation could not be committed.
     #[error(transparent)]
     Commit(#[from] NotCommitted),

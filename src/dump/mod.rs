@@ -79,6 +79,8 @@ pub struct Request {
     pub ext_unix: bool,
     /// Files to be saved whole.
     pub save: Wanted,
+    /// Whether all contents of files are stored while the job stands still: it would not leave them alone.
+    pub files_at_once: bool,
     /// The process whose descriptors 0, 1 and 2 are the job's standard streams.
     pub supervisor: Option<Pid>,
     /// The job's identity.
@@ -155,7 +157,8 @@ pub fn dump(
     };
     let is_own = |pid, range| session.is_own(pid, range);
     collect::add_details(&mut collected, &mut tree, &copies, &is_own)?;
-    let stored = collect::store(request, &mut collected, &mut tree, &copies, &mut writer);
+    let stored =
+        collect::store(request, &mut collected, &mut tree, &copies, directory, &mut writer);
     wanted(request, stored)?;
     collected.let_go_of_files();
     let generation = writer.id();

@@ -13,6 +13,7 @@ use std::time::{Instant, SystemTime};
 use nix::unistd::Pid;
 use thiserror::Error;
 
+use crate::dump::files::later::LaterError;
 use crate::dump::files::saved::Wanted;
 use crate::dump::{self, After, DumpError, NotCommitted, Tracking, Use};
 use crate::image::reader::{Reader, Trust};
@@ -52,7 +53,10 @@ impl CheckpointError {
     /// Whether it lies in the directory, so that another one may do.
     const fn lies_in_the_place(&self) -> bool {
         match self {
-            Self::Directory(_) | Self::Dump(DumpError::Write(_) | DumpError::Commit(_)) => true,
+            Self::Directory(_)
+            | Self::Dump(
+                DumpError::Write(_) | DumpError::Commit(_) | DumpError::Later(LaterError::Write(_)),
+            ) => true,
             Self::Hook(_) | Self::Dump(_) | Self::StartThread(_) | Self::Panicked => false,
         }
     }
@@ -164,7 +168,7 @@ impl Task {
         ]
     }
 
-    fn request(&self) -> dump::Request {
+    fn request(&self, files_at_once: bool) -> dump::Request {
         dump::Request {
             root: self.root,
             adopter: self.adopter,
@@ -178,6 +182,7 @@ impl Task {
             tcp_close: self.tcp_close,
             ext_unix: self.ext_unix,
             save: self.save.clone(),
+            files_at_once,
             supervisor: self.supervisor,
             job_id: self.job.id.clone(),
             caller: self.caller,
@@ -192,7 +197,7 @@ impl Task {
 /// # Errors
 /// [`DumpError::Refused`] with all that is in the way, or when looking fails.
 pub fn examine(task: &Task) -> Result<Vec<String>, CheckpointError> {
-    Ok(dump::examine(&task.request(), &task.directory)?)
+    Ok(dump::examine(&task.request(false), &task.directory)?)
 }
 
 /// Takes a checkpoint, with the user's hooks around it.
@@ -260,12 +265,27 @@ fn take_in(task: &Task, path: &Path, beside: Option<&Path>) -> Result<Taken, Che
     let above = beside.map_or(0, newest_in);
     let mut notes = Vec::new();
     let parent = parent(&directory, &mut notes)?;
-    let (report, path) = match write(task, &directory, parent, above) {
-        Err(CheckpointError::Dump(DumpError::Write(error))) if error.is_parents_fault() => {
-            notes.push(format!("this checkpoint is a full one: {error}"));
-            write(task, &directory, None, above)?
+    let mut attempt = Attempt { parent, above, files_at_once: false };
+    let (report, path) = loop {
+        let Attempt { above, files_at_once, .. } = attempt;
+        let builds = attempt.parent.is_some();
+        match write(task, &directory, attempt) {
+            Err(CheckpointError::Dump(
+                DumpError::Write(error) | DumpError::Later(LaterError::Write(error)),
+            )) if builds && error.is_parents_fault() => {
+                notes.push(format!("this checkpoint is a full one: {error}"));
+                attempt = Attempt { parent: None, above, files_at_once };
+            }
+            // It is known only now that the job does not leave it alone.
+            Err(CheckpointError::Dump(DumpError::Later(error @ LaterError::Changed { .. })))
+                if !files_at_once =>
+            {
+                notes.push(format!("{error}: the job stood still until all its files were stored"));
+                let parent = self::parent(&directory, &mut notes)?;
+                attempt = Attempt { parent, above, files_at_once: true };
+            }
+            outcome => break outcome?,
         }
-        outcome => outcome?,
     };
     let mut warnings = report.warnings;
     warnings.extend(notes);
@@ -310,13 +330,23 @@ fn parent(
     }
 }
 
-/// Writes a generation on top of `parent`. Gives its path, too.
+/// How a generation is to be written.
+struct Attempt {
+    /// The generation that it builds on.
+    parent: Option<Reader>,
+    /// Numbers up to this are in use elsewhere.
+    above: u64,
+    /// Whether the job stands still until all files are stored.
+    files_at_once: bool,
+}
+
+/// Writes a generation. Gives its path, too.
 fn write(
     task: &Task,
     directory: &JobDirectory,
-    parent: Option<Reader>,
-    above: u64,
+    attempt: Attempt,
 ) -> Result<(dump::Report, PathBuf), CheckpointError> {
+    let Attempt { parent, above, files_at_once } = attempt;
     let mut pending = Some(directory.begin_generation()?);
     let path = pending.as_ref().map(|pending| pending.path().to_owned()).unwrap_or_default();
     let mut generation: Option<Generation> = None;
@@ -337,7 +367,7 @@ fn write(
         Some(tracking) if task.in_line => Use::InLine(tracking),
         Some(tracking) => Use::Aside(tracking),
     };
-    let outcome = dump::dump(&task.request(), &path, parent, tracking, &mut || {
+    let outcome = dump::dump(&task.request(files_at_once), &path, parent, tracking, &mut || {
         commit().map_err(|error| {
             not_committed = Some(error);
             NotCommitted

@@ -25,6 +25,7 @@ pub mod own_memory;
 pub mod pipe;
 pub mod procfs;
 pub mod ptrace;
+pub mod reflink;
 pub mod relatives;
 pub mod signal;
 mod sock_diag;

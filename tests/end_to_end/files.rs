@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 use nix::unistd::Pid;
@@ -281,4 +282,108 @@ fn stale_environment_is_told() {
     });
     assert_eq!(stale, Some(serde_json::json!(["SLURM_JOB_NAME"])));
     assert!(place.tell(&["list"]).contains("SLURM_JOB_NAME"));
+}
+
+/// Runs counters.py, has it saved once while it begins to hurry, loses it and brings it back. Gives what
+/// was told of the checkpoint.
+fn counted_exactly(place: &Workplace, blocks: u32) -> String {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs/counters.py");
+    let copy = fs::read_to_string(source).expect("read a program");
+    place.write("counters.py", &copy);
+    let words = ["run", "--dir", "job", "--save-files", "auto", "--"];
+    let blocks = blocks.to_string();
+    let mut run = place.rckpt(&words);
+    let child = place.start(run.args(["/usr/bin/python3", "counters.py", &blocks]));
+    await_file(place, "ready");
+    let root = process::children(child)[0].to_string();
+    let report = place.tell(&["dump", &root, "--json"]);
+    await_file(place, "done");
+    process::kill_descendants();
+    fs::remove_file(place.path("done")).expect("it is there");
+    place.write("go", "");
+    let child = place.start(place.rckpt(&["restore", "job"]));
+    check_end(place, child);
+    assert_eq!(place.text("stdout"), "good\n", "{}", place.text("stderr"));
+    report
+}
+
+/// Whether files here can share their blocks.
+fn shares_blocks(place: &Workplace) -> bool {
+    place.write("original", "x");
+    let mut copy = place.command("cp");
+    let child =
+        place.start(copy.args(["--reflink=always", "original", "shared"]).stderr(Stdio::null()));
+    process::exit_status(child, PATIENCE) == Some(0)
+}
+
+/// A file that was left alone is read once the job runs again; if the job changes it just then, what was
+/// read does not count.
+#[test]
+fn changed_while_it_is_read() {
+    let place = Workplace::new(User::Plain);
+    let shares = shares_blocks(&place);
+    let report = counted_exactly(&place, 30_000);
+    assert!(shares || report.contains("counters was changed while it was read"), "{report}");
+}
+
+/// A large file that nobody touches does not make the job stand still.
+#[test]
+fn pause_is_not_that_of_its_files() {
+    let place = Workplace::new(User::Plain);
+    let program = "import os, time\n\
+        file = os.open('large', os.O_RDWR | os.O_CREAT)\n\
+        for i in range(200): os.write(file, os.urandom(1 << 20))\n\
+        os.fsync(file); time.sleep(4); open('ready', 'w').close()\n\
+        while not os.path.exists('go'): time.sleep(0.01)\n\
+        os.lseek(file, 0, 0); print(sum(os.read(file, 200 << 20)) > 0, flush=True)\n";
+    place.write("large.py", program);
+    let words = ["run", "--dir", "job", "--save-files", "auto", "--", "python3", "large.py"];
+    let child = place.start(place.rckpt(&words));
+    await_file(&place, "ready");
+    let root = process::children(child)[0].to_string();
+    let report = place.tell(&["dump", &root, "--json"]);
+    let report: Value = serde_json::from_str(&report).expect("JSON");
+    let (seconds, pause) = (report["seconds"].as_f64(), report["pause_seconds"].as_f64());
+    assert!(pause < seconds.map(|seconds| seconds / 4.0), "{report:#}");
+    process::kill_descendants();
+    let expected = fs::read(place.path("large")).expect("read the file");
+    fs::remove_file(place.path("large")).expect("it is there");
+    place.write("go", "");
+    let child = place.start(place.rckpt(&["restore", "job"]));
+    check_end(&place, child);
+    assert!(fs::read(place.path("large")).expect("read the file") == expected);
+    assert_eq!(place.text("stdout"), "True\n");
+}
+
+/// Where the file system shares blocks, a file that changes all the time is copied in one step. Mounting
+/// one is for root.
+#[test]
+fn blocks_are_shared_where_they_can_be() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let outside = Workplace::new(User::Caller);
+    outside.make_directory("disk");
+    fs::copy(
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs/counters.py"),
+        outside.path("counters.py"),
+    )
+    .expect("copy a program");
+    let script = format!(
+        "PATH=$PATH:/usr/sbin:/sbin; truncate -s 900M image && mkfs.btrfs -q image >&2 && \
+         mount -o loop image disk && chown 12345:12345 disk && cp counters.py disk && cd disk && \
+         exec setpriv --reuid=12345 --regid=12345 --clear-groups --inh-caps=-all sh -c '\
+         {0} run --dir job --save-files auto -- /usr/bin/python3 counters.py 8000 & \
+         until [ -e ready ]; do sleep 0.05; done; root=$(cat /proc/$!/task/$!/children); \
+         {0} dump $root --json || exit 8; until [ -e done ]; do sleep 0.05; done; \
+         kill -9 $! $root; rm done; touch go; {0} restore job'",
+        rckpt_binary().display()
+    );
+    let child = outside.start(outside.command("unshare").args(["--mount", "sh", "-c", &script]));
+    let status = process::exit_status(child, PATIENCE * 3);
+    assert_eq!(status, Some(0), "{}", outside.text("stderr"));
+    let report = outside.text("stdout");
+    assert!(report.ends_with("good\n"), "{report}");
+    // Nothing had to be done twice.
+    assert!(!report.contains("changed while it was read"), "{report}");
 }

@@ -27,6 +27,8 @@ pub struct Content {
     pub object: ObjectId,
     /// Bytes.
     pub size: u64,
+    /// Whether only calls change it, so that it may be read once the job runs again if nothing does.
+    pub may_wait: bool,
     pub(super) source: ContentSource,
 }
 
@@ -195,6 +197,19 @@ pub(super) fn mapped_size(segments: &[Segment]) -> io::Result<u64> {
 }
 
 impl ContentReader {
+    /// A reader of a file of ours.
+    pub(super) const fn of(file: File, size: u64) -> Self {
+        Self { size, input: Input::File { file, own: true } }
+    }
+
+    /// The file, if it was opened by us.
+    pub(super) const fn own_file(&self) -> Option<&File> {
+        match &self.input {
+            Input::File { file, own: true } => Some(file),
+            Input::File { .. } | Input::Mapped { .. } => None,
+        }
+    }
+
     /// The pages that hold data, ascending. What lies between is a hole.
     pub fn runs(&self, residency: &mut Residency<'_>) -> io::Result<Vec<PageRun>> {
         let pages = self.size.div_ceil(PAGE_SIZE);
@@ -380,6 +395,7 @@ mod tests {
         let content = Content {
             object: ObjectId(0),
             size: 1 << 20,
+            may_wait: false,
             source: ContentSource::File { path: file.path().to_owned(), readable: None },
         };
         let reader = content.open().unwrap();

@@ -415,7 +415,11 @@ impl InodeTable {
                         let object = ObjectId(next_object);
                         next_object += 1;
                         draft.inode.content = Some(object);
-                        contents.push(Content { object, size: draft.inode.size, source });
+                        let is_file =
+                            matches!(draft.inode.kind, InodeKind::Linked | InodeKind::Unlinked);
+                        let may_wait = is_file && !draft.mapped_shared && !draft.mapped_writable;
+                        let size = draft.inode.size;
+                        contents.push(Content { object, size, may_wait, source });
                     }
                     Err(kind) => refusals.push(Refusal {
                         pid: draft.user.0,

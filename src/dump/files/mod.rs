@@ -15,6 +15,7 @@ pub mod identity;
 mod inode;
 mod inotify;
 mod kernel_file;
+pub mod later;
 mod locks;
 mod message_queue;
 pub mod outputs;
