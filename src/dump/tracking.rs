@@ -19,19 +19,22 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::Pid;
 
 use super::memory::{self, Kind};
 use crate::image::format::GenerationId;
 use crate::model::address::AddrRange;
 use crate::model::id::ObjectId;
-use crate::model::number::PAGE_SIZE;
+use crate::model::number::{PAGE_SIZE, to_u64};
 use crate::sys::memory::PageMap;
 use crate::sys::procfs::{self, Mapping};
 use crate::sys::write_watch::{self, WriteWatch};
 
-/// Most processes that are watched: each takes a descriptor.
-const MOST_WATCHES: usize = 256;
+/// Most processes that are watched, each of which takes a descriptor.
+const MOST_WATCHES: u64 = 256;
+/// The part of the descriptors that this process may have that watches may take.
+const PART_OF_DESCRIPTORS: u64 = 4;
 /// Most ranges of written pages that are remembered in one checkpoint: 16 MiB of them.
 const MOST_RANGES: usize = 1 << 20;
 
@@ -138,7 +141,7 @@ impl<'tracking> Session<'tracking> {
             return None;
         };
         let most = self.ranges_left / 2;
-        coalesce(&mut known.written, most);
+        tidy(&mut known.written, most);
         self.ranges_left -= known.written.len().min(self.ranges_left);
         self.looked_at.insert(life, object);
         Some(known)
@@ -149,7 +152,7 @@ impl<'tracking> Session<'tracking> {
         let Some(tracking) = self.tracking.in_line() else { return false };
         let Some(life) = Life::of(pid) else { return false };
         !tracking.watched.contains_key(&life)
-            && tracking.watched.len() < MOST_WATCHES
+            && to_u64(tracking.watched.len()) < most_watches()
             && *tracking.works.get_or_insert_with(|| write_watch::works() == Ok(true))
     }
 
@@ -181,6 +184,12 @@ impl<'tracking> Session<'tracking> {
         });
         tracking.base = Some(generation);
     }
+}
+
+/// How many processes may be watched.
+fn most_watches() -> u64 {
+    let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
+    MOST_WATCHES.min(descriptors / PART_OF_DESCRIPTORS)
 }
 
 /// Whether the process `supervisor` watches any memory.
@@ -254,10 +263,16 @@ fn survey(watch: &WriteWatch, pid: Pid, of: Option<ObjectId>) -> io::Result<Know
         }
         known.watched.push(range);
         if was_watched {
+            let mut written = Vec::new();
             map.take_written::<io::Error>(range, &mut |range| {
-                known.add(range);
+                written.push(range);
+                if written.len() > MOST_RANGES {
+                    tidy(&mut written, MOST_RANGES / 2);
+                }
                 Ok(())
             })?;
+            tidy(&mut written, MOST_RANGES);
+            written.into_iter().for_each(|range| known.add(range));
         } else {
             // Pages may bring marks along from where they were before mremap(2).
             watch.count_all_as_written(range)?;
@@ -298,13 +313,15 @@ impl Known {
             _ => self.written.push(range),
         }
         if self.written.len() > MOST_RANGES {
-            coalesce(&mut self.written, MOST_RANGES / 2);
+            tidy(&mut self.written, MOST_RANGES / 2);
         }
     }
 }
 
-/// Brings the number of ranges down to `most`, or one, by counting narrow gaps between them as written.
-fn coalesce(ranges: &mut Vec<AddrRange>, most: usize) {
+/// Puts ranges in order, and brings their number down to `most`, or one, by counting narrow gaps between
+/// them as written.
+fn tidy(ranges: &mut Vec<AddrRange>, most: usize) {
+    ranges.sort_unstable();
     let mut narrow = PAGE_SIZE;
     while ranges.len() > most.max(1) {
         ranges.dedup_by(|next, last| {
@@ -320,7 +337,7 @@ fn coalesce(ranges: &mut Vec<AddrRange>, most: usize) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Known, Session, Tracking, Use, coalesce};
+    use super::{Known, Session, Tracking, Use, tidy};
     use crate::image::format::GenerationId;
     use crate::model::address::AddrRange;
     use crate::model::id::ObjectId;
@@ -385,16 +402,16 @@ mod tests {
         let all: Vec<AddrRange> =
             (0..1000).map(|at| range(at * 3 + at / 100, at * 3 + at / 100 + 1)).collect();
         let mut fewer = all.clone();
-        coalesce(&mut fewer, 1000);
+        tidy(&mut fewer, 1000);
         assert_eq!(fewer, all);
-        coalesce(&mut fewer, 20);
+        tidy(&mut fewer, 20);
         assert!((1..=20).contains(&fewer.len()), "{}", fewer.len());
         let covers = |one: &AddrRange| {
             fewer.iter().any(|range| range.start <= one.start && one.end <= range.end)
         };
         assert!(all.iter().all(covers));
         assert!(fewer.windows(2).all(|two| two[0].end < two[1].start));
-        coalesce(&mut fewer, 0);
+        tidy(&mut fewer, 0);
         assert_eq!(fewer.len(), 1);
     }
 }

@@ -249,10 +249,12 @@ impl PageMap {
         Ok(count > 0)
     }
 
-    /// Visits the pages in `range` that hold something and were written since they were last visited so,
-    /// ascending; from now on they count as not written. Writes to all of it must be tracked.
+    /// Visits the pages in `range` that hold something and were written since they were last visited so; from
+    /// now on they count as not written. Writes to all of it must be tracked.
     ///
-    /// A page that was given back since (MADV_DONTNEED) holds nothing, and is not visited.
+    /// A page that was given back since (MADV_DONTNEED) holds nothing, and is not visited. Huge pages are
+    /// visited last, and go on counting as written: a write to one that does not would split it, which costs
+    /// its process more than one fault.
     ///
     /// # Errors
     /// EPERM when writes are not tracked there, what reading the page map gives, and what `visit` gives.
@@ -262,13 +264,13 @@ impl PageMap {
         visit: &mut dyn FnMut(AddrRange) -> Result<(), E>,
     ) -> Result<(), E> {
         let guards = if self.tells_guards() { PageState::GUARD } else { PageState::empty() };
-        let wanted = Wanted {
-            all: PageState::WRITTEN,
-            none: guards,
-            takes: true,
-            ..Wanted::any(PageState::SOMEWHERE)
-        };
-        self.scan_all(range, wanted, PageState::WRITTEN, &mut |run| visit(run.range))
+        let written = Wanted { all: PageState::WRITTEN, ..Wanted::any(PageState::SOMEWHERE) };
+        let small = Wanted { none: guards | PageState::HUGE, takes: true, ..written };
+        let huge = Wanted { all: PageState::WRITTEN | PageState::HUGE, ..written };
+        for wanted in [small, huge] {
+            self.scan_all(range, wanted, PageState::WRITTEN, &mut |run| visit(run.range))?;
+        }
+        Ok(())
     }
 
     fn visit_by_scan<E: From<io::Error>>(

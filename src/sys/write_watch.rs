@@ -189,6 +189,8 @@ impl Pages {
             return Err(Errno::last());
         }
         let pages = Self { start: start.cast() };
+        // SAFETY: the advice changes no content. A kernel without huge pages does not know it.
+        unsafe { libc::madvise(start, to_usize(Self::COUNT * PAGE_SIZE), libc::MADV_NOHUGEPAGE) };
         (0..Self::COUNT).for_each(|page| pages.write(page));
         Ok(pages)
     }
@@ -228,7 +230,7 @@ fn errno_of(error: &io::Error) -> Errno {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::memory::RemoteMemory;
+    use crate::sys::memory::{PageState, RemoteMemory};
 
     #[test]
     fn own_writes_are_found_where_that_works() {
@@ -270,6 +272,45 @@ mod tests {
             memory.write(address, b"poked").expect("it can be written");
         };
         check(&poke, &[3]);
+    }
+
+    #[test]
+    fn huge_pages_always_count_as_written() {
+        const SIZE: u64 = 2 << 20;
+        let Ok(watch) = WriteWatch::over_own_memory() else { return };
+        let mut memory = memmap2::MmapMut::map_anon(to_usize(2 * SIZE)).expect("memory");
+        let start = to_u64(memory.as_ptr().addr()).next_multiple_of(SIZE);
+        let offset = to_usize(start) - memory.as_ptr().addr();
+        // Without huge pages in this kernel, or at this moment, there is nothing to be seen.
+        if memory.advise(memmap2::Advice::HugePage).is_err() {
+            return;
+        }
+        memory[offset] = 1;
+        let range = AddrRange::new(start, start + SIZE).expect("forwards");
+        let whole = to_u64(memory.as_ptr().addr());
+        let all = AddrRange::new(whole, whole + 2 * SIZE).expect("forwards");
+        watch.watch(all).expect("it can be watched");
+        let map = PageMap::open(Pid::this()).expect("own page map");
+        let is_huge = || {
+            let mut is_huge = false;
+            map.visit::<io::Error>(range, PageState::HUGE, &mut |_| {
+                is_huge = true;
+                Ok(())
+            })
+            .expect("own pages");
+            is_huge
+        };
+        for _ in 0..3 {
+            let was_huge = is_huge();
+            let mut taken = 0;
+            map.take_written::<io::Error>(range, &mut |range| {
+                taken += range.pages();
+                Ok(())
+            })
+            .expect("it is watched");
+            assert!(!was_huge || taken == range.pages() && is_huge(), "{taken}");
+            memory[offset + 5000] = 1;
+        }
     }
 
     #[test]

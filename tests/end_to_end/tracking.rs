@@ -3,6 +3,8 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -146,4 +148,29 @@ fn what_did_not_change_is_not_written_again() {
     job.restore();
     assert!(bytes(&job) < whole / 10 && bytes(&job) < whole / 10, "of {whole}, brought back");
     job.judge();
+}
+
+/// Killed while it begins to watch, or asks: the job goes on, watched by nobody, with no stranger among its
+/// children.
+#[test]
+fn supervisor_killed_while_it_begins_to_watch() {
+    for part in 0..8 {
+        let place = Workplace::new(User::Plain);
+        let job = Running::start(&place, &Case::new("motion_pages"), Start::Supervised);
+        let start = Instant::now();
+        // The second half of them is killed in a checkpoint on top of another.
+        if part % 2 == 1 {
+            job.dump(&[]);
+        }
+        let span = start.elapsed().clamp(Duration::from_millis(50), Duration::from_millis(300));
+        place.start(place.rckpt(&["dump", &job.root().to_string()]));
+        sleep(span * part / 8);
+        kill(job.child(), Signal::SIGKILL).expect("it is not reaped yet");
+        assert!(process::exit_status(job.child(), PATIENCE).is_some(), "it cannot be killed");
+        job.ping();
+        let gone = poll(PATIENCE, || (watched_mappings(job.root()) == 0).then_some(()));
+        assert!(gone.is_some(), "still watched");
+        assert_eq!(userfaults(job.root()), 0);
+        job.judge_orphan();
+    }
 }
