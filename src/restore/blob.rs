@@ -18,9 +18,10 @@ const ENTRY: u64 = include!(concat!(env!("OUT_DIR"), "/restorer_blob_entry.rs"))
 /// End of a process's memory on x86_64 with four-level page tables.
 pub const TASK_SIZE: u64 = 0x7fff_ffff_f000;
 
-/// Lowest address that the blob is put at: above what `vm.mmap_min_addr` can forbid, and above the
-/// images of programs that are linked to fixed addresses.
-const LOWEST: u64 = 0x1000_0000;
+/// Lowest address that the blob is put at: above what `vm.mmap_min_addr` can forbid, and above programs
+/// that are linked to fixed addresses with the heaps that the kernel puts behind them, up to 1 GiB away.
+/// rckpt is such a program, and has blobs beside itself.
+const LOWEST: u64 = 0x1_0000_0000;
 
 /// Highest address that the blob reaches: the kernel puts the stack, the vDSO and, below them, what
 /// is mapped without an address of a freshly executed program above this.
@@ -191,8 +192,8 @@ mod tests {
         check(&[range(0x40_0000, 0x50_0000)], Some(LOWEST));
         check(&[range(0x40_0000, LOWEST)], Some(LOWEST + CLEARANCE));
         check(
-            &[range(LOWEST, LOWEST + 0x1000), range(LOWEST + 0x1000 + CLEARANCE, 0x2000_0000)],
-            Some(0x2000_0000 + CLEARANCE),
+            &[range(LOWEST, LOWEST + 0x1000), range(LOWEST + 0x1000 + CLEARANCE, 0x2_0000_0000)],
+            Some(0x2_0000_0000 + CLEARANCE),
         );
         check(&[range(0x1000, 0x7fff_0000_0000)], None);
     }
