@@ -11,12 +11,14 @@ use std::thread;
 use nix::errno::Errno;
 use thiserror::Error;
 
-use super::inheritance::{Estate, Extent, Inheritance, Work};
+use super::huge;
+use super::inheritance::{Estate, Extent, Inheritance, Pages, Work};
 use super::opened::Opened;
 use crate::image::{ReadError, Reader};
 use crate::model::address::RemoteAddr;
 use crate::model::id::Pid;
 use crate::model::number::{PAGE_SIZE, to_usize};
+use crate::sys::huge_pages;
 use crate::sys::own_memory::{Holding, Source};
 
 /// Why a process could not be given its estates.
@@ -43,8 +45,8 @@ type Pieces<'a> = Vec<(u64, &'a mut [u8])>;
 
 /// How many chunks are read between two signs of life.
 const SIGN_OF_LIFE: usize = 64;
-/// How many chunks make another thread worth its while.
-const CHUNKS_OF_WORKER: usize = 16;
+/// How many chunks or huge pages make another thread worth its while.
+const PIECES_OF_WORKER: usize = 16;
 
 /// Does `work` for process `pid`, which has `holdings` so far. `alive` is called now and then, from
 /// any thread.
@@ -74,6 +76,7 @@ pub fn take(
             .forget(address.0 - estate.range.start.0, (pages.end - pages.start) * PAGE_SIZE)
             .map_err(|source| EstateError::Drop { pid, address, source })?;
     }
+    put_huge_pages(work, &inheritance.estates, holdings);
     let chunks = pieces(pid, work, &inheritance.estates, holdings)?;
     Ok(fill(reader, chunks, alive)?)
 }
@@ -95,7 +98,42 @@ fn found(pid: Pid, estate: &Estate, opened: &Opened) -> Result<Holding, EstateEr
         outcome => outcome,
     };
     let length = estate.range.len();
-    mapped.map_err(|source| EstateError::Map { pid, address, length, source })
+    let mut holding = mapped.map_err(|source| EstateError::Map { pid, address, length, source })?;
+    // Whether it can be heeded is found out when it is set for good.
+    match estate.pages {
+        Pages::Huge => holding.advise(true).unwrap_or_default(),
+        Pages::Small => holding.advise(false).unwrap_or_default(),
+        Pages::Any | Pages::Quick => {}
+    }
+    Ok(holding)
+}
+
+/// Has huge pages where those that `work` founds will be filled without a gap.
+fn put_huge_pages(work: &Work, estates: &[Estate], holdings: &Holdings) {
+    if !huge_pages::may_be_asked_for() {
+        return;
+    }
+    for number in &work.founds {
+        let (Some(estate), Some(holding)) = (estates.get(*number), holdings.get(number)) else {
+            continue;
+        };
+        if estate.pages != Pages::Quick || holding.range() != estate.range {
+            continue;
+        }
+        let own = work.writes.iter().filter(|(estate, _)| estate == number);
+        let mut extents: Vec<Extent> = own.map(|(_, extent)| *extent).collect();
+        extents.sort_by_key(|extent| extent.first_page);
+        let start = estate.range.start.0;
+        let offsets: Vec<u64> =
+            huge::places(&extents).into_iter().map(|page| page * PAGE_SIZE - start).collect();
+        huge::put(holding, &offsets, workers(offsets.len()));
+    }
+}
+
+/// How many threads do `pieces` of work of one or two MiB.
+fn workers(pieces: usize) -> usize {
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    processors.min(pieces / PIECES_OF_WORKER + 1)
 }
 
 /// The memory that each chunk's pages go to.
@@ -150,8 +188,7 @@ fn fill(
     chunks: BTreeMap<usize, Pieces<'_>>,
     alive: &(dyn Fn() + Sync),
 ) -> Result<(), ReadError> {
-    let processors = thread::available_parallelism().map_or(1, usize::from);
-    let workers = processors.min(chunks.len() / CHUNKS_OF_WORKER + 1);
+    let workers = workers(chunks.len());
     let work_left = Mutex::new(chunks.into_iter());
     let done = AtomicUsize::new(0);
     let work = || -> Result<(), ReadError> {

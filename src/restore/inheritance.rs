@@ -125,6 +125,21 @@ pub struct Estate {
     pub spare: u64,
     /// Whether only its founder has it.
     pub alone: bool,
+    /// What pages it may consist of.
+    pub pages: Pages,
+}
+
+/// What is known about the size of an estate's pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pages {
+    /// Its members do not agree, or it shows a file: as they come.
+    Any,
+    /// The program has said nothing: any that are quickly had.
+    Quick,
+    /// The program wants huge ones (MADV_HUGEPAGE).
+    Huge,
+    /// The program wants none that are huge (MADV_NOHUGEPAGE).
+    Small,
 }
 
 /// A mapping that a process does not make anew.
@@ -526,14 +541,30 @@ impl Planner<'_> {
         };
         let no_reserve = lowest.flags.contains(VmaFlags::NO_RESERVE);
         let estate = self.decided.estates.len();
-        let alone = group.is_alone();
-        self.decided.estates.push(Estate { range, file, no_reserve, spare, alone });
+        let (alone, pages) = (group.is_alone(), self.pages(group));
+        self.decided.estates.push(Estate { range, file, no_reserve, spare, alone, pages });
         self.decided.shares.entry(founder).or_default().work(alone).founds.push(estate);
         for place in &group.members {
             let Some(range) = vma(self.job, *place).map(|vma| vma.range) else { continue };
             let share = self.decided.shares.entry(place.0).or_default();
             share.keeps.push(Kept { estate, range });
         }
+    }
+
+    /// What its members say about the size of a group's pages.
+    fn pages(&self, group: &Group) -> Pages {
+        let said = group.members.iter().filter_map(|place| {
+            let (vma, space) = (vma(self.job, *place)?, space(self.job, place.0)?);
+            let huge = vma.flags.contains(VmaFlags::HUGE_PAGE);
+            let small = vma.flags.contains(VmaFlags::NO_HUGE_PAGE);
+            Some(match vma.backing {
+                Backing::Anonymous if huge => Pages::Huge,
+                Backing::Anonymous if small => Pages::Small,
+                Backing::Anonymous if space.thp_disabled == 0 => Pages::Quick,
+                _ => Pages::Any,
+            })
+        });
+        said.reduce(|one, other| if one == other { one } else { Pages::Any }).unwrap_or(Pages::Any)
     }
 
     /// A place that no process of the job uses.

@@ -42,6 +42,7 @@ pub mod environment;
 pub mod estate;
 pub mod files;
 pub mod fill;
+pub mod huge;
 pub mod inheritance;
 pub mod ipc;
 pub mod line;

@@ -13,6 +13,7 @@ pub mod fdinfo;
 pub mod features;
 pub mod file_tree;
 pub mod guardian;
+pub mod huge_pages;
 pub mod inet_diag;
 pub mod inotify;
 pub mod ipc;

@@ -62,6 +62,18 @@ impl Holding {
         Some(unsafe { std::slice::from_raw_parts_mut(start, to_usize(length)) })
     }
 
+    /// Says whether it may get huge pages, or none.
+    ///
+    /// # Errors
+    /// As `madvise(2)`: EINVAL from a kernel without huge pages.
+    pub fn advise(&mut self, huge: bool) -> nix::Result<()> {
+        let advice = if huge { libc::MADV_HUGEPAGE } else { libc::MADV_NOHUGEPAGE };
+        let bytes = self.bytes(0, self.range.len()).ok_or(Errno::EINVAL)?;
+        // SAFETY: this advice changes no content.
+        let result = unsafe { libc::madvise(bytes.as_mut_ptr().cast(), bytes.len(), advice) };
+        Errno::result(result).map(drop)
+    }
+
     /// Makes `length` bytes from `offset` on show what they did when nothing had been written there.
     ///
     /// # Errors
