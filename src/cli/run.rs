@@ -99,8 +99,9 @@ impl From<GoOnError> for Failure {
                 shell_word(&path)
             )),
             GoOnError::StillRuns { pid, .. } => Self::user(message).hint(format!(
-                "kill {pid} ends it, to go on from its last checkpoint; rckpt dump {pid} --kill saves it as \
-                 it is now, in a directory of its own; rckpt restore brings back a second one beside it"
+                "rckpt dump {pid} --kill saves it as it is now and ends it, to go on from there; kill {pid} \
+                 ends it, to go on from its last checkpoint; rckpt restore brings back a second one \
+                 beside it"
             )),
             GoOnError::BudgetSpent { .. } => Self::user(message).status(OVER_BUDGET).hint(
                 "to go on, allow more with --max-total; --fresh starts over",

@@ -1,12 +1,13 @@
 //! Whether a job still runs although nobody is in charge of it: its supervisor was killed, and it goes on,
 //! as it should. Whoever wants to go on with the job must know, or there would be two of it.
 
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::unistd::{Pid, getpid};
 
-use super::run::JOB_VARIABLE;
+use super::run::{DIRECTORY_VARIABLE, JOB_VARIABLE};
 use crate::model::id::Bytes;
 use crate::sys::{procfs, relatives};
 
@@ -27,18 +28,39 @@ pub fn process(job: &Bytes, patience: Duration) -> Option<Pid> {
     }
 }
 
+/// The job that `pid` is the first process of, by the same variable and the one that names its directory;
+/// `None`: it is none's, or there are other processes of that job that do not descend from it.
+#[must_use]
+pub fn led_by(pid: Pid) -> Option<(Bytes, PathBuf)> {
+    let environment = procfs::read(pid, "environ").ok()?;
+    let value = |name: &str| {
+        let mut entries = environment.split(|byte| *byte == 0);
+        let found = entries.find_map(|it| it.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
+        Some(Bytes::from(found))
+    };
+    let (job, directory) = (value(JOB_VARIABLE)?, value(DIRECTORY_VARIABLE)?);
+    let descends = |member: &Pid| relatives::ancestors(*member).is_ok_and(|it| it.contains(&pid));
+    members(&job).iter().all(descends).then(|| (job, directory.as_path().to_owned()))
+}
+
 /// One of which no other is the child. Those that may not be looked into are of other users.
 fn find(job: &Bytes) -> Option<Pid> {
+    let all = members(job);
+    let is_first = |pid: &&Pid| {
+        relatives::parent(**pid).is_ok_and(|parent| parent.is_none_or(|it| !all.contains(&it)))
+    };
+    all.iter().find(is_first).or(all.first()).copied()
+}
+
+/// All processes of a job, but for this one.
+fn members(job: &Bytes) -> Vec<Pid> {
     let entry = [JOB_VARIABLE.as_bytes(), b"=", &job.0].concat();
     let mut all = procfs::processes().unwrap_or_default();
     all.retain(|pid| {
         let environment = procfs::read(*pid, "environ").unwrap_or_default();
         *pid != getpid() && environment.split(|byte| *byte == 0).any(|other| other == entry)
     });
-    let is_first = |pid: &&Pid| {
-        relatives::parent(**pid).is_ok_and(|parent| parent.is_none_or(|it| !all.contains(&it)))
-    };
-    all.iter().find(is_first).or(all.first()).copied()
+    all
 }
 
 #[cfg(test)]

@@ -39,7 +39,9 @@ pub use self::tier::{Tie, TierError};
 
 use self::identity::JOB_FILE;
 use self::steps::gone;
+use self::tier::{HOME_FILE, LOCAL_FILE};
 use super::claim::{Claim, LOCK_FILE};
+use super::journal::JOURNAL_FILE;
 use super::record;
 use crate::image::reader::{Reader, Trust};
 
@@ -173,13 +175,13 @@ impl JobDirectory {
         }
     }
 
-    /// Gives up a directory whose job never started: removes it if nothing but the job's name is in it.
+    /// Gives up a directory whose job never started: removes it if nothing but the job's name and its first words are in it.
     ///
     /// # Errors
     /// When it cannot be removed.
     pub fn abandon(self) -> Result<(), DirectoryError> {
         let failed = |source| DirectoryError::Remove { path: self.path.clone(), source };
-        let ours = [JOB_FILE, LOCK_FILE];
+        let ours = [JOB_FILE, LOCK_FILE, JOURNAL_FILE, LOCAL_FILE, HOME_FILE];
         if self.entries()?.iter().any(|entry| ours.iter().all(|name| entry.file_name() != *name)) {
             return Ok(());
         }

@@ -19,17 +19,19 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::dump::files::saved::Wanted;
 use crate::image::WriteOptions;
+use crate::image::reader::Trust;
 use crate::model::id::Bytes;
 use crate::sys::descriptor;
 use crate::sys::launch::{self, LaunchError};
 use crate::sys::procfs::{self, ProcError};
 use crate::sys::relatives;
 
+use super::alive;
 use super::checkpoint::{self, CheckpointError, Task};
 use super::control::client::{AskError, Connection};
 use super::control::discovery::{self, Name};
 use super::control::protocol::{Order, Refusal, Reply, Request, Then};
-use super::directory::Identity;
+use super::directory::{Identity, JobDirectory};
 use super::identity;
 use super::report::{Explanation, Taken};
 use super::retention::Retention;
@@ -391,10 +393,17 @@ fn outcome_of(reply: Reply) -> Result<Taken, RequestError> {
 
 /// Takes the checkpoint of a process that no supervisor is responsible for.
 fn dump_directly(pid: Pid, options: &Options) -> Result<Taken, RequestError> {
-    let job = identity_of(pid)?;
-    let directory = match &options.directory {
-        Some(directory) => directory.clone(),
-        None => {
+    // A job that has lost its supervisor is the same job still.
+    let lost = lost_job(pid);
+    let job = match &lost {
+        Some(home) => home.identity().cloned(),
+        None => None,
+    };
+    let job = job.map_or_else(|| identity_of(pid), Ok)?;
+    let directory = match (&options.directory, &lost) {
+        (Some(directory), _) => directory.clone(),
+        (None, Some(home)) => home.path().to_owned(),
+        (None, None) => {
             let name = OsString::from_vec(procfs::name(pid)?);
             std::path::absolute(default_directory(Some(&name), pid))
                 .map_err(RequestError::FindDirectory)?
@@ -424,6 +433,15 @@ fn dump_directly(pid: Pid, options: &Options) -> Result<Taken, RequestError> {
         tracking: None,
         in_line: true,
     })?)
+}
+
+/// The directory of the job that `pid` leads and that has lost its supervisor.
+fn lost_job(pid: Pid) -> Option<JobDirectory> {
+    let (job, path) = alive::led_by(pid)?;
+    let home = JobDirectory::open(&path, Trust::Own).ok()?;
+    let is_it = home.identity().is_some_and(|identity| identity.id == job);
+    // Nobody else is in charge of it.
+    (is_it && home.claim().is_ok()).then_some(home)
 }
 
 /// The identity of a job that nobody supervises: the same process gets the same one each time, so that

@@ -191,6 +191,9 @@ impl Start<'_> {
         let root = match prepared.execute(&variables) {
             Ok(root) => Root::Child(root),
             Err(error) => {
+                if let Some(local) = local {
+                    local.abandon()?;
+                }
                 directory.abandon()?;
                 return Err(error.into());
             }

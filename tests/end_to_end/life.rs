@@ -183,6 +183,39 @@ fn killed_job_has_not_finished() {
     assert_eq!(place.text("stdout"), whole_output());
 }
 
+/// A job goes on when its supervisor is killed. As long as it does nobody brings it back beside itself;
+/// saved and ended in one step, it goes on from there, first as it was started and then as brought back.
+#[test]
+fn job_that_still_runs_is_not_started_again() {
+    let place = Workplace::new(User::Plain);
+    let job = JOB.replace("-lt 30", "-lt 150");
+    let start = || place.start(place.rckpt(&LINE).arg(&job));
+    for round in 1..=2 {
+        let first = start();
+        let lines = || place.text("stdout").lines().count();
+        let before = lines();
+        let goes_on = || (lines() > before + 2).then_some(());
+        assert!(poll(PATIENCE, goes_on).is_some(), "{}", place.text("stderr"));
+        kill(first, Signal::SIGKILL).expect("it runs");
+        assert!(process::exit_status(first, PATIENCE).is_some());
+        let mut words = LINE.to_vec();
+        words.push(&job);
+        let answer = place.ask(&words);
+        assert_eq!(answer.status, Some(125), "{answer:#?}");
+        assert!(answer.words.contains("still runs, without a supervisor: process "), "{answer:#?}");
+        let named = answer.words.split("supervisor: process ").nth(1).expect("it is named");
+        let pid = named.split(' ').next().expect("a number").to_owned();
+        assert!(answer.words.contains(&format!("rckpt dump {pid} --kill")), "{answer:#?}");
+        let path = place.tell(&["dump", &pid, "--kill"]);
+        assert!(path.contains("/job/gen-"), "round {round}: {path}");
+        process::kill_descendants();
+    }
+    let last = start();
+    assert_eq!(process::exit_status(last, PATIENCE), Some(7), "{}", place.text("stderr"));
+    let whole: String = (0..150).map(|number| format!("line {number}\n")).collect();
+    assert_eq!(place.text("stdout"), whole);
+}
+
 #[test]
 fn going_on_needs_a_directory() {
     let place = Workplace::new(User::Plain);

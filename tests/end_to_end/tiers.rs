@@ -330,6 +330,10 @@ fn wrong_directories_are_refused() {
         assert!(answer.words.contains(words) && answer.words.contains("--local"), "{answer:#?}");
     }
     assert!(!place.has("started"));
+    // One that cannot be run leaves nothing behind.
+    let words = ["run", "--dir", "none", "--local", "none.local", "--", "./missing"];
+    assert_eq!(place.ask(&words).status, Some(127));
+    assert!(!place.has("none") && !place.has("none.local"));
     // A disk that this node does not have is no reason not to run.
     let words = ["run", "--dir", "job", "--local", "/proc/none", "--every", "1", "--"];
     let answer = place.ask(&[&words[..], &["sleep", "1.5"]].concat());

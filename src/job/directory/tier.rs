@@ -25,9 +25,9 @@ use crate::image::reader::Trust;
 use crate::job::record;
 
 /// In a job's directory: the local one.
-const LOCAL_FILE: &str = "local.json";
+pub(super) const LOCAL_FILE: &str = "local.json";
 /// In the local one: the job's directory.
-const HOME_FILE: &str = "home.json";
+pub(super) const HOME_FILE: &str = "home.json";
 const FORMAT: u32 = 1;
 
 /// The other one of two directories that belong together.
