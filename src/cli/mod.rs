@@ -6,6 +6,7 @@
 
 mod check;
 mod completions;
+mod core;
 mod dump;
 #[allow(dead_code)] // Until every command is in place.
 mod failure;
@@ -69,6 +70,7 @@ enum Command {
     Release(hold::ReleaseArguments),
     List(list::Arguments),
     Inspect(inspect::Arguments),
+    Core(core::Arguments),
     Verify(verify::Arguments),
     Prune(prune::Arguments),
     Check(check::Arguments),
@@ -87,6 +89,7 @@ impl Command {
             Self::Release(arguments) => hold::release(arguments),
             Self::List(arguments) => list::execute(arguments),
             Self::Inspect(arguments) => inspect::execute(arguments),
+            Self::Core(arguments) => core::execute(arguments),
             Self::Verify(arguments) => verify::execute(arguments),
             Self::Prune(arguments) => prune::execute(arguments),
             Self::Check(arguments) => check::execute(arguments),

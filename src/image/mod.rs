@@ -12,6 +12,8 @@
 mod chain;
 pub mod codec;
 pub mod copy;
+pub mod core_file;
+mod core_notes;
 #[cfg(test)]
 pub(crate) mod damage;
 mod duplicates;

@@ -23,6 +23,7 @@ mod programs;
 mod room;
 mod scale;
 mod slurm;
+mod studied;
 mod supervision;
 mod terminals;
 mod tiers;

@@ -1,0 +1,82 @@
+//! `rckpt core`: a process of a checkpoint as a core file for debuggers.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::image::core_file;
+use crate::image::reader::Trust;
+use crate::job::directory::find;
+use crate::model::id::Pid;
+
+use super::failure::Failure;
+use super::{options, output};
+
+/// Write a process of a checkpoint as a core file, for gdb and other debuggers
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// A job's directory, or one checkpoint in it
+    dir: PathBuf,
+    /// The checkpoint (default: the latest)
+    #[arg(long, value_name = "GEN")]
+    at: Option<String>,
+    /// The process, by its id in the job (default: the root)
+    #[arg(long, value_name = "PID")]
+    pid: Option<i32>,
+    /// The core file, which must not exist yet (default: core.PID)
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Report as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was written, as JSON.
+#[derive(Serialize)]
+struct Report {
+    path: String,
+    pid: i32,
+    program: String,
+    threads: usize,
+    bytes: u64,
+}
+
+/// Writes the core file.
+pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
+    let Arguments { dir, at, pid, output, json } = arguments;
+    // Looking starts nothing, so it does not matter whose the checkpoint is.
+    let reader = find(&dir, at.as_deref(), Trust::Anybody)?.read(Trust::Anybody)?;
+    let job = reader.job();
+    let pid = pid.map_or(job.root, Pid);
+    let path = output.unwrap_or_else(|| format!("core.{pid}").into());
+    // It holds what the image does, which others may not read.
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+    let file = file.map_err(|error| {
+        Failure::environment(format_args!("make the core file {}: {error}", path.display()))
+    })?;
+    let written = core_file::write(&reader, pid, &file);
+    let summary = written.map_err(|error| {
+        // What there is of it is of no use; that it stays is no worse than the error itself.
+        std::fs::remove_file(&path).unwrap_or_default();
+        Failure::environment(error)
+    })?;
+    let executable = job.processes.iter().find(|process| process.pid == pid).and_then(|process| {
+        let space = job.address_spaces.get(usize::try_from(process.mm.0).ok()?)?;
+        job.inodes.get(usize::try_from(space.executable.0).ok()?)
+    });
+    let program = executable.map(|inode| inode.path.to_string()).unwrap_or_default();
+    let path = path.display().to_string();
+    if json {
+        let (threads, bytes) = (summary.threads, summary.length);
+        output::print_json(&Report { path, pid: pid.0, program, threads, bytes })?;
+    } else {
+        output::print(format_args!(
+            "{path}: process {pid} with {} threads, {} (holes included); gdb {program} {path}\n",
+            summary.threads,
+            options::size(summary.length)
+        ))?;
+    }
+    Ok(0)
+}
