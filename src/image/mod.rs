@@ -22,6 +22,7 @@ pub mod format;
 pub mod index;
 mod parent;
 mod pipeline;
+mod queue;
 pub mod reader;
 #[cfg(test)]
 pub(crate) mod sample;

@@ -12,13 +12,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use super::codec::{Codec, PAGE_HASH_LENGTH, Packer, PageHash, checksum};
 use super::error::{Part, WriteError};
 use super::format::PAGES_HEADER_LENGTH;
 use super::index::{CHUNK_LENGTH, CHUNK_PAGES, Chunk, Run};
+use super::queue::{Receiver, Sender, queue};
 use super::writer::WriteOptions;
 use crate::model::number::{PAGE_SIZE, page_align_up, to_u64, to_usize};
 
@@ -147,8 +147,8 @@ impl Advice {
     }
 }
 
-/// The threads and the channels between them. When one end of a channel is gone its other end
-/// fails, so an error in the writing thread reaches the caller by itself, and nobody waits forever.
+/// The threads and the queues between them. When one end of a queue is gone its other end fails,
+/// so an error in the writing thread reaches the caller by itself, and nobody waits forever.
 pub(super) struct Pipeline {
     filled: Sender<Numbered<Filled>>,
     free: Receiver<Box<Slot>>,
@@ -164,9 +164,9 @@ impl Pipeline {
         let workers = options.workers.clamp(1, WORKER_LIMIT);
         // One in each worker's hands and one waiting for it; one being filled, one being written.
         let slots = 2 * workers + 2;
-        let (filled, to_pack) = bounded(slots);
-        let (packed, to_write) = bounded(slots);
-        let (emptied, free) = bounded(slots);
+        let (filled, to_pack) = queue();
+        let (packed, to_write) = queue();
+        let (emptied, free) = queue();
         let advice = Advice::default();
         let own = advice.clone();
         let writing =
@@ -188,13 +188,13 @@ impl Pipeline {
     /// An empty chunk, waiting for one if all are under way; `None` when writing has failed. Only one
     /// is filled at a time.
     pub fn begin(&mut self) -> Option<Filling> {
-        let slot = match self.free.try_recv() {
-            Ok(slot) => slot,
-            Err(_) if self.slots_left > 0 => {
+        let slot = match self.free.try_receive() {
+            Some(slot) => slot,
+            None if self.slots_left > 0 => {
                 self.slots_left -= 1;
                 Slot::new()
             }
-            Err(_) => self.free.recv().ok()?,
+            None => self.free.receive()?,
         };
         Some(Filling { slot, number: self.next_number, pages: 0 })
     }
@@ -203,7 +203,7 @@ impl Pipeline {
     pub fn submit(&mut self, filling: Filling) -> bool {
         let Filling { slot, number, pages } = filling;
         self.next_number = number + 1;
-        self.filled.send(Numbered { number, slot, work: Filled { pages } }).is_ok()
+        self.filled.send(Numbered { number, slot, work: Filled { pages } })
     }
 
     /// Waits for everything handed over to be written.
@@ -239,7 +239,7 @@ fn pack_chunks(
     mut advice: Advice,
 ) {
     let mut packer = Packer::new(codec);
-    for Numbered { number, mut slot, work } in to_pack {
+    while let Some(Numbered { number, mut slot, work }) = to_pack.receive() {
         advice.follow();
         let plain = &slot.plain[..to_usize(u64::from(work.pages) * PAGE_SIZE)];
         let packed_length = packer.pack(plain, &mut slot.packed);
@@ -250,7 +250,7 @@ fn pack_chunks(
             checksum: checksum(&slot.hashes),
             stored_checksum: checksum(stored),
         };
-        if packed.send(Numbered { number, slot, work }).is_err() {
+        if !packed.send(Numbered { number, slot, work }) {
             // The writing thread has failed, and says why itself.
             return;
         }
@@ -268,7 +268,7 @@ fn write_chunks(
     let mut chunks: Vec<Chunk> = Vec::new();
     let mut end = to_u64(PAGES_HEADER_LENGTH);
     let mut cache = Cache::default();
-    for arrived in to_write {
+    while let Some(arrived) = to_write.receive() {
         advice.follow();
         early.insert(arrived.number, arrived);
         while let Some(Numbered { number, mut slot, work }) = early.remove(&chunks.len()) {
@@ -304,9 +304,8 @@ fn write_chunks(
             chunks.push(chunk);
             slot.hashes.clear();
             slot.runs.clear();
-            if emptied.send(slot).is_err() {
-                // The caller fills no more; what is under way is still written.
-            }
+            // Perhaps the caller fills no more; what is under way is still written.
+            emptied.send(slot);
             cache.spare(&file, end);
         }
     }
