@@ -9,6 +9,7 @@ mod harness;
 mod at_rest;
 mod batch;
 mod containers;
+mod endurance;
 mod errors;
 mod files;
 mod guide;

@@ -183,6 +183,13 @@ pub struct Belongings {
     threads: BTreeSet<String>,
 }
 
+impl Belongings {
+    /// How many mappings, descriptors and threads it has.
+    pub fn sizes(&self) -> [usize; 3] {
+        [self.mappings.len(), self.descriptors.len(), self.threads.len()]
+    }
+}
+
 /// What the process has now.
 pub fn belongings(pid: Pid) -> Belongings {
     let names = |pid: Pid, directory: &str| -> BTreeSet<String> {
