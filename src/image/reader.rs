@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use nix::fcntl::{AtFlags, OFlag, open, openat};
+use nix::fcntl::{AtFlags, OFlag, PosixFadviseAdvice, open, openat, posix_fadvise};
 use nix::sys::stat::Mode;
 use nix::unistd::{geteuid, linkat};
 use serde::de::DeserializeOwned;
@@ -29,6 +29,10 @@ use super::section::{JobHeader, SECTION_LENGTH_LIMIT, SECTIONS, SectionKind, dec
 use super::validate::{check_index, check_job};
 use crate::model::job::Job;
 use crate::model::number::{PAGE_SIZE, page_align_up, to_u64, to_usize};
+
+/// How many chunks ahead of the one that is read others are to be expected: 32 MiB, what a fast disk reads
+/// in some milliseconds.
+pub const AHEAD: usize = 32;
 
 /// Whose images are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -211,6 +215,15 @@ impl Reader {
         let child = parent_pages_file(pages.id);
         linkat(&self.directory_file, name.as_str(), directory, child.as_str(), AtFlags::empty())
             .is_ok()
+    }
+
+    /// Says that a chunk will be read soon, so that the disk can begin with it.
+    pub fn expect(&self, chunk: &Chunk) {
+        let range = (i64::try_from(chunk.offset), i64::try_from(chunk.end() - chunk.offset));
+        let (Ok(offset), Ok(length)) = range else { return };
+        let advice = PosixFadviseAdvice::POSIX_FADV_WILLNEED;
+        // This is about time only.
+        posix_fadvise(&self.file_of(chunk).file, offset, length, advice).unwrap_or_default();
     }
 
     /// Reads a chunk, one of [`Reader::chunks`], checks it, its hashes and what lies behind it, and gives

@@ -4,7 +4,6 @@
 //! It does as the plan says, and decides nothing.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
@@ -14,6 +13,7 @@ use thiserror::Error;
 use super::huge;
 use super::inheritance::{Estate, Extent, Inheritance, Pages, Work};
 use super::opened::Opened;
+use crate::image::reader::AHEAD;
 use crate::image::{ReadError, Reader};
 use crate::model::address::RemoteAddr;
 use crate::model::id::Pid;
@@ -45,6 +45,8 @@ type Pieces<'a> = Vec<(u64, &'a mut [u8])>;
 
 /// How many chunks are read between two signs of life.
 const SIGN_OF_LIFE: usize = 64;
+/// Most threads in one process: others may be at the same.
+const WORKERS_LIMIT: usize = 8;
 /// How many chunks or huge pages make another thread worth its while.
 const PIECES_OF_WORKER: usize = 16;
 
@@ -133,7 +135,7 @@ fn put_huge_pages(work: &Work, estates: &[Estate], holdings: &Holdings) {
 /// How many threads do `pieces` of work of one or two MiB.
 fn workers(pieces: usize) -> usize {
     let processors = thread::available_parallelism().map_or(1, usize::from);
-    processors.min(pieces / PIECES_OF_WORKER + 1)
+    processors.min(pieces / PIECES_OF_WORKER + 1).min(WORKERS_LIMIT)
 }
 
 /// The memory that each chunk's pages go to.
@@ -182,31 +184,36 @@ fn split<'a>(memory: &mut &'a mut [u8], pages: u64) -> Option<&'a mut [u8]> {
     Some(front)
 }
 
-/// Reads `chunks` into their pieces, on all processors when there is much to read.
+/// Reads `chunks` into their pieces, on several processors when there is much to read.
 fn fill(
     reader: &Reader,
     chunks: BTreeMap<usize, Pieces<'_>>,
     alive: &(dyn Fn() + Sync),
 ) -> Result<(), ReadError> {
-    let workers = workers(chunks.len());
-    let work_left = Mutex::new(chunks.into_iter());
-    let done = AtomicUsize::new(0);
+    let numbers: Vec<usize> = chunks.keys().copied().collect();
+    let expect = |place: usize| {
+        if let Some(chunk) = numbers.get(place).and_then(|number| reader.chunks().get(*number)) {
+            reader.expect(chunk);
+        }
+    };
+    (0..AHEAD).for_each(expect);
+    let work_left = Mutex::new(chunks.into_iter().enumerate());
     let work = || -> Result<(), ReadError> {
         let mut buffers = Buffers::default();
         loop {
             let next = work_left.lock().unwrap_or_else(PoisonError::into_inner).next();
-            let Some((number, pieces)) = next else { return Ok(()) };
+            let Some((place, (number, pieces))) = next else { return Ok(()) };
+            expect(place + AHEAD);
             put(reader, number, pieces, &mut buffers)?;
-            if done.fetch_add(1, Ordering::Relaxed) % SIGN_OF_LIFE == SIGN_OF_LIFE - 1 {
+            if place % SIGN_OF_LIFE == SIGN_OF_LIFE - 1 {
                 alive();
             }
         }
     };
-    if workers == 1 {
-        return work();
-    }
     thread::scope(|scope| {
-        let started: Vec<_> = (1..workers).map(|_| scope.spawn(work)).collect();
+        // With fewer threads than wished for it takes longer, and that is all.
+        let start = |_| thread::Builder::new().spawn_scoped(scope, work).ok();
+        let started: Vec<_> = (1..workers(numbers.len())).map_while(start).collect();
         let own = work();
         started.into_iter().try_fold(own.map(drop)?, |(), worker| {
             worker.join().expect("a worker that panics is a defect")

@@ -13,6 +13,7 @@ use thiserror::Error;
 
 use super::control::{ControlError, Rebuilt};
 use super::inheritance::{Inheritance, Share, without};
+use crate::image::reader::AHEAD;
 use crate::image::{Chunk, ReadError, Reader, Run};
 use crate::model::address::RemoteAddr;
 use crate::model::id::{ObjectId, Pid};
@@ -77,15 +78,28 @@ pub fn fill(
         let file = file.try_clone().map_err(|source| FillError::Duplicate { source })?;
         targets.insert(*object, Place::Content(File::from(file), *base));
     }
-    let chunks = reader.chunks();
+    // What is there already has been read and checked by those who put it there.
+    let chunks: Vec<(&Chunk, Vec<Run>)> = reader
+        .chunks()
+        .iter()
+        .map(|chunk| (chunk, chunk.runs.iter().flat_map(|run| missing(run, &targets)).collect()))
+        .filter(|(chunk, missing): &(_, Vec<Run>)| !missing.is_empty() || chunk.runs.is_empty())
+        .collect();
+    for (chunk, _) in chunks.iter().take(AHEAD) {
+        reader.expect(chunk);
+    }
     let next = AtomicUsize::new(0);
     let workers = thread::available_parallelism().map_or(1, usize::from).min(chunks.len().max(1));
     let work = || -> Result<(), FillError> {
         let mut buffer = Vec::new();
-        while let Some(chunk) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) {
-            put(reader, chunk, &targets, &mut buffer)?;
+        loop {
+            let place = next.fetch_add(1, Ordering::Relaxed);
+            let Some((chunk, runs)) = chunks.get(place) else { return Ok(()) };
+            if let Some((later, _)) = chunks.get(place + AHEAD) {
+                reader.expect(later);
+            }
+            put(reader.decode(chunk, &mut buffer)?, runs, &targets)?;
         }
-        Ok(())
     };
     thread::scope(|scope| {
         let started: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
@@ -96,19 +110,13 @@ pub fn fill(
     })
 }
 
+/// Puts those of a chunk's pages in their places that `runs` name.
 fn put(
-    reader: &Reader,
-    chunk: &Chunk,
+    pages: &[u8],
+    runs: &[Run],
     targets: &BTreeMap<ObjectId, Place<'_>>,
-    buffer: &mut Vec<u8>,
 ) -> Result<(), FillError> {
-    // What is there already has been read and checked by those who put it there.
-    let missing: Vec<Run> = chunk.runs.iter().flat_map(|run| missing(run, targets)).collect();
-    if missing.is_empty() && !chunk.runs.is_empty() {
-        return Ok(());
-    }
-    let pages = reader.decode(chunk, buffer)?;
-    for run in &missing {
+    for run in runs {
         let bytes = run.bytes_in(pages);
         let position = run.first_page.saturating_mul(PAGE_SIZE);
         match targets.get(&run.object) {

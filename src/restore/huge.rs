@@ -67,7 +67,9 @@ pub fn put(holding: &Holding, offsets: &[u64], workers: usize) {
     };
     thread::scope(|scope| {
         for _ in 1..workers {
-            scope.spawn(work);
+            if thread::Builder::new().spawn_scoped(scope, work).is_err() {
+                break;
+            }
         }
         work();
     });

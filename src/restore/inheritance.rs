@@ -500,8 +500,9 @@ impl Planner<'_> {
 
     /// The member of a group from which all others descend.
     fn founder(&self, group: &Group) -> Option<usize> {
-        let processes = || group.members.iter().map(|place| place.0);
-        processes().find(|process| processes().all(|other| self.descends(other, *process)))
+        // Every process comes after its parent.
+        let first = group.members.first()?.0;
+        group.members.iter().all(|place| self.descends(place.0, first)).then_some(first)
     }
 
     /// The groups whose estates do not get into each other's way: the larger one of two that would.
