@@ -17,6 +17,6 @@ def work(number):
 if __name__ == "__main__":
     context = multiprocessing.get_context("fork")
     with context.Pool(8) as pool, open("output.shared", "w", encoding="utf-8") as output:
-        for number, total, length in pool.imap(work, range(3000), chunksize=5):
+        for number, total, length in pool.imap(work, range(10000), chunksize=5):
             print(number, total, length, TABLE[number], file=output, flush=True)
     print("workers are gone" if os.getpid() else "")
