@@ -49,7 +49,7 @@ pub struct Arguments {
 
 /// `--files`.
 #[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
-enum Files {
+pub enum Files {
     /// Cut back what grew (it is kept beside the image), refuse what changed otherwise
     #[default]
     Rollback,
@@ -103,7 +103,7 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
 }
 
 /// Reads `OLD=NEW`, two absolute paths.
-fn moved(word: &OsString) -> Result<(Bytes, Bytes), Failure> {
+pub fn moved(word: &OsString) -> Result<(Bytes, Bytes), Failure> {
     let bytes = word.as_bytes();
     let at = bytes.iter().position(|byte| *byte == b'=');
     let (old, new) = match at.map(|at| (&bytes[..at], &bytes[at + 1..])) {

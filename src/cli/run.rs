@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use nix::errno::Errno;
 
-use crate::job::resume::GoOnError;
+use crate::job::resume::{GoOnError, Ways};
 use crate::job::root::Ended;
 use crate::job::run::{self, Earlier, Outcome, RunError};
 use crate::job::start::StartError;
@@ -15,6 +15,7 @@ use crate::sys::launch::LaunchError;
 use super::check;
 use super::failure::{self, Failure};
 use super::narrator::shell_word;
+use super::restore::{Files, moved};
 use super::supervision::{OVER_BUDGET, Supervision};
 use super::{output, wrong_way};
 
@@ -31,6 +32,12 @@ pub struct Arguments {
     /// Start over, and keep DIR aside as DIR.old-N
     #[arg(long, conflicts_with = "resume")]
     fresh: bool,
+    /// With --resume: a place that moved; files under OLD are found under NEW (repeatable)
+    #[arg(long, value_name = "OLD=NEW", requires = "resume")]
+    map: Vec<OsString>,
+    /// With --resume: what to do with files that were written after the checkpoint
+    #[arg(long, value_enum, requires = "resume")]
+    files: Option<Files>,
     #[command(flatten)]
     supervision: Supervision,
     /// The job's command line
@@ -40,10 +47,13 @@ pub struct Arguments {
 
 /// Runs the job.
 pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
-    let Arguments { dir, resume, fresh, supervision, command } = arguments;
+    let Arguments { dir, resume, fresh, map, files, supervision, command } = arguments;
     let earlier = match (resume, fresh) {
         (false, false) => Earlier::Unknown,
-        (true, _) => Earlier::Resume,
+        (true, _) => Earlier::Resume(Ways {
+            moved: map.iter().map(moved).collect::<Result<_, _>>()?,
+            files: files.unwrap_or_default().into(),
+        }),
         (false, true) => Earlier::Forget,
     };
     wrong_way::check(&command)?;

@@ -84,6 +84,15 @@ pub enum GoOnError {
     },
 }
 
+/// How a job is brought back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ways {
+    /// Places that moved: old and new.
+    pub moved: Vec<(Bytes, Bytes)>,
+    /// What to do with files that were written after the checkpoint.
+    pub files: Policy,
+}
+
 /// What there was to go on from.
 #[derive(Debug)]
 pub enum Past {
@@ -107,6 +116,7 @@ pub fn go_on(
     path: &Path,
     command: &[Bytes],
     settings: &Settings,
+    ways: &Ways,
     observer: &mut dyn Observer,
 ) -> Result<Past, GoOnError> {
     if !path.exists() {
@@ -139,7 +149,7 @@ pub fn go_on(
     let mut passed: Vec<(Generation, ResumeError)> = Vec::new();
     let mut back = None;
     for generation in directory.all_generations(Trust::Own)?.into_iter().rev() {
-        match bring_back(&generation, settings) {
+        match bring_back(&generation, settings, ways) {
             Ok(running) => {
                 back = Some(running);
                 break;
@@ -162,12 +172,13 @@ pub fn go_on(
 fn bring_back(
     generation: &Generation,
     settings: &Settings,
+    ways: &Ways,
 ) -> Result<restore::BroughtBack, ResumeError> {
     let options = restore::Options {
         path: generation.path.clone(),
         at: None,
-        moved: Vec::new(),
-        files: Policy::Rollback,
+        moved: ways.moved.clone(),
+        files: ways.files,
         pidfile: None,
         settings: settings.clone(),
     };

@@ -17,7 +17,7 @@ use super::claim::Claim;
 use super::directory::{DirectoryError, Identity, JobDirectory, TierError};
 use super::journal::Journal;
 use super::report::{Event, Observer};
-use super::resume::{self, GoOnError, Past};
+use super::resume::{self, GoOnError, Past, Ways};
 use super::root::Root;
 use super::start::{self, StartError};
 use super::supervisor::{
@@ -44,13 +44,13 @@ pub struct Options {
 }
 
 /// What to do when the job has run before in the same directory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Earlier {
     /// Nothing is known of that: a directory with checkpoints is another job's.
     #[default]
     Unknown,
     /// Go on from where it was.
-    Resume,
+    Resume(Ways),
     /// Start over, and keep the old directory aside.
     Forget,
 }
@@ -107,14 +107,16 @@ pub fn run(options: Options, observer: &mut dyn Observer) -> Result<Outcome, Run
     let Options { command, directory, settings, earlier } = options;
     let directory = directory.or_else(directory_of_environment);
     let words: Vec<Bytes> = command.iter().cloned().map(Bytes::from).collect();
-    let past = match (earlier, &directory) {
+    let past = match (&earlier, &directory) {
         (Earlier::Unknown, _) => Past::Nothing,
         (_, None) => return Err(RunError::NameDirectory),
         (Earlier::Forget, Some(path)) => {
             resume::move_aside(path)?;
             Past::Nothing
         }
-        (Earlier::Resume, Some(path)) => resume::go_on(path, &words, &settings, observer)?,
+        (Earlier::Resume(ways), Some(path)) => {
+            resume::go_on(path, &words, &settings, ways, observer)?
+        }
     };
     let started = match past {
         Past::Finished(status) => return Ok(Outcome::HadFinished(status)),

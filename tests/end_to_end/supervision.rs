@@ -190,6 +190,11 @@ fn places_can_move() {
     let old = place.path("old").display().to_string();
     assert!(answer.words.contains(&old) && answer.words.contains("--map"), "{answer:#?}");
     let map = format!("{old}={}", place.path("new").display());
+    // The same for the line that goes on.
+    let words = ["run", "--resume", "--dir", "job", "--map", &map, "--", "sh", "-c", script];
+    let child = place.start(place.rckpt(&words));
+    assert_eq!(process::exit_status(child, PATIENCE), Some(0), "{}", place.text("stderr"));
+    assert_eq!(place.text("new/log"), "before\nafter\n");
     let answer = place.ask(&["restore", "job", "--map", &map]);
     assert_eq!(answer.status, Some(0), "{answer:#?}");
     assert_eq!(place.text("new/log"), "before\nafter\n");
