@@ -73,8 +73,9 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
         output::print_json(&Report { path, pid: pid.0, program, threads, bytes })?;
     } else {
         output::print(format_args!(
-            "{path}: process {pid} with {} threads, {} (holes included); gdb {program} {path}\n",
+            "{path}: process {pid}, {} {}, {} (holes included); gdb {program} {path}\n",
             summary.threads,
+            if summary.threads == 1 { "thread" } else { "threads" },
             options::size(summary.length)
         ))?;
     }
