@@ -322,6 +322,7 @@ mod tests {
             build_id: None,
             content,
             written: false,
+            attributes: Vec::new(),
             ends: None,
         }
     }

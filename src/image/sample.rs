@@ -251,6 +251,7 @@ fn inodes() -> Vec<Inode> {
         build_id: None,
         content: None,
         written: false,
+        attributes: Vec::new(),
         ends: None,
     };
     vec![
@@ -261,6 +262,7 @@ fn inodes() -> Vec<Inode> {
             path: bytes("buffer"),
             size: 8192,
             content: Some(ObjectId(1)),
+            attributes: vec![(bytes("user.note"), bytes("kept"))],
             ..linked("", 0o100_600)
         },
         linked("/home/user/fifo", 0o010_600),

@@ -515,6 +515,8 @@ fn check_inode(job: &Job, record: Record, inode: &Inode) -> Checked {
         refer(record, "page object", content.0, to_usize(u64::from(job.objects)))?;
     }
     demand(inode.size <= FILE_LIMIT, record, "its size is impossible")?;
+    let named = |(name, _): &(Bytes, Bytes)| name.0.starts_with(b"user.") && !has_nul(name);
+    demand(inode.attributes.iter().all(named), record, "its attributes are not a user's")?;
     check_time(record, inode.mtime)
 }
 

@@ -110,6 +110,7 @@ fn regular_file(number: i32) -> Option<Inode> {
         build_id: None,
         content: None,
         written: true,
+        attributes: Vec::new(),
         ends: None,
     })
 }

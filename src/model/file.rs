@@ -69,6 +69,8 @@ pub struct Inode {
     pub content: Option<ObjectId>,
     /// Whether some task of the job has it open for writing, or mapped shared and writable.
     pub written: bool,
+    /// Extended attributes of its user (`user.*`), with their names, of a file that is made again.
+    pub attributes: Vec<(Bytes, Bytes)>,
     /// Hash (xxh3, 128 bits, big-endian) of the first and the last 64 KiB of its `size` bytes, or of
     /// all where it is not larger than that, to tell a change in place from growth. For named regular
     /// files that the job has open for writing and that could be read.

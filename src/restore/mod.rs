@@ -326,9 +326,10 @@ impl<'a> Supervisor<'a> {
         let filled = &self.plan.inheritance;
         fill::fill(self.reader, self.job, &rebuilt, filled, &self.contents)?;
         self.contents.clear();
-        match &in_place {
+        match &mut in_place {
             Some((opened, _)) => {
                 files::settle(self.job, self.plan, opened).map_err(ReaperError::from)?;
+                opened.let_go();
                 close_opened(&opened.opened)?;
             }
             None => {

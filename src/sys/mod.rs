@@ -3,6 +3,7 @@
 //! Functions here are thin: one kernel interface each, typed, with the errors that it gives. They
 //! know nothing of images, dumps or restores. `unsafe` is allowed here and in the restorer blob only.
 
+pub mod attributes;
 pub mod build_id;
 pub mod clone;
 pub mod cpu;

@@ -16,6 +16,7 @@ crate::fixtures! {
     epoll_processes;
     eventfd;
     file_deleted;
+    file_deleted_kinds;
     file_devices;
     file_directories_deleted;
     file_directory;
@@ -49,6 +50,7 @@ crate::fixtures! {
     memory_pool;
     memory_private;
     memory_protection;
+    memory_remapped;
     memory_shared;
     memory_shared_zero;
     memory_shm_file;
@@ -57,7 +59,9 @@ crate::fixtures! {
     pidfd;
     pipe_contents;
     pipe_fifo;
+    pipe_pages;
     pipe_processes;
+    program_deleted;
     signalfd;
     signals_handlers;
     signals_pending;

@@ -148,6 +148,7 @@ fn addresses_that_others_have() {
 #[test]
 fn sockets_of_other_kinds() {
     refused("netlink", &["descriptor 3", "NETLINK_KOBJECT_UEVENT"]);
+    refused("filter", &["descriptor 3", "SO_ATTACH_FILTER"]);
     refused("rtnetlink", &["descriptor 3", "netlink"]);
 }
 
@@ -173,6 +174,8 @@ fn packet_sockets_and_other_strange_things() {
         refused_as(User::Caller, "bpf", &["descriptor 3", "BPF"]);
         refused_as(User::Caller, "fuse", &["descriptor 3", "character device 10:229"]);
         refused_as(User::Caller, "packet", &["descriptor 3", "socket"]);
+        refused_as(User::Caller, "unshared", &["another uts namespace"]);
+        refused_as(User::Caller, "unshared-children", &["children", "pid namespace"]);
         refused_as(User::Caller, "raw", &["descriptor 3", "raw"]);
         for (device, word) in
             [("kvm", "10:232"), ("net/tun", "10:200"), ("kmsg", "1:11"), ("loop0", "block device")]
@@ -197,6 +200,11 @@ fn memory_of_userfaultfd() {
 #[test]
 fn asynchronous_input_and_output() {
     refused("aio", &["io_setup"]);
+}
+
+#[test]
+fn shared_huge_pages() {
+    refused("huge-file", &["descriptor 3", "huge pages"]);
 }
 
 #[test]

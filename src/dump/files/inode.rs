@@ -20,7 +20,7 @@ use crate::model::file::{ANONYMOUS_SHARED_NAME, Inode, InodeKind};
 use crate::model::id::{Bytes, InodeId, ObjectId};
 use crate::model::number::{PAGE_SIZE, to_u64, to_usize};
 use crate::model::time::TimeSpec;
-use crate::sys::{build_id, descriptor};
+use crate::sys::{attributes, build_id, descriptor};
 
 /// What the kernel appends to the path of a file whose name was removed (`d_path`, fs/d_path.c).
 const DELETED: &[u8] = b" (deleted)";
@@ -409,6 +409,9 @@ impl InodeTable {
             if is_memory_file(&draft, shared_memory) {
                 draft.inode.kind = InodeKind::MemoryFile;
             }
+            if is_made_again(&draft) {
+                draft.inode.attributes = attributes_of(&draft);
+            }
             if keeps_content(&draft) {
                 match choose_source(&mut draft, kernel_memory, shared_memory) {
                     Ok(source) => {
@@ -665,6 +668,7 @@ fn new_inode(kind: InodeKind, path: Bytes) -> Inode {
         build_id: None,
         content: None,
         written: false,
+        attributes: Vec::new(),
         ends: None,
     }
 }
@@ -695,6 +699,21 @@ fn keeps_content(draft: &Draft) -> bool {
             | InodeKind::AnonymousShared
             | InodeKind::Segment { .. } => true,
         }
+}
+
+/// Whether a restore makes the file anew, rather than finding it.
+const fn is_made_again(draft: &Draft) -> bool {
+    matches!(
+        draft.inode.kind,
+        InodeKind::Unlinked | InodeKind::MemoryFile | InodeKind::Memfd { .. }
+    )
+}
+
+/// The extended attributes of a file, as far as anything leads to it that tells them.
+fn attributes_of(draft: &Draft) -> Vec<(Bytes, Bytes)> {
+    let mut paths = draft.files.iter().filter_map(ContentSource::path);
+    let found = paths.find_map(|path| attributes::of(&path).ok()).unwrap_or_default();
+    found.into_iter().map(|(name, value)| (Bytes(name), Bytes(value))).collect()
 }
 
 /// Whether a file is one of those that programs make for the moment and remove when they are done,

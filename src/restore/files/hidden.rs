@@ -183,6 +183,7 @@ mod tests {
             build_id: None,
             content: None,
             written: false,
+            attributes: Vec::new(),
             ends: None,
         }
     }

@@ -420,6 +420,7 @@ mod tests {
             build_id: None,
             content: None,
             written: false,
+            attributes: Vec::new(),
             ends: None,
         }
     }

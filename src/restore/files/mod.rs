@@ -57,6 +57,15 @@ pub struct OpenedJob {
     objects: ipc::Objects,
 }
 
+impl OpenedJob {
+    /// Closes what files were made through, once they are settled: nobody can have a program executed that
+    /// somebody may write to.
+    pub fn let_go(&mut self) {
+        self.origins.clear();
+        self.unsettled.clear();
+    }
+}
+
 /// A file that was made, or is to get its content from the image.
 #[derive(Debug)]
 struct Origin {

@@ -20,7 +20,9 @@ use super::pipe::Pipes;
 use super::socket::Sockets;
 use super::terminal::Terminals;
 use super::{OpenError, OpenedJob, Origin, settle, usage};
-use crate::model::file::{FileLockKind, InodeKind, OpenFile, OpenFileKind, Stream, StreamTarget};
+use crate::model::file::{
+    FileLockKind, Inode, InodeKind, OpenFile, OpenFileKind, Stream, StreamTarget,
+};
 use crate::model::id::{Bytes, InodeId, OpenFileId, Pid, PosixQueueId};
 use crate::model::job::Job;
 use crate::model::memory::Backing;
@@ -382,7 +384,8 @@ pub(super) fn flags_to_open(recorded: u32) -> i32 {
     recorded & !only_once
 }
 
-/// Files that were made with O_TMPFILE, which remains visible in the flags.
+/// Files that were made with O_TMPFILE, and so can still get a name (linkat(2)). It remains visible in the
+/// flags of the description that it was made by, and in what the kernel calls the file.
 fn temporary_files(job: &Job) -> BTreeSet<InodeId> {
     let of_file = |file: &OpenFile| match file.kind {
         OpenFileKind::Regular { inode, .. } if file.flags.cast_signed() & TEMPORARY != 0 => {
@@ -390,7 +393,14 @@ fn temporary_files(job: &Job) -> BTreeSet<InodeId> {
         }
         _ => None,
     };
-    job.open_files.iter().filter_map(of_file).collect()
+    let is_called_so = |(_, inode): &(u32, &Inode)| {
+        let name = format!("#{}", inode.number);
+        inode.kind == InodeKind::Unlinked
+            && inode.path.as_path().file_name().is_some_and(|found| *found == *name)
+    };
+    let called_so = (0..).zip(&job.inodes).filter(is_called_so);
+    let called_so = called_so.map(|(number, _)| InodeId(number));
+    job.open_files.iter().filter_map(of_file).chain(called_so).collect()
 }
 
 /// Takes the locks that belong to a description. Leases come later, those of processes last of all.

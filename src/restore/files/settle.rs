@@ -20,6 +20,7 @@ use crate::model::number::to_usize;
 use crate::model::time::{Clocks, TimeSpec, TimerSpec};
 use crate::restore::owner::comes_late;
 use crate::restore::plan::Plan;
+use crate::sys::attributes;
 use crate::sys::descriptor::{self, Owner};
 use crate::sys::terminal::{self, TERMIOS2_SIZE};
 
@@ -94,6 +95,10 @@ fn settle_file(inode: &Inode, origin: &Origin) -> Result<(), Failed> {
     let size = i64::try_from(inode.size).unwrap_or(i64::MAX);
     // Content was written by whole pages.
     ftruncate(&origin.file, size).map_err(|errno| ("ftruncate", errno))?;
+    // Its permissions may forbid that.
+    for (name, value) in &inode.attributes {
+        attributes::set(&origin.file, &name.0, &value.0).map_err(|errno| ("fsetxattr", errno))?;
+    }
     if origin.action != Some(Action::Reset) && inode.kind != InodeKind::AnonymousShared {
         fchmod(&origin.file, Mode::from_bits_truncate(inode.mode & PERMISSIONS))
             .map_err(|errno| ("fchmod", errno))?;
