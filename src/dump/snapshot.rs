@@ -101,8 +101,9 @@ pub(super) fn take(
     let processes = tree.processes();
     let ascending: Vec<(usize, Wanted)> = places
         .iter()
-        .map(|(place, _)| {
-            let watch = reason != Some(Reason::Kernel) && session.wants(processes[*place].task());
+        .map(|(place, space)| {
+            let (task, size) = (processes[*place].task(), collected.sizes[*space]);
+            let watch = reason != Some(Reason::Kernel) && session.wants(task, size);
             (*place, Wanted { copy: reason.is_none(), watch })
         })
         .filter(|(_, wanted)| wanted.copy || wanted.watch)

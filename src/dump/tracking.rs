@@ -31,6 +31,8 @@ use crate::sys::memory::PageMap;
 use crate::sys::procfs::{self, Mapping};
 use crate::sys::write_watch::{self, WriteWatch};
 
+/// Bytes of memory from which on a process is watched: less is read and compared quickly.
+const WORTH_WATCHING: u64 = 8 << 20;
 /// Most processes that are watched, each of which takes a descriptor.
 const MOST_WATCHES: u64 = 256;
 /// The part of the descriptors that this process may have that watches may take.
@@ -43,21 +45,16 @@ const MOST_RANGES: usize = 1 << 20;
 pub struct Tracking {
     /// The checkpoint since which writes have been taken note of; `None`: that is not known.
     base: Option<GenerationId>,
-    watched: BTreeMap<Life, Watched>,
+    /// Processes by their ids.
+    watched: BTreeMap<Pid, Watched>,
     /// Whether this kernel can do it, once that was tried.
     works: Option<bool>,
-}
-
-/// A process, told apart from others that had or will have its id.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Life {
-    pid: i32,
-    started: u64,
 }
 
 /// A process that is watched.
 #[derive(Debug)]
 struct Watched {
+    started: u64,
     watch: WriteWatch,
     /// Its memory in the checkpoint [`Tracking::base`].
     object: ObjectId,
@@ -91,8 +88,15 @@ pub(super) struct Session<'tracking> {
     tracking: Use<'tracking>,
     base: Option<GenerationId>,
     /// Those of whom it is known what they have written for this checkpoint.
-    looked_at: BTreeMap<Life, ObjectId>,
+    looked_at: BTreeMap<Pid, ObjectId>,
     ranges_left: usize,
+}
+
+impl Tracking {
+    /// The process `pid`, if it is the one that is watched.
+    fn find(&self, pid: Pid) -> Option<&Watched> {
+        self.watched.get(&pid).filter(|watched| started(pid) == Some(watched.started))
+    }
 }
 
 impl Use<'_> {
@@ -121,37 +125,36 @@ impl<'tracking> Session<'tracking> {
             Use::InLine(tracking) => tracking,
             Use::Aside(tracking) => *tracking,
         };
-        let watched = || tracking.watched.get(&Life::of(pid)?);
-        watched().is_some_and(|watched| watched.watch.watch(range).is_ok())
+        tracking.find(pid).is_some_and(|watched| watched.watch.watch(range).is_ok())
     }
 
     /// Looks at what the frozen process `pid`, whose memory will be `object`, has written, and has its
     /// writes taken note of anew. `None` when it is not watched.
     pub fn look(&mut self, pid: Pid, object: ObjectId) -> Option<Known> {
-        let life = Life::of(pid)?;
         if let Use::Aside(tracking) = &self.tracking {
-            return glance(&tracking.watched.get(&life)?.watch, pid).ok();
+            return glance(&tracking.find(pid)?.watch, pid).ok();
         }
         let tracking = self.tracking.in_line()?;
-        let watched = tracking.watched.get(&life)?;
+        let watched = tracking.find(pid)?;
         let of = self.base.map(|_| watched.object);
         let Ok(mut known) = survey(&watched.watch, pid, of) else {
             // Its memory is not what it was: the process has executed another program.
-            tracking.watched.remove(&life);
+            tracking.watched.remove(&pid);
             return None;
         };
         let most = self.ranges_left / 2;
         tidy(&mut known.written, most);
         self.ranges_left -= known.written.len().min(self.ranges_left);
-        self.looked_at.insert(life, object);
+        self.looked_at.insert(pid, object);
         Some(known)
     }
 
-    /// Whether a watch of the process `pid` is wanted: it has none, and here it would work.
-    pub fn wants(&mut self, pid: Pid) -> bool {
+    /// Whether a watch of the process `pid` is wanted, which has so many bytes of memory of its own: it has
+    /// none, and here it would work.
+    pub fn wants(&mut self, pid: Pid, size: u64) -> bool {
         let Some(tracking) = self.tracking.in_line() else { return false };
-        let Some(life) = Life::of(pid) else { return false };
-        !tracking.watched.contains_key(&life)
+        size >= WORTH_WATCHING
+            && tracking.find(pid).is_none()
             && to_u64(tracking.watched.len()) < most_watches()
             && *tracking.works.get_or_insert_with(|| write_watch::works() == Ok(true))
     }
@@ -165,11 +168,11 @@ impl<'tracking> Session<'tracking> {
         made: Result<OwnedFd, Errno>,
     ) -> Option<Known> {
         let tracking = self.tracking.in_line()?;
-        let life = Life::of(pid)?;
+        let started = started(pid)?;
         let watch = WriteWatch::new(made.ok()?).ok()?;
         let known = survey(&watch, pid, None).ok()?;
-        tracking.watched.insert(life, Watched { watch, object });
-        self.looked_at.insert(life, object);
+        tracking.watched.insert(pid, Watched { started, watch, object });
+        self.looked_at.insert(pid, object);
         Some(known)
     }
 
@@ -177,8 +180,8 @@ impl<'tracking> Session<'tracking> {
     /// that were not looked at for it are not watched any more.
     pub fn complete(self, generation: GenerationId) {
         let Self { tracking: Use::InLine(tracking), looked_at, .. } = self else { return };
-        tracking.watched.retain(|life, watched| {
-            let object = looked_at.get(life);
+        tracking.watched.retain(|pid, watched| {
+            let object = looked_at.get(pid);
             watched.object = object.copied().unwrap_or_default();
             object.is_some()
         });
@@ -200,12 +203,10 @@ pub(super) fn watches(supervisor: Pid) -> bool {
     targets.any(|target| target.as_os_str() == "anon_inode:[userfaultfd]")
 }
 
-impl Life {
-    /// `None` when the process has ended.
-    fn of(pid: Pid) -> Option<Self> {
-        let started = procfs::stat(pid).ok()?.starttime;
-        Some(Self { pid: pid.as_raw(), started })
-    }
+/// When a process was started, by which it is told apart from others that had or will have its id; `None`
+/// when it has ended.
+fn started(pid: Pid) -> Option<u64> {
+    procfs::stat(pid).ok().map(|stat| stat.starttime)
 }
 
 impl Known {
@@ -274,8 +275,11 @@ fn survey(watch: &WriteWatch, pid: Pid, of: Option<ObjectId>) -> io::Result<Know
             tidy(&mut written, MOST_RANGES);
             written.into_iter().for_each(|range| known.add(range));
         } else {
-            // Pages may bring marks along from where they were before mremap(2).
-            watch.count_all_as_written(range)?;
+            // Pages may bring marks along from where they were before mremap(2). To find that there are none
+            // takes much less time than to take them away.
+            if map.has_unwritten(range)? {
+                watch.count_all_as_written(range)?;
+            }
             map.take_written::<io::Error>(range, &mut |_| Ok(()))?;
             known.add(range);
         }

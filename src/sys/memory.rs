@@ -249,6 +249,18 @@ impl PageMap {
         Ok(count > 0)
     }
 
+    /// Whether any page in `range`, all of it watched, holds something and counts as not written.
+    ///
+    /// # Errors
+    /// What reading the page map gives.
+    pub fn has_unwritten(&self, range: AddrRange) -> io::Result<bool> {
+        let mut regions = [PageRegion::default(); 1];
+        let somewhere = Wanted::any(PageState::SOMEWHERE);
+        let wanted = Wanted { none: PageState::WRITTEN, most: 1, ..somewhere };
+        let (count, _) = scan(&self.file, range, wanted, PageState::SOMEWHERE, &mut regions)?;
+        Ok(count > 0)
+    }
+
     /// Visits the pages in `range` that hold something and were written since they were last visited so; from
     /// now on they count as not written. Writes to all of it must be tracked.
     ///

@@ -258,10 +258,15 @@ mod tests {
             .expect("it is watched");
             taken
         };
+        assert!(!map.has_unwritten(pages.range()).expect("own pages"));
         taken();
+        assert!(map.has_unwritten(pages.range()).expect("own pages"));
         change(&pages);
         assert_eq!(taken(), expected);
         assert_eq!(taken(), [0; 0]);
+        watch.count_all_as_written(pages.range()).expect("it is watched");
+        assert!(!map.has_unwritten(pages.range()).expect("own pages"));
+        assert_eq!(taken(), [0, 1, 2, 3]);
     }
 
     #[test]
