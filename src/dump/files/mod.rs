@@ -177,6 +177,18 @@ pub enum Warning {
         /// The kernel's name for it.
         path: Bytes,
     },
+    /// An empty message that the kernel shows only once.
+    #[error(
+        "process {pid}, descriptor {number}: an empty message waits in this socket behind others, and is in \
+         the checkpoint; the kernel shows it but once, so the next checkpoint is refused, or, if its sender \
+         is closed, is without it, until the program has received it"
+    )]
+    SeenOnce {
+        /// A process that has it.
+        pid: Pid,
+        /// Its number there.
+        number: i32,
+    },
     /// A pipe to a reader outside the job, other than its standard streams.
     #[error(
         "process {pid}, descriptor {number}: a pipe that somebody outside the job reads from; after \

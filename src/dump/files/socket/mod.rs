@@ -23,7 +23,7 @@ use super::classify::Class;
 use super::epoll::Entered;
 use super::refusal::RefusalKind;
 use super::scan::Description;
-use super::{CollectFilesError, Collector, Failure, Scope, call_failed, duplicate, index};
+use super::{CollectFilesError, Collector, Failure, Scope, Warning, call_failed, duplicate, index};
 use crate::model::file::OpenFileKind;
 use crate::model::id::{OpenFileId, SocketId};
 use crate::model::number::to_usize;
@@ -131,6 +131,13 @@ impl SocketTable {
             libc::AF_UNIX => {
                 let (unix, error) =
                     self.unix.collect(collector, &subject, &self.numbers, &self.queues)?;
+                let mut behind_others = unix.queued.iter().skip(1);
+                if subject.kind != libc::SOCK_STREAM
+                    && behind_others.any(|message| message.data.0.is_empty())
+                {
+                    let (pid, number) = found.holder;
+                    collector.warnings.push(Warning::SeenOnce { pid, number });
+                }
                 (SocketDetail::Unix(unix), error, Vec::new())
             }
             libc::AF_INET | libc::AF_INET6 => {
