@@ -365,6 +365,10 @@ impl RefusalKind {
                 | Self::UnixSentOutside
                 | Self::LeaseBreaking
                 | Self::EventsQueued
+                // Programs and the C library read such files in one go.
+                | Self::ProcOfThread
+                | Self::ProcOfMemory
+                | Self::KernelFileForWriting
         )
     }
 
