@@ -97,6 +97,7 @@ fn kill_at_calls(place: &Workplace, words: &[&str], scope: Scope, check: impl Fn
     assert!(succeeded, "rckpt {words:?}: {}", place.text("stderr"));
     check();
     for point in points(whole, 40) {
+        println!("{point:?}");
         stepping::run(place, words, scope, Some(point));
         check();
     }
@@ -158,7 +159,11 @@ fn survives_restores_killed_at_calls(fixture: &'static str, user: User) {
     place.write("go", "");
     kill_at_calls(&place, &["restore", "job"], Scope::Children, || {
         let none = poll(PATIENCE, || process::descendants(Pid::this()).is_empty().then_some(()));
-        assert!(none.is_some(), "left: {:?}", process::descendants(Pid::this()));
+        let story = |pid: Pid| {
+            ["comm", "wchan", "syscall", "status"].map(|name| process::proc_text(pid, name))
+        };
+        let left: Vec<_> = process::descendants(Pid::this()).into_iter().map(story).collect();
+        assert!(none.is_some(), "left: {left:?}");
         let verdict = place.text("verdict");
         assert!(verdict.is_empty() || verdict == "PASS\n", "{verdict}");
         if place.has("verdict") {

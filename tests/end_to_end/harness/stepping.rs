@@ -7,12 +7,16 @@ use nix::errno::Errno;
 use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, gettid};
 
+use super::process;
 use super::workplace::{Workplace, rckpt_binary};
 
-/// What has threads followed, and calls told from signals.
-const THREADS: Options = Options::PTRACE_O_TRACESYSGOOD.union(Options::PTRACE_O_TRACECLONE);
+/// What has calls told from signals.
+const CALLS: Options = Options::PTRACE_O_TRACESYSGOOD;
+
+/// What has threads followed, and new processes that do not tell their parent of their end by SIGCHLD.
+const THREADS: Options = CALLS.union(Options::PTRACE_O_TRACECLONE);
 
 /// What has new processes followed.
 const PROCESSES: Options = Options::PTRACE_O_TRACEFORK.union(Options::PTRACE_O_TRACEVFORK);
@@ -56,8 +60,7 @@ pub fn run(place: &Workplace, words: &[&str], scope: Scope, point: Option<Point>
     assert!(matches!(stopped, WaitStatus::Stopped(..)), "{stopped:?}");
     ptrace::seize(root, THREADS | PROCESSES).expect("it can be traced");
     kill(root, Signal::SIGCONT).expect("it is not reaped yet");
-    let mut steps =
-        Steps { root, scope, living: HashSet::from([root]), inside: HashSet::new(), calls: 0 };
+    let mut steps = Steps::new(root, scope, HashSet::from([root]));
     let ended = steps.run(point);
     Outcome { calls: steps.calls, succeeded: ended == Some(WaitStatus::Exited(root, 0)) }
 }
@@ -72,8 +75,7 @@ pub fn run_supervisor(supervisor: Pid, client: impl FnOnce() -> Pid, point: Opti
         ptrace::seize(*thread, THREADS | PROCESSES).expect("it can be traced");
         ptrace::interrupt(*thread).expect("it is there");
     }
-    let mut steps =
-        Steps { root: client(), scope: Scope::All, living, inside: HashSet::new(), calls: 0 };
+    let mut steps = Steps::new(client(), Scope::All, living);
     steps.run(point);
     steps.calls
 }
@@ -94,12 +96,18 @@ struct Steps {
     scope: Scope,
     /// Its threads.
     living: HashSet<Pid>,
+    /// Those that have stopped before.
+    seen: HashSet<Pid>,
     /// Those that are in a call.
     inside: HashSet<Pid>,
     calls: u64,
 }
 
 impl Steps {
+    fn new(root: Pid, scope: Scope, living: HashSet<Pid>) -> Self {
+        Self { root, scope, seen: living.clone(), living, inside: HashSet::new(), calls: 0 }
+    }
+
     /// Goes on to the end of all: how the command ended.
     fn run(&mut self, point: Option<Point>) -> Option<WaitStatus> {
         let mut ended = None;
@@ -132,8 +140,12 @@ impl Steps {
                     }
                 }
                 WaitStatus::PtraceEvent(thread, ..) => {
-                    if self.living.insert(thread) && self.scope == Scope::Children {
-                        tolerate_end(ptrace::setoptions(thread, THREADS));
+                    // Known from its birth on, so that it is not forgotten when its parent is killed.
+                    if let Some(child) = child_of(thread) {
+                        self.living.insert(child);
+                    }
+                    if self.seen.insert(thread) && self.scope == Scope::Children {
+                        tolerate_end(ptrace::setoptions(thread, CALLS));
                     }
                     go_on(thread, None);
                 }
@@ -156,6 +168,15 @@ impl Steps {
             tolerate_end(kill(thread, Signal::SIGKILL));
         }
     }
+}
+
+/// The thread or process that a thread which has stopped for that has just made.
+fn child_of(thread: Pid) -> Option<Pid> {
+    // Other stops have other messages: none is the number of somebody who is traced by us.
+    let message = ptrace::getevent(thread).ok()?;
+    let child = Pid::from_raw(i32::try_from(message).ok()?);
+    let tracer = process::status_number(child, "TracerPid")?;
+    (u64::try_from(gettid().as_raw()) == Ok(tracer)).then_some(child)
 }
 
 fn go_on(thread: Pid, signal: Option<Signal>) {
