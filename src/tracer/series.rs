@@ -8,7 +8,8 @@
 //!
 //! It knows nothing of how threads get into slots ([`super::injection`]).
 
-use std::thread::{sleep, yield_now};
+use std::hint::spin_loop;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
@@ -38,6 +39,9 @@ const ENTRY: usize = 56;
 
 /// How long it is looked for the last call before a thread is stopped wherever it is.
 const PATIENCE: Duration = Duration::from_millis(2);
+
+/// How long the calls of most series take, on another processor.
+const AT_ONCE: Duration = Duration::from_micros(30);
 
 /// How often a thread that has not got to the end is looked at again.
 const LOOK_INTERVAL: Duration = Duration::from_micros(200);
@@ -120,10 +124,13 @@ impl Series {
         let begun = Instant::now();
         let done = RemoteAddr(self.table.0 + to_u64(DONE));
         // Once the thread has gone back the table is not there any more.
-        while process.memory.read_word(done).is_ok_and(|word| word == 0)
-            && begun.elapsed() < PATIENCE
-        {
-            yield_now();
+        while process.memory.read_word(done).is_ok_and(|word| word == 0) {
+            // It may need this processor. Whoever merely yields may lose its turn for long.
+            match begun.elapsed() {
+                waited if waited < AT_ONCE => spin_loop(),
+                waited if waited < PATIENCE => sleep(AT_ONCE),
+                _ => return,
+            }
         }
     }
 }

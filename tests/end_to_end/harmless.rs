@@ -165,7 +165,10 @@ fn survives_restores_killed_at_calls(fixture: &'static str, user: User) {
         let left: Vec<_> = process::descendants(Pid::this()).into_iter().map(story).collect();
         assert!(none.is_some(), "left: {left:?}");
         let verdict = place.text("verdict");
-        assert!(verdict.is_empty() || verdict == "PASS\n", "{verdict}");
+        // When rckpt is killed the kernel ends its namespace, one process after the other: a parent may
+        // live to see that its child was killed.
+        let ended = verdict.is_empty() || verdict.contains(": status 0x9 (");
+        assert!(ended || verdict == "PASS\n", "{verdict}");
         if place.has("verdict") {
             std::fs::remove_file(place.path("verdict")).expect("remove a verdict");
         }
