@@ -11,9 +11,9 @@ until ssh-add -q key 2>/dev/null; do
 done
 mv key hidden
 for step in $(seq 120); do
-    # Such a signature is the same each time.
-    echo "text $step" | ssh-keygen -Y sign -n test -f key.pub 2>/dev/null >signature || echo failed
-    ssh-keygen -Y check-novalidate -n test -s signature < <(echo "text $step") | sed 's/with.*//'
+    # Such a signature is the same each time. A file for each: what is written after a checkpoint stays.
+    echo "text $step" | ssh-keygen -Y sign -n test -f key.pub 2>/dev/null >signature.$step || echo failed
+    ssh-keygen -Y check-novalidate -n test -s signature.$step < <(echo "text $step") | sed 's/with.*//'
     echo "$step: $(ssh-add -l | wc -l)"
 done
 kill $agent
