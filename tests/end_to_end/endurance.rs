@@ -19,6 +19,16 @@ fn rounds() -> usize {
     std::env::var(ROUNDS).map_or(12, |rounds| rounds.parse().expect("a number of rounds"))
 }
 
+/// How much more memory, in KiB, anything may have in the end than after its first rounds.
+const GROWTH: u64 = 2048;
+
+/// What `field` of /proc/pid/status says of all processes of the job together.
+fn total(root: Pid, field: &str) -> u64 {
+    let mut job = process::descendants(root);
+    job.insert(root);
+    job.into_iter().filter_map(|pid| process::status_number(pid, field)).sum()
+}
+
 /// How many mappings, descriptors and threads each process of the job has, largest first.
 fn sizes(root: Pid) -> Vec<[usize; 3]> {
     let mut job = process::descendants(root);
@@ -36,12 +46,24 @@ fn median(rounds: &[Duration]) -> Duration {
 }
 
 /// The last rounds may take no more than a few times as long as the first: a busy machine is not what this
-/// is to find.
-fn check_times(fixture: &str, times: &[Duration]) {
+/// is to find. Nor may what is measured in KiB grow.
+fn check_growth(fixture: &str, times: &[Duration], memory: [u64; 2]) {
     let third = times.len() / 3;
     let (first, last) = (median(&times[..third]), median(&times[times.len() - third..]));
-    println!("{fixture}: {} rounds, {first:?} each at first, {last:?} in the end", times.len());
+    let [early, late] = memory;
+    println!(
+        "{fixture}: {} rounds, {first:?} each at first, {last:?} in the end; {early} KiB, then {late} KiB",
+        times.len()
+    );
     assert!(last < 4 * first + Duration::from_millis(200), "{first:?}, then {last:?}");
+    assert!(late <= early + GROWTH, "{early} KiB of memory, then {late}");
+}
+
+/// What a long run has come to so far.
+fn tell_progress(fixture: &str, round: usize, last: Duration, memory: u64) {
+    if round % 100 == 99 {
+        println!("{fixture}: round {}, {last:?}, {memory} KiB", round + 1);
+    }
 }
 
 fn comes_back_again_and_again(fixture: &'static str, user: User) {
@@ -49,6 +71,7 @@ fn comes_back_again_and_again(fixture: &'static str, user: User) {
     let mut job = Running::start(&place, &Case::new(fixture), Start::Alone);
     let mut times = Vec::new();
     let mut settled = None;
+    let (mut early, mut late) = (None, 0);
     for round in 0..rounds() {
         let start = Instant::now();
         job.dump(&["--kill"]);
@@ -61,8 +84,11 @@ fn comes_back_again_and_again(fixture: &'static str, user: User) {
         // What the first restore changes (the order of mappings, say) it changes once.
         let sizes = sizes(job.root());
         assert_eq!(*settled.get_or_insert_with(|| sizes.clone()), sizes, "round {round}");
+        late = total(job.root(), "VmSize");
+        early.get_or_insert(late);
+        tell_progress(fixture, round, times[round], late);
     }
-    check_times(fixture, &times);
+    check_growth(fixture, &times, [early.unwrap_or(late), late]);
     job.judge();
 }
 
@@ -72,6 +98,7 @@ fn is_saved_again_and_again(fixture: &'static str) {
     let mut times = Vec::new();
     let before = sizes(job.root());
     let mut own = None;
+    let (mut early, mut late) = (None, 0);
     for round in 0..4 * rounds() {
         let start = Instant::now();
         job.dump(&[]);
@@ -88,9 +115,14 @@ fn is_saved_again_and_again(fixture: &'static str) {
         let most = own.unwrap_or(supervisor).map(|size| size + 4);
         let fits = supervisor.iter().zip(&most).all(|(size, most)| size <= most);
         assert!(fits, "{supervisor:?}, more than {most:?}, in round {round}");
+        late = process::status_number(job.child(), "VmRSS").expect("the supervisor runs");
+        if round == rounds() / 2 {
+            early = Some(late);
+        }
+        tell_progress(fixture, round, times[round], late);
         job.ping();
     }
-    check_times(fixture, &times);
+    check_growth(fixture, &times, [early.unwrap_or(late), late]);
     job.judge();
 }
 
@@ -112,6 +144,16 @@ fn sockets_come_back_again_and_again() {
 #[test]
 fn timers_come_back_again_and_again_in_place() {
     comes_back_again_and_again("timers_posix", User::Caller);
+}
+
+#[test]
+fn a_mix_comes_back_again_and_again() {
+    comes_back_again_and_again("motion_mix", User::Plain);
+}
+
+#[test]
+fn a_mix_is_saved_again_and_again() {
+    is_saved_again_and_again("motion_mix");
 }
 
 #[test]

@@ -10,6 +10,7 @@ crate::fixtures! {
     motion_forks;
     motion_inotify;
     motion_ipc;
+    motion_mix;
     motion_mutexes;
     motion_outputs.with_output("appended");
     motion_pages;
