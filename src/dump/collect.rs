@@ -180,6 +180,7 @@ pub(super) fn collect(
     }
 
     let ipc = ipc::collect(root, &census, tree, &mut files, &mut obstacles)?;
+    remarks.extend(ipc.remarks.iter().map(ToString::to_string));
     let own = [job_directory(directory).to_owned()];
     let excluded: Vec<PathBuf> = own.iter().chain(&request.job_directories).cloned().collect();
     let saved = files.save(&request.save, &excluded, request.root)?;

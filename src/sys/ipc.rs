@@ -79,6 +79,8 @@ pub struct SegmentStat {
     pub permissions: Permissions,
     /// Bytes.
     pub size: u64,
+    /// Last time that it was attached or detached, seconds since the epoch; 0: never.
+    pub used: i64,
     /// Last change, seconds since the epoch.
     pub changed: i64,
     /// Creator, in the caller's pid namespace.
@@ -107,6 +109,10 @@ pub struct SetStat {
 pub struct QueueStat {
     /// Permissions.
     pub permissions: Permissions,
+    /// When a message was sent last; 0: never.
+    pub sent: i64,
+    /// When a message was received last; 0: never.
+    pub received: i64,
     /// Last change.
     pub changed: i64,
     /// Bytes in it.
@@ -148,6 +154,7 @@ pub fn segment(bytes: &[u8]) -> SegmentStat {
     SegmentStat {
         permissions: permissions(bytes),
         size: word(bytes, 48),
+        used: as_signed(word(bytes, 56)).max(as_signed(word(bytes, 64))),
         changed: as_signed(word(bytes, 72)),
         creator: half(bytes, 80),
         last: half(bytes, 84),
@@ -171,6 +178,8 @@ pub fn set(bytes: &[u8]) -> SetStat {
 pub fn queue(bytes: &[u8]) -> QueueStat {
     QueueStat {
         permissions: permissions(bytes),
+        sent: as_signed(word(bytes, 48)),
+        received: as_signed(word(bytes, 56)),
         changed: as_signed(word(bytes, 64)),
         bytes: word(bytes, 72),
         messages: word(bytes, 80),

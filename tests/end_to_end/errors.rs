@@ -222,6 +222,27 @@ fn system_v_shared_memory_of_others() {
     refused("sysv-shared", &["System V shared memory segment", "outside the job"]);
 }
 
+/// What somebody has left who had the id of one of the job's processes before is not the job's.
+#[test]
+fn system_v_objects_of_a_namesake() {
+    if !geteuid().is_root() {
+        return;
+    }
+    let place = Workplace::new(User::Caller);
+    let program = fixture("ipc_left_over", Linking::Static);
+    let child = place.start(place.command(program));
+    assert!(poll(PATIENCE, || place.has("ready").then_some(())).is_some());
+    let namesake = process::children(child)[0].to_string();
+    let answer = place.ask(&["dump", &namesake, "--dir", "job"]);
+    assert_eq!(answer.status, Some(0), "{answer:#?}");
+    for word in ["shared memory segment", "semaphore set", "message queue", "before that process"] {
+        assert!(answer.words.contains(word), "{word}: {answer:#?}");
+    }
+    place.write("go", "");
+    assert_eq!(process::exit_status(child, PATIENCE), Some(0), "{}", place.text("stderr"));
+    assert_eq!(place.text("verdict"), "PASS\n");
+}
+
 #[test]
 fn seccomp_filters() {
     refused("seccomp", &["seccomp"]);

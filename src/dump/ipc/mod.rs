@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use nix::errno::Errno;
 use nix::unistd::{Pid, getegid, geteuid, getpid};
 
-use self::belonging::{Acquaintances, Claims, Whose};
+use self::belonging::{Acquaintances, Claims, Trace, Whose};
 use self::posix::Unopened;
 use super::census::Census;
 use super::error::CollectError;
@@ -33,7 +33,7 @@ use crate::sys::ipc::{self, Kind, Permissions, QueueStat, STAT_SIZE, SegmentStat
 use crate::sys::procfs;
 use crate::tracer::tree::Tree;
 
-pub use self::refusal::{IpcObject, IpcRefusal};
+pub use self::refusal::{IpcObject, IpcRefusal, IpcRemark};
 
 /// Bytes in a huge page of the pool that segments may come from.
 const HUGE_PAGE_SIZE: u64 = 2 << 20;
@@ -45,6 +45,8 @@ pub(super) struct Collected {
     pub ipc: Ipc,
     /// Who has segments attached that are to be read; needed until they have been.
     pub emissary: Option<Emissary>,
+    /// What the user should know.
+    pub remarks: Vec<IpcRemark>,
 }
 
 /// Collects all that belongs to the job. `files` knows which segments the job has mapped.
@@ -72,16 +74,18 @@ pub(super) fn collect(
     let unopened = if here { unopened } else { Unopened::elsewhere(&mut emissary, files)? };
     let mut acquaintances = Acquaintances::new(census, here, own("pid")?)?;
     unopened.collect(root, &mut acquaintances, files)?;
-    let mut look = Look { root, emissary: &mut emissary, acquaintances, files, obstacles };
+    let remarks = Vec::new();
+    let mut look = Look { root, emissary: &mut emissary, acquaintances, files, obstacles, remarks };
     let segments = look.segments()?;
     let mut semaphores = look.semaphores()?;
     let queues = look.queues()?;
+    let remarks = look.remarks;
     if !semaphores.is_empty() {
         undo::collect(tree, census, emissary.agent(), &mut semaphores, obstacles)?;
     }
     let emissary = files.reads_segments_of(emissary.agent()).then_some(emissary);
     let ipc = Ipc { segments, semaphores, queues, posix_queues: Vec::new() };
-    Ok(Collected { ipc, emissary })
+    Ok(Collected { ipc, emissary, remarks })
 }
 
 /// Whether an object is known to be the job's.
@@ -98,6 +102,7 @@ struct Look<'a> {
     acquaintances: Acquaintances<'a>,
     files: &'a mut Collector,
     obstacles: &'a mut Vec<Obstacle>,
+    remarks: Vec<IpcRemark>,
 }
 
 impl Look<'_> {
@@ -108,8 +113,8 @@ impl Look<'_> {
             let attached = self.files.segment_attachments(id);
             let claims = Claims {
                 attached: (stat.attached, attached),
-                creator: stat.creator,
-                users: vec![stat.last],
+                creator: Trace { pid: stat.creator, left: stat.changed },
+                users: vec![Trace { pid: stat.last, left: stat.used }],
                 changed: stat.changed,
                 owner: stat.permissions.creator_uid,
             };
@@ -188,10 +193,12 @@ impl Look<'_> {
             let object = IpcObject { kind: Kind::Semaphores, id, key: stat.permissions.key };
             // Without permission to read nobody tells; then the user ids will.
             let found = self.values(id, &stat);
-            let users = found.iter().flatten().map(|(_, last)| *last).collect();
+            // Setting a value (SETVAL) is a change.
+            let left = stat.operated.max(stat.changed);
+            let users = found.iter().flatten().map(|(_, pid)| Trace { pid: *pid, left }).collect();
             let claims = Claims {
                 attached: (0, 0),
-                creator: 0,
+                creator: Trace::default(),
                 users,
                 changed: stat.changed,
                 owner: stat.permissions.creator_uid,
@@ -245,8 +252,11 @@ impl Look<'_> {
             let object = IpcObject { kind: Kind::Queue, id, key: stat.permissions.key };
             let claims = Claims {
                 attached: (0, 0),
-                creator: 0,
-                users: vec![stat.last_sender, stat.last_receiver],
+                creator: Trace::default(),
+                users: vec![
+                    Trace { pid: stat.last_sender, left: stat.sent },
+                    Trace { pid: stat.last_receiver, left: stat.received },
+                ],
                 changed: stat.changed,
                 owner: stat.permissions.creator_uid,
             };
@@ -332,6 +342,9 @@ impl Look<'_> {
         let own = owners == [geteuid().as_raw(); 2] && groups == [getegid().as_raw(); 2];
         match self.acquaintances.judge(claims) {
             Whose::Others => {}
+            Whose::Namesake(pid) => {
+                self.remarks.push(IpcRemark::Older { object, pid });
+            }
             Whose::Job if own => return Some(Certainty::Known),
             Whose::Perhaps if own => return Some(Certainty::Supposed),
             Whose::Perhaps => {}

@@ -92,7 +92,7 @@ impl Unopened {
             let is_known = match acquaintances.judge(&claims) {
                 Whose::Job => true,
                 Whose::Perhaps => false,
-                Whose::Others | Whose::Both { .. } => continue,
+                Whose::Others | Whose::Namesake(_) | Whose::Both { .. } => continue,
             };
             files.add_message_queue(name, &path, (root, is_known))?;
         }

@@ -1,4 +1,5 @@
-//! What of System V IPC cannot be saved: each case by name, with its reason and its remedy.
+//! What of System V IPC cannot be saved, and what is left out on purpose: each case by name, with its reason
+//! and its remedy.
 
 use std::fmt;
 
@@ -80,4 +81,26 @@ pub enum IpcRefusal {
         /// The other task.
         other: Pid,
     },
+}
+
+/// What the user should know of objects that are not in the checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum IpcRemark {
+    /// Older than the process that its numbers name.
+    #[error(
+        "{object} is not in the checkpoint: the id of its maker or last user is process {pid}'s now, but it \
+         was left alone since before that process began"
+    )]
+    Older {
+        /// The object.
+        object: IpcObject,
+        /// The process of the job.
+        pid: i32,
+    },
+    /// The file system of queues cannot be had.
+    #[error(
+        "POSIX message queues that no process has open cannot be found, and are not in the checkpoint if the \
+         job has any: /dev/mqueue is not mounted (mount -t mqueue none /dev/mqueue)"
+    )]
+    QueuesUnseen,
 }
