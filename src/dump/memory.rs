@@ -25,7 +25,7 @@ use crate::tracer::tree;
 const HUGE_PAGE_SIZE: u64 = 2 << 20;
 
 /// Codes of VmFlags that a restore has to set again.
-const KEPT: [([u8; 2], VmaFlags); 16] = [
+const KEPT: [([u8; 2], VmaFlags); 17] = [
     (*b"gd", VmaFlags::GROWS_DOWN),
     (*b"nr", VmaFlags::NO_RESERVE),
     (*b"lo", VmaFlags::LOCKED),
@@ -42,6 +42,7 @@ const KEPT: [([u8; 2], VmaFlags); 16] = [
     (*b"sl", VmaFlags::SEALED),
     (*b"ac", VmaFlags::ACCOUNTED),
     (*b"mw", VmaFlags::MAY_WRITE),
+    (*b"dp", VmaFlags::DROPPABLE),
 ];
 
 /// Codes that follow from the access, the file or the other flags, or that mean nothing for what the
@@ -152,6 +153,7 @@ pub(super) fn store(
     };
     for vma in space.vmas.iter().filter(|vma| part.has(vma)) {
         let zeros = match vma.backing {
+            Backing::Anonymous if vma.flags.contains(VmaFlags::DROPPABLE) => continue,
             Backing::Anonymous => ZeroPages::Drop,
             // An absent page is the file's.
             Backing::File { shared: false, .. } => ZeroPages::Keep,

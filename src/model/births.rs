@@ -89,6 +89,11 @@ pub enum BirthError {
          {obstacle}, which is not supported"
     )]
     Clone { pid: Pid, parent: Pid, obstacle: &'static str },
+    #[error(
+        "process {pid} was cloned so that its end is told by signal {signal} instead of SIGCHLD (clone, \
+         exit_signal), which is not supported"
+    )]
+    ExitSignal { pid: Pid, signal: i32 },
 }
 
 /// Plans the births of all processes of `job`. The result are the processes forked by the job's
@@ -233,6 +238,13 @@ impl Planner<'_> {
 
     fn birth(&mut self, index: usize) -> Result<Birth, BirthError> {
         let process = &self.job.processes[index];
+        // A process that executes a program, as the restorer is one, goes back to SIGCHLD.
+        let pid = process.pid;
+        match process.exit_signal {
+            libc::SIGCHLD => {}
+            _ if process.is_zombie() || self.parent(index).is_none() => {}
+            signal => return Err(BirthError::ExitSignal { pid, signal }),
+        }
         let new_session = process.sid == process.pid;
         let mut earlier = Vec::new();
         let mut later = Vec::new();
@@ -504,5 +516,17 @@ mod tests {
         let error = plan(&job(&[(10, 9, 9, 5), (11, 10, 30, 30)])).unwrap_err();
         let expected = BirthError::FindSession { pid: Pid(11), session: Pid(30), parent: Pid(10) };
         assert_eq!(error, expected);
+    }
+
+    #[test]
+    fn a_signal_that_no_program_keeps_is_refused() {
+        let mut family = job(&[(10, 9, 9, 5), (11, 10, 9, 5)]);
+        family.processes[0].exit_signal = 0;
+        plan(&family).unwrap();
+        family.processes[1].exit_signal = libc::SIGUSR2;
+        let expected = BirthError::ExitSignal { pid: Pid(11), signal: libc::SIGUSR2 };
+        assert_eq!(plan(&family), Err(expected));
+        family.processes[1].state = ProcessState::Zombie { wait_status: 0 };
+        plan(&family).unwrap();
     }
 }

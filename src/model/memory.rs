@@ -57,6 +57,9 @@ bitflags! {
         const ACCOUNTED = 1 << 14;
         /// `mw`: may ever become writable; absent on shared mappings of files opened read-only
         const MAY_WRITE = 1 << 15;
+        /// `dp`: MAP_DROPPABLE: the kernel may drop its pages whenever it needs room, so that none are
+        /// saved. The C library keeps states of getrandom(2) in such mappings.
+        const DROPPABLE = 1 << 16;
     }
 }
 

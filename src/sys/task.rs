@@ -65,7 +65,7 @@ pub fn scheduling(tid: Pid) -> nix::Result<Scheduling> {
     Ok(Scheduling {
         policy: raw.policy,
         flags: raw.flags,
-        nice: raw.nice,
+        nice: nice(tid)?,
         priority: raw.priority,
         runtime: raw.runtime,
         deadline: raw.deadline,
@@ -73,6 +73,15 @@ pub fn scheduling(tid: Pid) -> nix::Result<Scheduling> {
         util_min: raw.util_min,
         util_max: raw.util_max,
     })
+}
+
+/// The nice value, which sched_getattr(2) does not tell of threads with a real-time policy.
+fn nice(tid: Pid) -> nix::Result<i32> {
+    // What the kernel gives is never negative: 20 less the nice value.
+    const HIGHEST: libc::c_long = 20;
+    // SAFETY: getpriority takes plain numbers.
+    let found = unsafe { libc::syscall(libc::SYS_getpriority, libc::PRIO_PROCESS, tid.as_raw()) };
+    i32::try_from(HIGHEST - Errno::result(found)?).map_err(|_| Errno::EOVERFLOW)
 }
 
 /// The mask of CPUs that a thread may run on, low CPUs first, without zero bytes at the end.

@@ -74,6 +74,12 @@ pub(super) fn thread(author: &mut Author, steps: &mut Vec<Step>, thread: &Thread
         let arguments = [0, to_u64(thread.affinity.len()), mask];
         steps.push(call(libc::SYS_sched_setaffinity, &arguments));
     }
+    let Scheduling { policy, nice, .. } = thread.scheduling;
+    if ![libc::SCHED_OTHER, libc::SCHED_BATCH].map(i32::cast_unsigned).contains(&policy) {
+        // The other policies leave the nice value as it is.
+        let arguments = [signed(libc::PRIO_PROCESS.cast_signed()), 0, signed(nice)];
+        steps.push(call(libc::SYS_setpriority, &arguments));
+    }
     let attributes = author.words(&scheduling_words(&thread.scheduling));
     steps.push(call(libc::SYS_sched_setattr, &[0, attributes, 0]));
     if thread.io_priority != 0 {

@@ -11,6 +11,8 @@ use crate::model::number::to_usize;
 const PR_SET_VMA: u64 = 0x5356_4d41;
 const PR_SET_VMA_ANON_NAME: u64 = 0;
 const MADV_GUARD_INSTALL: u64 = 102;
+/// Linux 6.11.
+const MAP_DROPPABLE: i32 = 0x08;
 
 /// Maps every region where it was, writable for as long as it is filled.
 pub(super) fn map(
@@ -44,7 +46,9 @@ pub(super) fn map(
         let (fd, offset) = match vma.backing {
             Backing::Vdso | Backing::Vvar | Backing::AioRing => continue,
             Backing::Anonymous => {
-                flags |= libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+                let droppable = vma.flags.contains(VmaFlags::DROPPABLE);
+                flags |= if droppable { MAP_DROPPABLE } else { libc::MAP_PRIVATE };
+                flags |= libc::MAP_ANONYMOUS;
                 (-1, 0)
             }
             Backing::File { inode, offset, shared } => {
