@@ -46,6 +46,34 @@ fn code(text: &str) -> String {
     code
 }
 
+/// A code that nothing uses any more is to be taken out of the catalogue; its number stays free.
+#[test]
+fn every_code_of_the_catalogue_is_used() {
+    let sources = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+    let catalogue = Path::new("model/code");
+    let areas = sources.iter().filter(|(path, _)| path.parent() == Some(catalogue));
+    for (path, text) in areas {
+        let area = path.file_stem().expect("it has a name").to_string_lossy();
+        for (name, _) in text.lines().filter_map(|line| line.trim_start().split_once(" = ")) {
+            if !name
+                .chars()
+                .all(|letter| letter.is_ascii_uppercase() || "_0123456789".contains(letter))
+            {
+                continue;
+            }
+            let words = format!("{area}::{name}");
+            let is_used = |(path, text): &(PathBuf, String)| {
+                path.parent() != Some(catalogue)
+                    && text.match_indices(&words).any(|(at, _)| {
+                        let after = text[at + words.len()..].chars().next();
+                        !after.is_some_and(|letter| letter.is_alphanumeric() || letter == '_')
+                    })
+            };
+            assert!(sources.iter().any(is_used), "nothing uses {words}");
+        }
+    }
+}
+
 /// The rooms that a source names by `crate::room` or `use crate::{room, ..}`.
 fn imported_rooms(text: &str) -> Vec<String> {
     let mut rooms = Vec::new();

@@ -12,6 +12,7 @@ use nix::unistd::{AccessFlags, Pid};
 use serde::Serialize;
 
 use crate::job::request;
+use crate::model::code::attaching;
 use crate::sys::clone::effective_capabilities;
 use crate::sys::features::{Feature, Features, Trial};
 use crate::sys::launch;
@@ -72,10 +73,15 @@ struct Report<'a> {
 /// Checks.
 pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
     let Arguments { pid, dir, json, command } = arguments;
-    let features =
-        Features::probe().map_err(|error| Failure::environment(failure::chain(&error)))?;
-    let capabilities = effective_capabilities()
-        .map_err(|error| Failure::environment(format_args!("ask for capabilities: {error}")))?;
+    let features = Features::probe().map_err(|error| {
+        Failure::environment(attaching::MACHINE_UNREADABLE, failure::chain(&error))
+    })?;
+    let capabilities = effective_capabilities().map_err(|error| {
+        Failure::environment(
+            attaching::MACHINE_UNREADABLE,
+            format_args!("ask for capabilities: {error}"),
+        )
+    })?;
     let mut lines = assess(&features, capabilities);
     lines.push(memory());
     let directory = dir.unwrap_or_else(|| PathBuf::from("."));

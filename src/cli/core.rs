@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::image::core_file;
 use crate::image::reader::Trust;
 use crate::job::directory::find;
+use crate::model::code::requests;
 use crate::model::id::Pid;
 
 use super::failure::Failure;
@@ -54,13 +55,16 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
     // It holds what the image does, which others may not read.
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
     let file = file.map_err(|error| {
-        Failure::environment(format_args!("make the core file {}: {error}", path.display()))
+        Failure::environment(
+            requests::CANNOT_WRITE_FILE,
+            format_args!("make the core file {}: {error}", path.display()),
+        )
     })?;
     let written = core_file::write(&reader, pid, &file);
     let summary = written.map_err(|error| {
         // What there is of it is of no use; that it stays is no worse than the error itself.
         std::fs::remove_file(&path).unwrap_or_default();
-        Failure::environment(error)
+        Failure::environment(error.code(), error)
     })?;
     let executable = job.processes.iter().find(|process| process.pid == pid).and_then(|process| {
         let space = job.address_spaces.get(usize::try_from(process.mm.0).ok()?)?;

@@ -136,31 +136,29 @@ impl Report {
 
 impl From<RequestError> for Failure {
     fn from(error: RequestError) -> Self {
-        let message = failure::chain(&error);
+        let (code, message) = (error.code(), failure::chain(&error));
         match error {
-            RequestError::NotInsideJob => Self::user(message).hint("rckpt dump PID"),
-            RequestError::NotSupervised(_) => {
-                Self::user(message).hint("only a supervisor takes checkpoints by itself: rckpt run")
-            }
-            RequestError::SupervisorGone(_) => {
-                Self::environment(message).hint("rckpt dump PID, from outside the job, still works")
-            }
-            RequestError::SupervisorStopped(pid) => Self::user(message)
+            RequestError::NotInsideJob => Self::user(code, message).hint("rckpt dump PID"),
+            RequestError::NotSupervised(_) => Self::user(code, message)
+                .hint("only a supervisor takes checkpoints by itself: rckpt run"),
+            RequestError::SupervisorGone(_) => Self::environment(code, message)
+                .hint("rckpt dump PID, from outside the job, still works"),
+            RequestError::SupervisorStopped(pid) => Self::user(code, message)
                 .hint(format!("continue it with fg or bg in its shell, or kill -CONT {pid}")),
             RequestError::NoJob(_) | RequestError::NoProcess(_) => {
-                Self::user(message).hint("rckpt list shows your jobs, ps all processes")
+                Self::user(code, message).hint("rckpt list shows your jobs, ps all processes")
             }
             RequestError::NotMine(_) => {
-                Self::user(message).hint("only its owner or root can save a process")
+                Self::user(code, message).hint("only its owner or root can save a process")
             }
-            RequestError::AboveMe(_) => Self::user(message)
+            RequestError::AboveMe(_) => Self::user(code, message)
                 .hint("call rckpt dump from another shell, or start the job with rckpt run"),
             RequestError::ReadProc(_)
             | RequestError::ReadBoot(_)
             | RequestError::FindDirectory(_)
             | RequestError::StartProcess(_)
-            | RequestError::Ask(_) => Self::environment(message),
-            RequestError::Refused(_) => Self::user(message),
+            | RequestError::Ask(_) => Self::environment(code, message),
+            RequestError::Refused(_) => Self::user(code, message),
             RequestError::Failed(explanation) => explanation.into(),
             RequestError::Checkpoint(error) => (&error).into(),
         }

@@ -17,11 +17,16 @@ use crate::job::directory::{DirectoryError, FindError, GenerationError};
 use crate::job::record::RecordError;
 use crate::job::report::{Explanation, Kind};
 use crate::job::supervisor::SuperviseError;
+use crate::model::code::{Code, supervising, writing};
 use crate::tracer::error::FreezeError;
 
 /// A command that did not do what was asked.
 #[derive(Debug)]
 pub struct Failure {
+    /// What it is in the catalogue.
+    pub code: Code,
+    /// What each of the things is that the message lists, if it lists any.
+    pub details: Vec<Code>,
     /// Who can do something about it.
     pub kind: Kind,
     /// The operation, the thing it failed on, and the cause.
@@ -34,18 +39,18 @@ pub struct Failure {
 
 impl Failure {
     /// A failure that another request would avoid.
-    pub fn user(message: impl fmt::Display) -> Self {
-        Self::new(Kind::User, message)
+    pub fn user(code: Code, message: impl fmt::Display) -> Self {
+        Self::new(code, Kind::User, message)
     }
 
     /// A failure that lies in the machine.
-    pub fn environment(message: impl fmt::Display) -> Self {
-        Self::new(Kind::Environment, message)
+    pub fn environment(code: Code, message: impl fmt::Display) -> Self {
+        Self::new(code, Kind::Environment, message)
     }
 
     /// A failure that should not be possible.
-    pub fn internal(message: impl fmt::Display) -> Self {
-        Self::new(Kind::Internal, message)
+    pub fn internal(code: Code, message: impl fmt::Display) -> Self {
+        Self::new(code, Kind::Internal, message)
     }
 
     /// The same, with what to do about it.
@@ -57,7 +62,8 @@ impl Failure {
 
     /// The same in the words of a room below.
     pub fn explanation(self) -> Explanation {
-        Explanation { kind: self.kind, message: self.message, hint: self.hint }
+        let Self { code, details, kind, message, hint, status: _ } = self;
+        Explanation { code, details, kind, message, hint }
     }
 
     /// The same, with an exit status of its own.
@@ -67,43 +73,52 @@ impl Failure {
         self
     }
 
-    fn new(kind: Kind, message: impl fmt::Display) -> Self {
-        Self { kind, message: message.to_string(), hint: None, status: None }
+    fn new(code: Code, kind: Kind, message: impl fmt::Display) -> Self {
+        let message = message.to_string();
+        Self { code, details: Vec::new(), kind, message, hint: None, status: None }
+    }
+
+    /// The same, with the codes of all that the message lists.
+    #[must_use]
+    fn details(mut self, details: impl IntoIterator<Item = Code>) -> Self {
+        self.details.extend(details);
+        self
     }
 }
 
 impl From<Explanation> for Failure {
     fn from(explanation: Explanation) -> Self {
-        let Explanation { kind, message, hint } = explanation;
-        Self { kind, message, hint, status: None }
+        let Explanation { code, details, kind, message, hint } = explanation;
+        Self { code, details, kind, message, hint, status: None }
     }
 }
 
 impl From<&CheckpointError> for Failure {
     fn from(error: &CheckpointError) -> Self {
-        let message = chain(error);
+        let (code, message) = (error.code(), chain(error));
         match error {
             CheckpointError::Directory(error) => Self::from(error),
-            CheckpointError::Hook(_) => Self::user(message),
-            CheckpointError::StartThread(_) => Self::environment(message),
+            CheckpointError::Hook(_) => Self::user(code, message),
+            CheckpointError::StartThread(_) => Self::environment(code, message),
             CheckpointError::Dump(error) => Self::from(error),
-            CheckpointError::Panicked => Self::internal(message),
+            CheckpointError::Panicked => Self::internal(code, message),
         }
     }
 }
 
 impl From<&DumpError> for Failure {
     fn from(error: &DumpError) -> Self {
-        let message = chain(error);
+        let (code, message) = (error.code(), chain(error));
         match error {
             DumpError::Freeze(error) => Self::from(error),
-            DumpError::Refused(Obstacles(obstacles)) => Self::user(refusals(obstacles))
+            DumpError::Refused(Obstacles(obstacles)) => Self::user(code, refusals(obstacles))
+                .details(obstacles.iter().map(Obstacle::code))
                 .hint("rckpt check PID tells this without taking a checkpoint"),
             DumpError::Write(_) | DumpError::Later(_) if disk_is_full(error) => {
-                Self::environment(message).hint(MAKE_ROOM)
+                Self::environment(writing::DISK_FULL, message).hint(MAKE_ROOM)
             }
             DumpError::Write(WriteError::CheckRecords { .. }) | DumpError::Changed { .. } => {
-                Self::internal(message)
+                Self::internal(code, message)
             }
             DumpError::Collect(_)
             | DumpError::Outputs(_)
@@ -114,28 +129,28 @@ impl From<&DumpError> for Failure {
             | DumpError::Later(_)
             | DumpError::GivenUp
             | DumpError::MemoryShort { .. }
-            | DumpError::Release { .. } => Self::environment(message),
+            | DumpError::Release { .. } => Self::environment(code, message),
         }
     }
 }
 
 impl From<&FreezeError> for Failure {
     fn from(error: &FreezeError) -> Self {
-        let message = chain(error);
+        let (code, message) = (error.code(), chain(error));
         match error {
             FreezeError::NoSuchProcess { .. } | FreezeError::Ended { .. } => {
-                Self::user(message).hint("rckpt list shows your jobs, ps all processes")
+                Self::user(code, message).hint("rckpt list shows your jobs, ps all processes")
             }
             FreezeError::AlreadyTraced { .. }
             | FreezeError::NotPermitted { .. }
-            | FreezeError::ThirtyTwoBit { .. } => Self::user(message),
+            | FreezeError::ThirtyTwoBit { .. } => Self::user(code, message),
             FreezeError::Busy { .. } | FreezeError::Growing { .. } => {
-                Self::environment(message).hint("try again in a moment")
+                Self::environment(code, message).hint("try again in a moment")
             }
             FreezeError::Trace { .. }
             | FreezeError::Memory { .. }
             | FreezeError::Proc(_)
-            | FreezeError::Heal { .. } => Self::environment(message),
+            | FreezeError::Heal { .. } => Self::environment(code, message),
         }
     }
 }
@@ -144,7 +159,7 @@ impl From<&FreezeError> for Failure {
 pub fn refusals(obstacles: &[Obstacle]) -> String {
     let mut text = "the job cannot be saved as it is:".to_owned();
     for obstacle in obstacles.iter().take(MOST_REFUSALS) {
-        text.push_str(&format!("\n  {obstacle}"));
+        text.push_str(&format!("\n  {}: {obstacle}", obstacle.code()));
         if let Obstacle::File(refusal) = obstacle {
             text.push_str(&format!("; {}", refusal.remedy()));
         }
@@ -182,31 +197,31 @@ impl From<DirectoryError> for Failure {
 
 impl From<&DirectoryError> for Failure {
     fn from(error: &DirectoryError) -> Self {
-        let message = chain(error);
+        let (code, message) = (error.code(), chain(error));
         match error {
-            DirectoryError::AnotherJob { .. } => Self::user(message).hint(
+            DirectoryError::AnotherJob { .. } => Self::user(code, message).hint(
                 "give another directory with --dir, or move this one away if its job is over",
             ),
-            DirectoryError::Claim(ClaimError::Held { .. }) => Self::user(message).hint(
+            DirectoryError::Claim(ClaimError::Held { .. }) => Self::user(code, message).hint(
                 "end that one first (kill -TERM takes a last checkpoint), or give another directory \
                  with --dir; where it is known to be gone although this file system keeps no locks, \
                  remove DIR/lock",
             ),
-            DirectoryError::Record(RecordError::Trust { .. }) => Self::user(message)
+            DirectoryError::Record(RecordError::Trust { .. }) => Self::user(code, message)
                 .hint("give a directory of your own with --dir, or act as its owner"),
             DirectoryError::Record(RecordError::Decode { path, .. }) => {
-                Self::environment(message).hint(format!(
+                Self::environment(code, message).hint(format!(
                     "if the checkpoints beside it are yours, remove {} and name one of them",
                     path.display()
                 ))
             }
             DirectoryError::SupportIdentity { .. } => {
-                Self::environment(message).hint("use the rckpt that wrote it, or a newer one")
+                Self::environment(code, message).hint("use the rckpt that wrote it, or a newer one")
             }
             DirectoryError::Open { source, .. }
                 if source.kind() == std::io::ErrorKind::NotADirectory =>
             {
-                Self::user(message)
+                Self::user(code, message)
             }
             DirectoryError::Claim(ClaimError::Lock { .. })
             | DirectoryError::Create { .. }
@@ -218,8 +233,11 @@ impl From<&DirectoryError> for Failure {
             | DirectoryError::Rename { .. }
             | DirectoryError::MoveLatest { .. }
             | DirectoryError::Remove { .. } => {
-                let failure = Self::environment(message);
-                if disk_is_full(error) { failure.hint(MAKE_ROOM) } else { failure }
+                if disk_is_full(error) {
+                    Self::environment(writing::DISK_FULL, message).hint(MAKE_ROOM)
+                } else {
+                    Self::environment(code, message)
+                }
             }
         }
     }
@@ -227,39 +245,40 @@ impl From<&DirectoryError> for Failure {
 
 impl From<FindError> for Failure {
     fn from(error: FindError) -> Self {
+        let code = error.code();
         match error {
             FindError::Directory(error) => Self::from(error),
-            FindError::NoCheckpoint { .. } => Self::user(error)
+            FindError::NoCheckpoint { .. } => Self::user(code, error)
                 .hint("there is nothing to bring back from here: start the job again"),
             FindError::Absent { .. }
             | FindError::NoGeneration { .. }
-            | FindError::AtGeneration { .. } => Self::user(error),
+            | FindError::AtGeneration { .. } => Self::user(code, error),
         }
     }
 }
 
 impl From<GenerationError> for Failure {
     fn from(error: GenerationError) -> Self {
+        let code = error.code();
         match error {
             GenerationError::Read(error) => Self::from(error),
-            GenerationError::AnotherJob { .. } => {
-                Self::user(error).hint("somebody mixed up directories: name the checkpoint's own")
-            }
+            GenerationError::AnotherJob { .. } => Self::user(code, error)
+                .hint("somebody mixed up directories: name the checkpoint's own"),
         }
     }
 }
 
 impl From<ReadError> for Failure {
     fn from(error: ReadError) -> Self {
-        let message = chain(&error);
+        let (code, message) = (error.code(), chain(&error));
         match error.fault() {
-            ReadFault::Damaged => Self::environment(message).hint(
+            ReadFault::Damaged => Self::environment(code, message).hint(
                 "nothing was started; rckpt verify DIR tells which checkpoints are whole, and \
                  rckpt restore DIR --at GEN brings back an earlier one",
             ),
-            ReadFault::Machine => Self::environment(message),
+            ReadFault::Machine => Self::environment(code, message),
             ReadFault::Absent | ReadFault::Unsupported | ReadFault::Untrusted => {
-                Self::user(message)
+                Self::user(code, message)
             }
         }
     }
@@ -267,7 +286,8 @@ impl From<ReadError> for Failure {
 
 impl From<SuperviseError> for Failure {
     fn from(error: SuperviseError) -> Self {
-        Self::environment(chain(&error)).hint("the job runs on, without a supervisor")
+        Self::environment(supervising::CANNOT_SUPERVISE, chain(&error))
+            .hint("the job runs on, without a supervisor")
     }
 }
 

@@ -14,6 +14,7 @@ use crate::job::directory::find;
 
 use super::failure::Failure;
 use super::output;
+use crate::model::code::requests;
 
 /// Show what is in a checkpoint: process tree, memory map, descriptors, sizes
 #[derive(clap::Args)]
@@ -37,7 +38,10 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
     let mut report = report::report(&reader);
     if let Some(directory) = &found.directory {
         report.displaced = displaced::find(directory.path()).map_err(|error| {
-            Failure::environment(format_args!("look for what restores have set aside: {error}"))
+            Failure::environment(
+                requests::DIRECTORY_UNUSABLE,
+                format_args!("look for what restores have set aside: {error}"),
+            )
         })?;
     }
     if json {

@@ -16,6 +16,7 @@ use crate::model::number::to_u64;
 
 use super::failure::{Failure, chain};
 use super::{options, output};
+use crate::model::code::attaching;
 
 /// How long a supervisor may take to say how its job is.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -76,8 +77,12 @@ struct Job {
 
 /// My jobs that have a supervisor on this machine.
 fn jobs() -> Result<Vec<Job>, Failure> {
-    let supervisors = connections(Some(geteuid()))
-        .map_err(|error| Failure::environment(format_args!("look for jobs: {}", chain(&error))))?;
+    let supervisors = connections(Some(geteuid())).map_err(|error| {
+        Failure::environment(
+            attaching::SUPERVISOR_SILENT,
+            format_args!("look for jobs: {}", chain(&error)),
+        )
+    })?;
     let statuses = supervisors.into_iter().filter_map(|supervisor| {
         match supervisor.and_then(|it| it.ask(&Request::Status, Some(PATIENCE))) {
             Ok(Reply::Status(status)) => Some(job(status)),

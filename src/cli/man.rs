@@ -7,6 +7,7 @@ use clap_mangen::Man;
 
 use super::failure::Failure;
 use super::{CommandLine, output};
+use crate::model::code::supervising;
 
 /// Print the manual (`rckpt man | man -l -`)
 #[derive(clap::Args)]
@@ -15,8 +16,9 @@ pub struct Arguments {}
 /// Prints one page for rckpt itself and one section after the other for its commands.
 pub fn execute(Arguments {}: Arguments) -> Result<u8, Failure> {
     let mut text = Vec::new();
-    render(&mut text)
-        .map_err(|error| Failure::internal(format_args!("write the manual: {error}")))?;
+    render(&mut text).map_err(|error| {
+        Failure::internal(supervising::INTERNAL, format_args!("write the manual: {error}"))
+    })?;
     output::print(String::from_utf8_lossy(&text))?;
     Ok(0)
 }

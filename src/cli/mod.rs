@@ -8,6 +8,7 @@ mod check;
 mod completions;
 mod core;
 mod dump;
+mod explain;
 #[allow(dead_code)] // Until every command is in place.
 mod failure;
 mod hold;
@@ -40,6 +41,9 @@ pub fn run(arguments: std::env::ArgsOs) -> ExitCode {
         Ok(line) => match line.command.execute() {
             Ok(status) => ExitCode::from(status),
             Err(failure) => {
+                if wants_json(&arguments) {
+                    output::print_failure(&failure);
+                }
                 output::say_failure(&failure);
                 ExitCode::from(failure.status.unwrap_or(convention.failed()))
             }
@@ -49,6 +53,12 @@ pub fn run(arguments: std::env::ArgsOs) -> ExitCode {
             ExitCode::from(if message.use_stderr() { convention.misused() } else { 0 })
         }
     }
+}
+
+/// Whether rckpt, and not the job, was told to report as JSON.
+fn wants_json(arguments: &[OsString]) -> bool {
+    let mut own = arguments.iter().skip(1).take_while(|word| *word != "--");
+    own.any(|word| word == "--json")
 }
 
 /// Checkpoints a running tree of Linux processes from outside, without privilege, and restores it
@@ -74,6 +84,7 @@ enum Command {
     Verify(verify::Arguments),
     Prune(prune::Arguments),
     Check(check::Arguments),
+    Explain(explain::Arguments),
     Completions(completions::Arguments),
     Man(man::Arguments),
 }
@@ -93,6 +104,7 @@ impl Command {
             Self::Verify(arguments) => verify::execute(arguments),
             Self::Prune(arguments) => prune::execute(arguments),
             Self::Check(arguments) => check::execute(arguments),
+            Self::Explain(arguments) => explain::execute(arguments),
             Self::Completions(arguments) => completions::execute(arguments),
             Self::Man(arguments) => man::execute(arguments),
         }

@@ -69,7 +69,10 @@ impl Observer for Narrator {
                 }
             }
             Event::Failed { explanation, runs_on } => {
-                self.say(format_args!("no checkpoint: {}", explanation.message));
+                self.say(format_args!(
+                    "no checkpoint: error[{}]: {}",
+                    explanation.code, explanation.message
+                ));
                 if let Some(hint) = &explanation.hint {
                     self.say(format_args!("hint: {hint}"));
                 }

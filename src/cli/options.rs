@@ -13,6 +13,7 @@ use thiserror::Error;
 use crate::dump::files::saved::Wanted;
 use crate::image::{Codec, WriteOptions};
 use crate::job::report::Taken;
+use crate::model::code::requests;
 
 use super::failure::Failure;
 
@@ -39,8 +40,12 @@ impl Compression {
 
 /// A path made absolute without following links, so that it keeps its meaning elsewhere.
 pub fn absolute_path(path: &Path) -> Result<PathBuf, Failure> {
-    std::path::absolute(path)
-        .map_err(|error| Failure::environment(format_args!("find the current directory: {error}")))
+    std::path::absolute(path).map_err(|error| {
+        Failure::environment(
+            requests::NOTHING_THERE,
+            format_args!("find the current directory: {error}"),
+        )
+    })
 }
 
 /// Paths made absolute.

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::job::directory::{FindError, GenerationError};
 use crate::job::restore::{self, Detached, Options, Prepared, ResumeError};
+use crate::model::code::requests;
 use crate::model::id::Bytes;
 use crate::model::number::PAGE_SIZE;
 use crate::restore::files::Policy;
@@ -109,10 +110,10 @@ pub fn moved(word: &OsString) -> Result<(Bytes, Bytes), Failure> {
     let (old, new) = match at.map(|at| (&bytes[..at], &bytes[at + 1..])) {
         Some(pair @ (&[b'/', ..], &[b'/', ..])) => pair,
         _ => {
-            return Err(Failure::user(format_args!(
-                "--map {}: write OLD=NEW, both absolute paths",
-                word.display()
-            )));
+            return Err(Failure::user(
+                requests::USAGE,
+                format_args!("--map {}: write OLD=NEW, both absolute paths", word.display()),
+            ));
         }
     };
     Ok((old.into(), new.into()))
@@ -245,27 +246,27 @@ fn render(report: &Report) -> String {
 
 impl From<ResumeError> for Failure {
     fn from(error: ResumeError) -> Self {
-        let message = failure::chain(&error);
+        let (code, message) = (error.code(), failure::chain(&error));
         match error {
-            ResumeError::Find(FindError::NoCheckpoint { .. }) => Self::user(message)
+            ResumeError::Find(FindError::NoCheckpoint { .. }) => Self::user(code, message)
                 .hint("the job was never saved completely: start it again with rckpt run"),
             ResumeError::Find(FindError::Directory(error)) | ResumeError::Directory(error) => {
                 error.into()
             }
-            ResumeError::Find(_) => Self::user(message).hint("rckpt list DIR shows what is there"),
-            ResumeError::Read(GenerationError::Read(_)) => Self::environment(message).hint(
+            ResumeError::Find(_) => Self::user(code, message).hint("rckpt list DIR shows what is there"),
+            ResumeError::Read(GenerationError::Read(_)) => Self::environment(code, message).hint(
                 "rckpt verify DIR checks all of them; rckpt restore DIR --at GEN takes an older one",
             ),
-            ResumeError::Read(GenerationError::AnotherJob { .. }) => Self::user(message),
+            ResumeError::Read(GenerationError::AnotherJob { .. }) => Self::user(code, message),
             ResumeError::Plan(PlanError::Identity { .. } | PlanError::Groups { .. })
-            | ResumeError::Files(_) => Self::user(message),
-            ResumeError::WritePid { .. } => Self::user(message).hint("the job runs nevertheless"),
+            | ResumeError::Files(_) => Self::user(code, message),
+            ResumeError::WritePid { .. } => Self::user(code, message).hint("the job runs nevertheless"),
             ResumeError::Probe(_)
             | ResumeError::Plan(_)
             | ResumeError::Prepare { .. }
             | ResumeError::Fork(_)
-            | ResumeError::Background => Self::environment(message),
-            ResumeError::Start(_) => Self::environment(message)
+            | ResumeError::Background => Self::environment(code, message),
+            ResumeError::Start(_) => Self::environment(code, message)
                 .hint("nothing of the job was left running; rckpt check tells what is allowed here"),
             ResumeError::Supervise(error) => error.into(),
         }

@@ -10,6 +10,7 @@ use crate::job::root::Ended;
 use crate::job::run::{self, Earlier, Outcome, RunError};
 use crate::job::start::StartError;
 use crate::job::supervisor::Ending;
+use crate::model::code::requests;
 use crate::sys::launch::LaunchError;
 
 use super::check;
@@ -74,26 +75,26 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
 
 impl From<RunError> for Failure {
     fn from(error: RunError) -> Self {
-        let message = failure::chain(&error);
+        let (code, message) = (error.code(), failure::chain(&error));
         match error {
-            RunError::Prepare { .. } => Self::environment(message),
+            RunError::Prepare { .. } => Self::environment(code, message),
             RunError::Directory(error) => error.into(),
-            RunError::Local(_) => Self::user(message)
+            RunError::Local(_) => Self::user(code, message)
                 .hint("give each job a directory of its own with --local, or leave it out"),
             RunError::Launch(LaunchError::Execute { source: Errno::ENOENT, .. }) => {
-                Self::user(message).status(127)
+                Self::user(requests::COMMAND_NOT_FOUND, message).status(127)
             }
-            RunError::Launch(LaunchError::Execute { .. }) => Self::user(message).status(126),
-            RunError::Launch(LaunchError::HoldsNul(_)) => Self::user(message),
-            RunError::Launch(LaunchError::SeveralThreads(_)) => Self::internal(message),
-            RunError::Launch(_) => Self::environment(message),
-            RunError::NameDirectory => Self::user(message),
+            RunError::Launch(LaunchError::Execute { .. }) => Self::user(code, message).status(126),
+            RunError::Launch(LaunchError::HoldsNul(_)) => Self::user(code, message),
+            RunError::Launch(LaunchError::SeveralThreads(_)) => Self::internal(code, message),
+            RunError::Launch(_) => Self::environment(code, message),
+            RunError::NameDirectory => Self::user(code, message),
             RunError::GoOn(error) => error.into(),
-            RunError::Start(StartError::Files(_)) => Self::user(message).hint(
+            RunError::Start(StartError::Files(_)) => Self::user(code, message).hint(
                 "the job was lost before its first checkpoint and has to start over: put these files \
                  back as they were, or give --fresh to start with them as they are",
             ),
-            RunError::Start(_) => Self::environment(message),
+            RunError::Start(_) => Self::environment(code, message),
             RunError::Supervise(error) => error.into(),
         }
     }
@@ -101,24 +102,24 @@ impl From<RunError> for Failure {
 
 impl From<GoOnError> for Failure {
     fn from(error: GoOnError) -> Self {
-        let message = failure::chain(&error);
+        let (code, message) = (error.code(), failure::chain(&error));
         match error {
-            GoOnError::AnotherCommand { path, .. } => Self::user(message).hint(format!(
+            GoOnError::AnotherCommand { path, .. } => Self::user(code, message).hint(format!(
                 "rckpt restore {0} goes on with that one; --fresh starts yours and keeps {0} aside; \
                  or give another --dir",
                 shell_word(&path)
             )),
-            GoOnError::StillRuns { pid, .. } => Self::user(message).hint(format!(
+            GoOnError::StillRuns { pid, .. } => Self::user(code, message).hint(format!(
                 "rckpt dump {pid} --kill saves it as it is now and ends it, to go on from there; kill {pid} \
                  ends it, to go on from its last checkpoint; rckpt restore brings back a second one \
                  beside it"
             )),
-            GoOnError::BudgetSpent { .. } => Self::user(message).status(OVER_BUDGET).hint(
+            GoOnError::BudgetSpent { .. } => Self::user(code, message).status(OVER_BUDGET).hint(
                 "to go on, allow more with --max-total; --fresh starts over",
             ),
             GoOnError::Directory(error) => error.into(),
             GoOnError::Resume(error) => error.into(),
-            GoOnError::Record(_) | GoOnError::MoveAside { .. } => Self::environment(message),
+            GoOnError::Record(_) | GoOnError::MoveAside { .. } => Self::environment(code, message),
         }
     }
 }

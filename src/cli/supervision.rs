@@ -18,6 +18,7 @@ use crate::job::supervisor::{Cause, Ending, Settings};
 use super::failure::Failure;
 use super::narrator::Narrator;
 use super::options::{self, Compression, DurationError};
+use crate::model::code::requests;
 
 /// The exit status of a job that has run as long as it may in all, as of one that timeout(1) ends: no
 /// batch system is to start it again.
@@ -174,7 +175,10 @@ impl Supervision {
                 Pace::Auto { interruptions: mtbi.unwrap_or(INTERRUPTIONS) }
             }
             (_, Some(_)) => {
-                return Err(Failure::user("--mtbi: it is for --every auto to reckon with"));
+                return Err(Failure::user(
+                    requests::USAGE,
+                    "--mtbi: it is for --every auto to reckon with",
+                ));
             }
             (Some(Every::Fixed(interval)), None) => Pace::Every(interval),
             (None, None) => Pace::OnRequest,

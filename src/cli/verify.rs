@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::image::reader::{Depth, Reader, Trust};
 use crate::job::directory::{FindError, Found, Generation, GenerationError, JobDirectory, find};
+use crate::model::code::Code;
 
 use super::failure::{Failure, chain};
 use super::{options, output};
@@ -37,7 +38,8 @@ struct Checkpoint {
     path: String,
     latest: bool,
     whole: bool,
-    /// What is wrong with it.
+    /// What is wrong with it, in the catalogue and in words.
+    code: Option<Code>,
     problem: Option<String>,
     /// Bytes on the disk, all of which were read.
     bytes: Option<u64>,
@@ -107,6 +109,7 @@ fn checkpoint(
         path: generation.path.display().to_string(),
         latest: latest == Some(generation),
         whole: verified.is_ok(),
+        code: verified.as_ref().err().map(GenerationError::code),
         problem: verified.as_ref().err().map(|error| chain(error)),
         bytes: verified.ok(),
     }

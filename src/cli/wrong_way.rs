@@ -7,6 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 use super::failure::Failure;
+use crate::model::code::requests;
 
 /// Names, what is the matter with them, and what to write.
 const WRONG: [(&[&str], &str, &str); 6] = [
@@ -48,10 +49,10 @@ pub fn check(command: &[OsString]) -> Result<(), Failure> {
     let found = WRONG.iter().find(|(names, ..)| names.iter().any(|it| OsStr::new(it) == name));
     match found {
         None => Ok(()),
-        Some((_, matter, right)) => Err(Failure::user(format_args!(
-            "{} cannot be run under rckpt: {matter}",
-            name.display()
-        ))
+        Some((_, matter, right)) => Err(Failure::user(
+            requests::RUNS_ELSEWHERE,
+            format_args!("{} cannot be run under rckpt: {matter}", name.display()),
+        )
         .hint(*right)),
     }
 }

@@ -13,6 +13,7 @@ use super::files::saved::SaveError;
 use super::refusal::Obstacles;
 use crate::image::error::WriteError;
 use crate::model::address::{AddrRange, RemoteAddr};
+use crate::model::code::{self, Code};
 use crate::sys::procfs::ProcError;
 use crate::tracer::copy::CopyError;
 use crate::tracer::error::{FreezeError, InjectError};
@@ -84,6 +85,27 @@ pub enum DumpError {
         /// Why.
         source: FreezeError,
     },
+}
+
+impl DumpError {
+    /// Its code.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::Freeze(error) => error.code(),
+            Self::Collect(error) => error.code(),
+            Self::Write(error) => error.code(),
+            Self::Later(error) => error.code(),
+            Self::Refused(_) => code::processes::REFUSED,
+            Self::Save(_) | Self::Outputs(_) => code::writing::OUTPUTS_UNREADABLE,
+            Self::Copy(_) => code::attaching::NOT_COPIED,
+            Self::Commit(_) => code::writing::NOT_COMMITTED,
+            Self::GivenUp => code::writing::GIVEN_UP,
+            Self::MemoryShort { .. } => code::writing::MEMORY_SHORT,
+            Self::Changed { .. } => code::writing::CHANGED_UNSEEN,
+            Self::Release { .. } => code::writing::NOT_LET_GO,
+        }
+    }
 }
 
 impl DumpError {
@@ -173,4 +195,24 @@ pub enum CollectError {
     /// There is more of something than an image can number.
     #[error("the job has more {0} than an image can hold")]
     TooMany(&'static str),
+}
+
+impl CollectError {
+    /// Its code.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::Inject { .. } => code::attaching::INJECTION_FAILED,
+            Self::Emissary { .. }
+            | Self::ListIpc { .. }
+            | Self::ListMessageQueues { .. }
+            | Self::Ask { .. }
+            | Self::Memory { .. }
+            | Self::Mapping { .. } => code::writing::STATE_UNREADABLE,
+            Self::Proc(_) => code::attaching::PROC_UNREADABLE,
+            Self::Files(_) => code::writing::FILES_UNREADABLE,
+            Self::Machine { .. } => code::attaching::MACHINE_UNREADABLE,
+            Self::TooMany(_) => code::writing::TOO_MANY,
+        }
+    }
 }

@@ -11,6 +11,7 @@ use super::files;
 use super::ipc::{IpcObject, IpcRefusal};
 use crate::model::address::AddrRange;
 use crate::model::births::BirthError;
+use crate::model::code::{self, Code};
 use crate::model::id::Bytes;
 
 /// One thing that stands in the way of a checkpoint.
@@ -47,6 +48,20 @@ pub enum Obstacle {
         /// Why.
         kind: StateRefusal,
     },
+}
+
+impl Obstacle {
+    /// Its code.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::Mapping { kind, .. } => kind.code(),
+            Self::Ipc { kind, .. } => kind.code(),
+            Self::State { kind, .. } => kind.code(),
+            Self::File(refusal) => refusal.kind.code(),
+            Self::Tree(error) => error.code(),
+        }
+    }
 }
 
 impl fmt::Display for Obstacle {
@@ -152,6 +167,28 @@ pub enum MappingRefusal {
     UnreadablePage(crate::model::address::RemoteAddr),
 }
 
+impl MappingRefusal {
+    /// Its code.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::UnknownFlag(_) => code::memory::UNKNOWN_FLAG,
+            Self::Device => code::memory::DEVICE_MEMORY,
+            Self::UserFault => code::memory::USERFAULTFD_WATCHES,
+            Self::ShadowStack => code::memory::SHADOW_STACK,
+            Self::AioRing => code::memory::AIO_RING,
+            Self::AioUnderWay => code::memory::AIO_UNDER_WAY,
+            Self::Uprobes => code::memory::UPROBES,
+            Self::KernelObject => code::memory::KERNEL_OBJECT_MAPPED,
+            Self::ProtectionKey(_) => code::memory::PROTECTION_KEY,
+            Self::HugePageSize(_) => code::memory::HUGE_PAGE_SIZE,
+            Self::PolicyOfPart => code::memory::POLICY_OF_PART,
+            Self::Special => code::memory::SPECIAL_MAPPING,
+            Self::UnreadablePage(_) => code::memory::UNREADABLE_PAGE,
+        }
+    }
+}
+
 /// Why something else about a process cannot be saved.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum StateRefusal {
@@ -239,4 +276,29 @@ pub enum StateRefusal {
     /// No vDSO.
     #[error("it has no vDSO mapping, so nothing can be asked of it from inside")]
     NoVdso,
+}
+
+impl StateRefusal {
+    /// Its code.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::Namespace(_) => code::processes::OTHER_NAMESPACE,
+            Self::NamespaceForChildren(_) => code::processes::NAMESPACE_FOR_CHILDREN,
+            Self::User { .. } => code::processes::OTHER_USER,
+            Self::Group { .. } => code::processes::OTHER_GROUP,
+            Self::Seccomp => code::processes::SECCOMP,
+            Self::ThreadFeatures(_) => code::processes::THREAD_FEATURES,
+            Self::AddressMasking => code::processes::ADDRESS_MASKING,
+            Self::Speculation(_) => code::processes::SPECULATION,
+            Self::IoFlusher(_) => code::processes::IO_FLUSHER,
+            Self::SystemCallDispatch(_) => code::processes::SYSTEM_CALL_DISPATCH,
+            Self::CoreScheduling(_) => code::processes::CORE_SCHEDULING,
+            Self::SharedMemory(_) => code::processes::SHARED_MEMORY,
+            Self::ThreadOwns { .. } => code::processes::THREAD_OWNS,
+            Self::Timer { .. } => code::processes::FOREIGN_TIMER,
+            Self::TimerThread { .. } => code::processes::TIMER_THREAD,
+            Self::NoVdso => code::processes::NO_VDSO,
+        }
+    }
 }

@@ -16,6 +16,7 @@ use super::core_notes;
 use super::error::ReadError;
 use super::reader::Reader;
 use crate::model::address::AddrRange;
+use crate::model::code::{self, Code};
 use crate::model::id::{ObjectId, Pid};
 use crate::model::job::Job;
 use crate::model::memory::{AddressSpace, Backing, Vma};
@@ -60,6 +61,19 @@ pub enum CoreError {
         /// Why.
         source: io::Error,
     },
+}
+
+impl CoreError {
+    /// Its code.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::NoProcess { .. } => code::requests::NO_SUCH_PROCESS_INSIDE,
+            Self::Ended { .. } => code::requests::PROCESS_HAS_NO_MEMORY,
+            Self::Read(error) => error.code(),
+            Self::Write { .. } => code::requests::CANNOT_WRITE_FILE,
+        }
+    }
 }
 
 fn list(pids: &[Pid]) -> String {

@@ -9,6 +9,7 @@ use thiserror::Error;
 use super::format::{FORMAT_VERSION, GenerationId, HeaderFault};
 use super::section::{DecodeFault, SectionKind};
 use super::validate::Violation;
+use crate::model::code::{self, Code};
 use crate::model::id::ObjectId;
 
 /// A part of a file of an image.
@@ -250,6 +251,34 @@ pub enum ReadError {
 }
 
 impl ReadError {
+    /// Its code.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::OpenDirectory { .. } | Self::OpenFile { .. } | Self::ReadFile { .. } => {
+                code::images::CANNOT_OPEN
+            }
+            Self::FindFile { .. } => code::images::FILE_MISSING,
+            Self::TrustOwner { .. } => code::images::NOT_YOURS,
+            Self::TrustMode { .. } => code::images::WRITABLE_BY_OTHERS,
+            Self::TrustKind { .. } => code::images::NOT_A_FILE,
+            Self::RecogniseFile { .. } => code::images::NOT_AN_IMAGE,
+            Self::SupportVersion { .. } | Self::SupportSection { .. } => {
+                code::images::FORMAT_TOO_NEW
+            }
+            Self::SupportArchitecture { .. } => code::images::OTHER_ARCHITECTURE,
+            Self::MatchLength { .. } => code::images::WRONG_LENGTH,
+            Self::MatchChecksum { .. } => code::images::WRONG_CHECKSUM,
+            Self::BoundPart { .. } => code::images::OUT_OF_BOUNDS,
+            Self::FindSection { .. } | Self::RepeatSection { .. } => code::images::WRONG_SECTIONS,
+            Self::DecodeSection { .. } | Self::Decompress { .. } => code::images::CANNOT_DECODE,
+            Self::MatchGeneration { .. } => code::images::MIXED_UP,
+            Self::CheckRecords { .. } => code::images::CONTRADICTION,
+        }
+    }
+}
+
+impl ReadError {
     /// What it says about the image.
     #[must_use]
     pub fn fault(&self) -> ReadFault {
@@ -415,6 +444,28 @@ pub enum WriteError {
         /// The contradiction.
         source: Violation,
     },
+}
+
+impl WriteError {
+    /// Its code.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::OpenDirectory { .. }
+            | Self::CreateFile { .. }
+            | Self::WriteFile { .. }
+            | Self::SyncFile { .. }
+            | Self::RemoveFile { .. } => code::writing::NOT_WRITTEN,
+            Self::StartThread { .. } => code::attaching::CANNOT_FORK,
+            Self::ReadPages { .. } => code::writing::STATE_UNREADABLE,
+            Self::ReadParent { source, .. } => source.code(),
+            Self::FindParent { .. } | Self::ContinueWriting | Self::EncodeSection { .. } => {
+                code::writing::PANICKED
+            }
+            Self::BoundPages { .. } | Self::BoundSection { .. } => code::writing::TOO_MANY,
+            Self::CheckRecords { .. } => code::writing::WRONG_RECORDS,
+        }
+    }
 }
 
 impl WriteError {

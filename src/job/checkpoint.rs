@@ -28,6 +28,7 @@ use super::report::Taken;
 use super::retention::Retention;
 use super::run::{DIRECTORY_VARIABLE, JOB_VARIABLE};
 use super::supervisor::{Settings, Supervised, seconds_since_1970};
+use crate::model::code::{self, Code};
 
 /// Why there is no new checkpoint. The job runs on.
 #[derive(Debug, Error)]
@@ -47,6 +48,20 @@ pub enum CheckpointError {
     /// The thread panicked; the kernel released the job when it ended.
     #[error("the checkpoint's thread panicked")]
     Panicked,
+}
+
+impl CheckpointError {
+    /// Its code.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::Directory(error) => error.code(),
+            Self::Dump(error) => error.code(),
+            Self::Hook(_) => code::supervising::HOOK_FAILED,
+            Self::StartThread(_) => code::attaching::CANNOT_FORK,
+            Self::Panicked => code::writing::PANICKED,
+        }
+    }
 }
 
 impl CheckpointError {

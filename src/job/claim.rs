@@ -21,6 +21,7 @@ use thiserror::Error;
 use crate::sys::procfs;
 
 use super::supervisor::seconds_since_1970;
+use crate::model::code::{self, Code};
 
 /// The file's name in the job's directory.
 pub const LOCK_FILE: &str = "lock";
@@ -59,6 +60,17 @@ pub enum ClaimError {
         /// The kernel's word.
         source: io::Error,
     },
+}
+
+impl ClaimError {
+    /// Its code.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::Held { .. } => code::requests::DIRECTORY_IN_USE,
+            Self::Lock { .. } => code::requests::DIRECTORY_UNUSABLE,
+        }
+    }
 }
 
 fn name(holder: Option<&Holder>) -> String {

@@ -17,6 +17,7 @@ use super::places::Moved;
 use super::report::{Event, Explanation, Observer, Taken, Totals};
 use super::root::Ended;
 use super::supervisor::{Cause, Ending};
+use crate::model::code::Code;
 
 /// The journal's name in a job's directory.
 pub const JOURNAL_FILE: &str = "events.jsonl";
@@ -47,7 +48,7 @@ enum Entry<'a> {
     PassedOver { generation: &'a Path, reason: &'a str },
     StartedOver,
     Checkpoint(Checkpoint),
-    CheckpointFailed { reason: &'a str },
+    CheckpointFailed { code: Code, reason: &'a str },
     Copied { generation: &'a Path, bytes: u64, write_ms: f64 },
     CopyFailed { reason: &'a str },
     NoLocalDirectory { reason: &'a str },
@@ -128,7 +129,10 @@ impl Observer for Journal<'_> {
             }
             Event::Failed { explanation, .. } => {
                 self.totals.failed += 1;
-                self.write(Entry::CheckpointFailed { reason: &explanation.message });
+                self.write(Entry::CheckpointFailed {
+                    code: explanation.code,
+                    reason: &explanation.message,
+                });
             }
             Event::Copied(brought) => self.write(Entry::Copied {
                 generation: &brought.path,

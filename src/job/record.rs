@@ -14,6 +14,7 @@ use thiserror::Error;
 
 use crate::image::format::GenerationId;
 use crate::image::reader::Trust;
+use crate::model::code::{self, Code};
 
 /// How the names of files begin that are on their way to a final name: each exists for an instant.
 pub const RENAMING: &str = ".new-";
@@ -70,6 +71,20 @@ pub enum RecordError {
         /// The kernel's word.
         source: io::Error,
     },
+}
+
+impl RecordError {
+    /// Its code.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::Trust { .. } => code::requests::DIRECTORY_NOT_TRUSTED,
+            Self::Decode { .. } => code::requests::RECORD_DAMAGED,
+            Self::Read { .. } | Self::Write { .. } | Self::Remove { .. } => {
+                code::requests::DIRECTORY_UNUSABLE
+            }
+        }
+    }
 }
 
 /// Reads the record `path`; `None` when there is none.

@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
+use crate::model::code::Code;
 use crate::model::id::Bytes;
 
 use super::checkpoint::CheckpointError;
@@ -68,6 +69,8 @@ impl Taken {
 
 /// Bytes of free text in a message, at most: far from its limit with everything else.
 const TEXT_LIMIT: usize = 32 * 1024;
+/// Codes in a message, at most.
+const MOST_DETAILS: usize = 100;
 
 /// Who can do something about a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,6 +86,10 @@ pub enum Kind {
 /// A failure in words.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explanation {
+    /// What it is in the catalogue.
+    pub code: Code,
+    /// What each of the things is that the message lists, if it lists any.
+    pub details: Vec<Code>,
     /// Who can do something about it.
     pub kind: Kind,
     /// The operation, the thing it failed on, and the cause.
@@ -97,7 +104,8 @@ impl Explanation {
     pub fn bounded(&self) -> Self {
         let mut message = self.message.clone();
         message.truncate(message.floor_char_boundary(TEXT_LIMIT));
-        Self { message, ..self.clone() }
+        let details = self.details.iter().take(MOST_DETAILS).copied().collect();
+        Self { message, details, ..self.clone() }
     }
 }
 
@@ -230,10 +238,13 @@ pub trait Observer {
 mod tests {
     use super::{Explanation, Kind, TEXT_LIMIT, Taken};
     use crate::job::control::protocol::{Reply, encode};
+    use crate::model::code::processes;
 
     #[test]
     fn everything_that_is_told_fits_in_a_message() {
         let explanation = Explanation {
+            code: processes::REFUSED,
+            details: vec![processes::SECCOMP],
             kind: Kind::User,
             message: "ü".repeat(TEXT_LIMIT),
             hint: Some("try again".to_owned()),

@@ -37,6 +37,7 @@ use super::report::{Explanation, Taken};
 use super::retention::Retention;
 use super::run::{JOB_VARIABLE, default_directory};
 use super::supervisor::seconds_since_1970;
+use crate::model::code::{self, Code};
 
 /// How long a supervisor may take to say how its job is.
 const STATUS_PATIENCE: Duration = Duration::from_secs(2);
@@ -130,6 +131,31 @@ pub enum RequestError {
     /// This process tried, and failed.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+}
+
+impl RequestError {
+    /// Its code.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::NotInsideJob => code::attaching::NOT_INSIDE_JOB,
+            Self::NotSupervised(_) => code::attaching::NOT_SUPERVISED,
+            Self::SupervisorGone(_) => code::attaching::SUPERVISOR_GONE,
+            Self::NoJob(_) => code::attaching::NO_JOB,
+            Self::SupervisorStopped(_) => code::attaching::SUPERVISOR_STOPPED,
+            Self::NoProcess(_) => code::attaching::NO_SUCH_PROCESS,
+            Self::NotMine(_) => code::attaching::NOT_YOURS,
+            Self::AboveMe(_) => code::attaching::ABOVE_ITSELF,
+            Self::ReadProc(_) => code::attaching::PROC_UNREADABLE,
+            Self::ReadBoot(_) => code::attaching::MACHINE_UNREADABLE,
+            Self::FindDirectory(_) => code::requests::NOTHING_THERE,
+            Self::Ask(_) => code::attaching::SUPERVISOR_SILENT,
+            Self::Refused(error) => error.code(),
+            Self::Checkpoint(error) => error.code(),
+            Self::Failed(error) => error.code,
+            Self::StartProcess(_) => code::attaching::CANNOT_FORK,
+        }
+    }
 }
 
 /// Takes a checkpoint.

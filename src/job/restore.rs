@@ -40,6 +40,7 @@ use super::signals;
 use super::supervisor::{
     Ending, Settings, SuperviseError, Supervised, Supervisor, seconds_since_1970, tracking,
 };
+use crate::model::code::{self, Code};
 
 /// Where, in a job's directory, what a rollback takes away is kept.
 pub const DISPLACED: &str = "displaced";
@@ -112,6 +113,27 @@ pub enum ResumeError {
     /// The supervisor cannot go on; the job does.
     #[error(transparent)]
     Supervise(#[from] SuperviseError),
+}
+
+impl ResumeError {
+    /// Its code.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::Find(error) => error.code(),
+            Self::Read(error) => error.code(),
+            Self::Plan(error) => error.code(),
+            Self::Directory(error) => error.code(),
+            Self::Start(error) => error.code(),
+            Self::Probe(_) | Self::Prepare { .. } | Self::Fork(_) => {
+                code::restoring::RESTORE_UNPREPARED
+            }
+            Self::Files(_) => code::restoring::FILES_DIFFER,
+            Self::Background => code::restoring::FAILED_IN_BACKGROUND,
+            Self::WritePid { .. } => code::restoring::PID_FILE,
+            Self::Supervise(_) => code::supervising::CANNOT_SUPERVISE,
+        }
+    }
 }
 
 /// A checkpoint that can be restored here, as far as can be told without trying.

@@ -24,6 +24,7 @@ use super::report::{Event, Observer};
 use super::restore::{self, ResumeError};
 use super::supervisor::{Ending, Settings};
 use crate::image::reader::Trust;
+use crate::model::code::{self, Code};
 use crate::sys::procfs;
 
 /// How long processes of a lost job may take to end.
@@ -82,6 +83,22 @@ pub enum GoOnError {
         /// The kernel's word.
         source: io::Error,
     },
+}
+
+impl GoOnError {
+    /// Its code.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::AnotherCommand { .. } => code::requests::ANOTHER_COMMAND,
+            Self::Directory(error) => error.code(),
+            Self::Record(error) => error.code(),
+            Self::Resume(error) => error.code(),
+            Self::StillRuns { .. } => code::requests::STILL_RUNS,
+            Self::BudgetSpent { .. } => code::requests::BUDGET_SPENT,
+            Self::MoveAside { .. } => code::requests::CANNOT_MOVE_ASIDE,
+        }
+    }
 }
 
 /// How a job is brought back.

@@ -24,6 +24,7 @@ use super::supervisor::{
     Ending, Settings, SuperviseError, Supervised, Supervisor, seconds_since_1970, tracking,
 };
 use super::{identity, signals};
+use crate::model::code::{self, Code};
 
 /// Tells a job where its checkpoints go.
 pub const DIRECTORY_VARIABLE: &str = "RCKPT_DIR";
@@ -97,6 +98,23 @@ pub enum RunError {
     /// The supervisor cannot go on; the job does.
     #[error(transparent)]
     Supervise(#[from] SuperviseError),
+}
+
+impl RunError {
+    /// Its code.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::Prepare { .. } => code::supervising::NOT_STARTED,
+            Self::Directory(error) => error.code(),
+            Self::Local(error) => error.code(),
+            Self::GoOn(error) => error.code(),
+            Self::Start(error) => error.code(),
+            Self::Launch(error) => error.code(),
+            Self::NameDirectory => code::requests::DIRECTORY_NOT_NAMED,
+            Self::Supervise(_) => code::supervising::CANNOT_SUPERVISE,
+        }
+    }
 }
 
 /// Runs a job to its end, or until it is stopped after a checkpoint on request.

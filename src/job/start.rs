@@ -21,6 +21,7 @@ use crate::restore::files::{self, Choices, Policy, Problems, RollbackError};
 
 use super::record::{self, RecordError};
 use super::restore::DISPLACED;
+use crate::model::code::{self, Code};
 
 const START_FILE: &str = "start.json";
 
@@ -39,6 +40,19 @@ pub enum StartError {
     /// Taking back failed.
     #[error(transparent)]
     TakeBack(#[from] RollbackError),
+}
+
+impl StartError {
+    /// Its code.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::Output(_) => code::writing::OUTPUTS_UNREADABLE,
+            Self::Record(error) => error.code(),
+            Self::Files(_) => code::restoring::OUTPUTS_CHANGED,
+            Self::TakeBack(_) => code::restoring::NOT_TAKEN_BACK,
+        }
+    }
 }
 
 /// Everything that the job writes to and that was there before.

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use thiserror::Error;
 
+use crate::model::code::{self, Code};
 use crate::model::id::{FdTableId, FsId, Pid};
 use crate::model::job::Job;
 use crate::model::process::Process;
@@ -94,6 +95,19 @@ pub enum BirthError {
          exit_signal), which is not supported"
     )]
     ExitSignal { pid: Pid, signal: i32 },
+}
+
+impl BirthError {
+    /// Its code.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::FindSession { .. } => code::processes::SESSION_WITHOUT_LEADER,
+            Self::Share { .. } => code::processes::SHARED_BETWEEN_SIBLINGS,
+            Self::Clone { .. } => code::processes::SHARED_TABLE,
+            Self::ExitSignal { .. } => code::processes::EXIT_SIGNAL,
+        }
+    }
 }
 
 /// Plans the births of all processes of `job`. The result are the processes forked by the job's

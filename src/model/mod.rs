@@ -7,6 +7,7 @@
 
 pub mod address;
 pub mod births;
+pub mod code;
 pub mod event;
 pub mod file;
 pub mod id;

@@ -27,6 +27,7 @@ use crate::sys::descriptor::{self, Owner};
 use crate::sys::inotify;
 
 use crate::model::births::Birth;
+use crate::model::code::{self, Code};
 use control::{ControlError, Finish, Rebuilt};
 use environment::ProbeError;
 use fill::{FillError, Target};
@@ -111,6 +112,30 @@ pub enum RestoreError {
     Fill(#[from] FillError),
     #[error("the job's root process {root} is not among its processes")]
     FindRoot { root: Pid },
+}
+
+impl RestoreError {
+    /// Its code.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::Probe(_) | Self::Connect { .. } => code::restoring::RESTORE_UNPREPARED,
+            Self::MakeNamespaces { .. } => code::restoring::NAMESPACES_FORBIDDEN,
+            Self::MapIds { .. } => code::restoring::NAMESPACE_SETUP,
+            Self::Reaper(_)
+            | Self::Build(_)
+            | Self::Builder { .. }
+            | Self::TakeContent { .. }
+            | Self::SetOwner { .. }
+            | Self::ForgetEvents { .. } => code::restoring::NOT_BUILT,
+            Self::Await { .. }
+            | Self::Lost { .. }
+            | Self::Stalled { .. }
+            | Self::OpenGate { .. } => code::restoring::RESTORE_STALLED,
+            Self::Control(_) | Self::FindRoot { .. } => code::restoring::NOT_CONTROLLED,
+            Self::Fill(_) => code::restoring::NOT_FILLED,
+        }
+    }
 }
 
 impl RestoreError {

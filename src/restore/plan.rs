@@ -20,6 +20,7 @@ use crate::model::file::OpenFileKind;
 use crate::model::id::{Bytes, InodeId, ObjectId, Pid};
 use crate::model::job::{Job, Machine};
 
+use crate::model::code::{self, Code};
 use crate::model::number::{PAGE_SIZE, to_u64};
 use crate::model::process::{Process, ResourceLimit};
 use crate::model::time::{Clocks, TimeSpec};
@@ -305,6 +306,26 @@ pub enum PlanError {
          0x7f0000000000"
     )]
     PlaceBlob { pid: Pid, length: usize },
+}
+
+impl PlanError {
+    /// Its code.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::Tree(error) => error.code(),
+            Self::Identity { .. } => code::restoring::OTHER_USER,
+            Self::Groups { .. } => code::restoring::GROUP_MISSING,
+            Self::Limit { .. } => code::restoring::LIMIT_TOO_LOW,
+            Self::Memory { .. } => code::restoring::MEMORY_TOO_SMALL,
+            Self::Cpu { .. } => code::restoring::CPU_LACKS_FEATURES,
+            Self::ExtendedState { .. } => code::restoring::EXTENDED_STATE,
+            Self::Vdso { .. } => code::restoring::VDSO_DIFFERS,
+            Self::Capabilities { .. } => code::restoring::CAPABILITIES_MISSING,
+            Self::Nodes { .. } => code::restoring::NODES_MISSING,
+            Self::PlaceBlob { .. } => code::restoring::NO_HOLE,
+        }
+    }
 }
 
 /// Plans the restore of `job`, whose page data are in `chunks`, whose pages have `hashes`.

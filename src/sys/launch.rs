@@ -26,6 +26,7 @@ use nix::unistd::{self, AccessFlags, ForkResult, Pid};
 use thiserror::Error;
 
 use super::clone;
+use crate::model::code::{self, Code};
 
 /// What was so before `main`: bits 0..=2 for standard streams that were closed, and
 /// [`PIPE_IGNORED`].
@@ -141,6 +142,19 @@ pub enum LaunchError {
     /// The new process ended before it executed the program.
     #[error("process {0} ended before it executed the program")]
     Vanished(Pid),
+}
+
+impl LaunchError {
+    /// Its code.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::HoldsNul(_) => code::requests::USAGE,
+            Self::Execute { .. } => code::requests::COMMAND_NOT_EXECUTABLE,
+            Self::MakePipe(_) | Self::Fork(_) | Self::Vanished(_) => code::supervising::NOT_STARTED,
+            Self::SeveralThreads(_) => code::supervising::INTERNAL,
+        }
+    }
 }
 
 /// Looks for the file that `program` names, along PATH as execvp(3) does, so that a wrong name is

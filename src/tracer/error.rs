@@ -7,6 +7,7 @@ use nix::unistd::Pid;
 use thiserror::Error;
 
 use crate::model::address::RemoteAddr;
+use crate::model::code::{self, Code};
 use crate::sys::procfs::ProcError;
 
 /// Why a tree could not be frozen. It runs on unharmed.
@@ -102,6 +103,25 @@ pub enum FreezeError {
         /// Why.
         source: InjectError,
     },
+}
+
+impl FreezeError {
+    /// Its code.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::NoSuchProcess { .. } => code::attaching::NO_SUCH_PROCESS,
+            Self::Ended { .. } => code::attaching::PROCESS_ENDED,
+            Self::AlreadyTraced { .. } => code::attaching::ALREADY_TRACED,
+            Self::NotPermitted { .. } => code::attaching::NOT_PERMITTED,
+            Self::Busy { .. } => code::attaching::BUSY,
+            Self::Growing { .. } => code::attaching::GROWING,
+            Self::ThirtyTwoBit { .. } => code::attaching::THIRTY_TWO_BIT,
+            Self::Trace { .. } | Self::Memory { .. } => code::attaching::TRACE_FAILED,
+            Self::Proc(_) => code::attaching::PROC_UNREADABLE,
+            Self::Heal { .. } => code::attaching::NOT_HEALED,
+        }
+    }
 }
 
 /// Why a thread does not stop at once.

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::unistd::{Pid, geteuid};
+use serde_json::Value;
 
 use crate::harness::fixture::{Linking, fixture};
 use crate::harness::process::{self, PATIENCE, poll};
@@ -23,6 +24,7 @@ fn check_refused(answer: &Answer, status: i32, words: &[&str]) {
     for word in words {
         assert!(said.contains(&word.to_lowercase()), "{word:?} is missing in {:?}", answer.words);
     }
+    assert!(said.contains("error[rckpt-e"), "it has no code: {:?}", answer.words);
     assert!(!said.contains("panicked") && !said.contains("backtrace"), "{:?}", answer.words);
 }
 
@@ -44,6 +46,33 @@ fn check_not_restored(place: &Workplace, words: &[&str]) {
 fn no_such_process() {
     let place = Workplace::new(User::Plain);
     check_refused(&place.ask(&["dump", "4194000"]), 1, &["4194000", "there is none"]);
+}
+
+/// People find the code in the message, scripts in the report, and both find out what it means.
+#[test]
+fn codes_are_told_and_explained() {
+    let place = Workplace::new(User::Plain);
+    let answer = place.ask(&["dump", "4194000", "--json"]);
+    check_refused(&answer, 1, &["error[RCKPT-E0201]: process 4194000"]);
+    let report: Value = serde_json::from_str(&answer.output).expect("it is JSON");
+    assert_eq!(report["error"]["code"], "RCKPT-E0201");
+    assert!(place.tell(&["explain", "RCKPT-E0201"]).contains("What to do: rckpt list shows"));
+    assert!(place.tell(&["explain"]).contains("RCKPT-E0401"));
+    check_refused(&place.ask(&["explain", "E9999"]), 1, &["no such code"]);
+}
+
+/// Each thing that is refused has a code of its own.
+#[test]
+fn refusals_have_codes_of_their_own() {
+    let place = Workplace::new(User::Plain);
+    let script = "import os, time; fd = os.open('/proc/self/ns/uts', os.O_RDONLY); \
+                  open('ready', 'w'); time.sleep(1000)";
+    let child = place.start(place.command("/usr/bin/python3").args(["-c", script]));
+    assert!(poll(PATIENCE, || place.has("ready").then_some(())).is_some());
+    let answer = place.ask(&["dump", &child.to_string(), "--dir", "job", "--json"]);
+    check_refused(&answer, 1, &["error[RCKPT-E0300]", "RCKPT-E0433: process"]);
+    let report: Value = serde_json::from_str(&answer.output).expect("it is JSON");
+    assert_eq!(report["error"]["details"], serde_json::json!(["RCKPT-E0433"]));
 }
 
 #[test]

@@ -19,6 +19,7 @@ use nix::sys::statfs::fstatfs;
 use super::content::{Content, ContentReader, PageRun};
 use crate::image::error::WriteError;
 use crate::image::writer::{Writer, ZeroPages};
+use crate::model::code::{self, Code};
 use crate::model::id::ObjectId;
 use crate::model::number::{PAGE_SIZE, to_usize};
 use crate::sys::reflink;
@@ -84,6 +85,17 @@ pub enum LaterError {
     /// It could not be read, or not be written.
     #[error(transparent)]
     Write(#[from] WriteError),
+}
+
+impl LaterError {
+    /// Its code.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::Changed { .. } => code::writing::FILE_NOT_QUIET,
+            Self::Write(error) => error.code(),
+        }
+    }
 }
 
 /// Puts `content` off until the job runs again, if it stays what it is that long; `directory` is where the

@@ -12,6 +12,7 @@ use thiserror::Error;
 use super::refusal::{Place, RefusalKind};
 use super::scan::{Description, FileStat};
 use super::{CollectFilesError, Collector, Failure, call_failed, duplicate, index};
+use crate::model::code::{self, Code};
 use crate::model::file::OpenFileKind;
 use crate::model::id::{self, Bytes, PosixQueueId};
 use crate::model::ipc::PosixQueue;
@@ -53,6 +54,20 @@ pub enum MessageQueueRefusal {
 }
 
 impl MessageQueueRefusal {
+    /// Its code.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::MessagesWait { .. } => code::files::MESSAGES_WAIT,
+            Self::Notifies { .. } => code::files::QUEUE_NOTIFIES,
+            Self::Owner { .. } => code::files::QUEUE_OWNER,
+            Self::SharedWithOutside { .. } => code::files::QUEUE_SHARED_WITH_OUTSIDE,
+            Self::Unreadable { .. } => code::files::QUEUE_UNREADABLE,
+        }
+    }
+}
+
+impl MessageQueueRefusal {
     /// Whether it will be gone in a moment if the job runs on.
     #[must_use]
     pub const fn is_passing(&self) -> bool {
@@ -62,18 +77,7 @@ impl MessageQueueRefusal {
     /// What the user can do about it.
     #[must_use]
     pub const fn remedy(&self) -> &'static str {
-        match self {
-            Self::MessagesWait { .. } => "take the checkpoint when the program has received them",
-            Self::Notifies { .. } => {
-                "take the checkpoint when the program has received the message, or let it wait in \
-                 mq_receive or poll instead"
-            }
-            Self::Owner { .. } => "let the job make a queue of its own",
-            Self::SharedWithOutside { .. } => {
-                "checkpoint both programs as one job, or end the other"
-            }
-            Self::Unreadable { .. } => "let the program make it readable for its owner",
-        }
+        self.code().remedy()
     }
 }
 

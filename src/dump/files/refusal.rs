@@ -10,6 +10,7 @@ use thiserror::Error;
 use super::message_queue::MessageQueueRefusal;
 use super::socket::ForeignSocket;
 use crate::model::address::AddrRange;
+use crate::model::code::{self, Code};
 use crate::model::id::{self, Bytes};
 
 /// Where in a process the unsupported thing sits.
@@ -337,6 +338,68 @@ pub enum RefusalKind {
     },
 }
 
+impl RefusalKind {
+    /// Its code.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::Socket => code::files::SOCKET,
+            Self::ForeignSocket(_) => code::files::FOREIGN_SOCKET,
+            Self::UnixSocket { .. } => code::files::UNIX_SOCKET,
+            Self::InetSocket { .. } => code::files::INTERNET_SOCKET,
+            Self::NetlinkSocket { .. } => code::files::NETLINK_SOCKET,
+            Self::InetPassing { .. } => code::files::INTERNET_SOCKET_PASSING,
+            Self::TcpOutside { .. } => code::files::TCP_OUTSIDE,
+            Self::TcpPending => code::files::TCP_PENDING,
+            Self::UnixNotAccepted { .. } => code::files::UNIX_NOT_ACCEPTED,
+            Self::UnixSentOutside => code::files::UNIX_SENT_OUTSIDE,
+            Self::UnixPeerOutside { .. } => code::files::UNIX_PEER_OUTSIDE,
+            Self::SocketOption { .. } => code::files::SOCKET_OPTION,
+            Self::WatchesOutside { .. } => code::files::EPOLL_WATCHES_OUTSIDE,
+            Self::WatchesSignalsOfOther { .. } => code::files::EPOLL_WATCHES_SIGNALS,
+            Self::EventsQueued => code::files::EVENTS_QUEUED,
+            Self::WatchNumber { .. } => code::files::WATCH_NUMBER,
+            Self::WatchedFileNotFound { .. } => code::files::WATCHED_FILE_NOT_FOUND,
+            Self::PidFdOfOutsider { .. } => code::files::PIDFD_OF_OUTSIDER,
+            Self::PidFdOfThread { .. } => code::files::PIDFD_OF_THREAD,
+            Self::LeadsToSharer { .. } => code::files::LEADS_TO_SHARER,
+            Self::MessageQueue(error) => error.code(),
+            Self::MessageQueueDirectory => code::files::QUEUE_DIRECTORY,
+            Self::Fanotify => code::files::FANOTIFY,
+            Self::IoUring => code::files::IO_URING,
+            Self::PerfEvent => code::files::PERF_EVENT,
+            Self::Bpf => code::files::BPF,
+            Self::UserFault => code::files::USERFAULTFD,
+            Self::UnknownKernelObject => code::files::UNKNOWN_KERNEL_OBJECT,
+            Self::Namespace => code::files::NAMESPACE,
+            Self::PseudoTerminal { .. } => code::files::PSEUDO_TERMINAL,
+            Self::TerminalSharedWithOutside { .. } => code::files::TERMINAL_SHARED_WITH_OUTSIDE,
+            Self::ForeignTerminal => code::files::FOREIGN_TERMINAL,
+            Self::Accelerator => code::files::ACCELERATOR,
+            Self::CharacterDevice { .. } => code::files::CHARACTER_DEVICE,
+            Self::BlockDevice => code::files::BLOCK_DEVICE,
+            Self::PipeLeadsOutside => code::files::PIPE_LEADS_OUTSIDE,
+            Self::PipeSharedWithOutside { .. } => code::files::PIPE_SHARED_WITH_OUTSIDE,
+            Self::PipeUnreadable { .. } => code::files::PIPE_UNREADABLE,
+            Self::NameLost { .. } => code::files::NAME_LOST,
+            Self::NotReachable => code::files::NOT_REACHABLE,
+            Self::ChangedRoot => code::files::CHANGED_ROOT,
+            Self::ContentUnreadable { .. } => code::files::CONTENT_UNREADABLE,
+            Self::ProcOfOutsider => code::files::PROC_OF_OUTSIDER,
+            Self::ProcOfThread => code::files::PROC_OF_THREAD,
+            Self::ProcOfMemory => code::files::PROC_OF_MEMORY,
+            Self::KernelFileForWriting => code::files::KERNEL_FILE_FOR_WRITING,
+            Self::UnknownFile { .. } => code::files::UNKNOWN_FILE,
+            Self::OwnerOutside { .. } => code::files::OWNER_OUTSIDE,
+            Self::LeaseBreaking => code::files::LEASE_BREAKING,
+            Self::SegmentOfHugePages => code::memory::SEGMENT_OF_HUGE_PAGES,
+            Self::SharedHugePages => code::memory::SHARED_HUGE_PAGES,
+            Self::MappedDevice => code::memory::MAPPED_DEVICE,
+            Self::MappedContentUnreadable { .. } => code::memory::MAPPED_CONTENT_UNREADABLE,
+        }
+    }
+}
+
 /// To whom a unix socket is connected, in words.
 fn outsider(name: &Bytes, holder: Option<&(Pid, String)>) -> String {
     let socket = match name.0.split_first() {
@@ -375,91 +438,7 @@ impl RefusalKind {
     /// What the user can do about it.
     #[must_use]
     pub const fn remedy(&self) -> &'static str {
-        match self {
-            Self::Socket
-            | Self::ForeignSocket(_)
-            | Self::UnixSocket { .. }
-            | Self::InetSocket { .. }
-            | Self::NetlinkSocket { .. }
-            | Self::SocketOption { .. }
-            | Self::WatchNumber { .. }
-            | Self::PidFdOfOutsider { .. }
-            | Self::PidFdOfThread { .. }
-            | Self::LeadsToSharer { .. }
-            | Self::MessageQueueDirectory
-            | Self::Fanotify
-            | Self::PerfEvent
-            | Self::Bpf
-            | Self::UserFault
-            | Self::UnknownKernelObject
-            | Self::Namespace
-            | Self::BlockDevice
-            | Self::CharacterDevice { .. } => {
-                "take the checkpoint when the program has it closed, or run the program in a mode \
-                 that does not open it"
-            }
-            Self::MessageQueue(refusal) => refusal.remedy(),
-            Self::UnixSentOutside => "take the checkpoint when it has been received",
-            Self::UnixNotAccepted { .. } => {
-                "take the checkpoint when the server has accepted its clients"
-            }
-            Self::UnixPeerOutside { .. } => {
-                "checkpoint both programs as one job, take the checkpoint when the connection is closed, \
-                 or give it up with --ext-unix: after a restore it is closed"
-            }
-            Self::WatchesOutside { .. } | Self::WatchesSignalsOfOther { .. } => {
-                "take the checkpoint when the program has closed the epoll instance, or has removed \
-                 the number from it"
-            }
-            Self::TcpOutside { .. } => {
-                "close the connection in the program, or restore it as reset (--tcp-close)"
-            }
-            Self::TcpPending => "try again in a moment, when the server has accepted it",
-            Self::InetPassing { .. } => "try again in a moment",
-            Self::IoUring => "switch io_uring off in the program (for node: UV_USE_IO_URING=0)",
-            Self::PseudoTerminal { .. } => {
-                "try again in a moment, or checkpoint the program inside the terminal instead"
-            }
-            Self::TerminalSharedWithOutside { .. } => {
-                "checkpoint the other process, too, or have it close the terminal"
-            }
-            Self::ForeignTerminal => {
-                "start the job with its terminal as a standard stream, or redirect to a file"
-            }
-            Self::Accelerator => "run without the GPU, or take the checkpoint when it is released",
-            Self::PipeLeadsOutside => {
-                "checkpoint the whole pipeline, or let the job use its standard streams or a file"
-            }
-            Self::PipeSharedWithOutside { .. } => {
-                "start the job with this descriptor closed (for example `3<&-` in a shell)"
-            }
-            Self::PipeUnreadable { .. } => {
-                "close other large pipes of yours, or raise /proc/sys/fs/pipe-max-size"
-            }
-            Self::NameLost { .. } => "keep the name by which the program opened the file",
-            Self::ChangedRoot => "run rckpt inside that root directory",
-            Self::NotReachable => "run rckpt where the job sees its files, in the same container",
-            Self::ContentUnreadable { .. } => {
-                "let the owner read the file (chmod u+r), or run rckpt as the user who can"
-            }
-            Self::ProcOfOutsider
-            | Self::ProcOfThread
-            | Self::ProcOfMemory
-            | Self::KernelFileForWriting => {
-                "take the checkpoint when the program has closed the file"
-            }
-            Self::UnknownFile { .. } | Self::MappedDevice => {
-                "take the checkpoint when the program does not use it"
-            }
-            Self::OwnerOutside { .. } => "let the program set the owner (F_SETOWN) to itself",
-            Self::LeaseBreaking | Self::EventsQueued => "try again in a moment",
-            Self::WatchedFileNotFound { .. } => {
-                "start the program in the directory that it watches, or above"
-            }
-            Self::SegmentOfHugePages => "let the program make it without SHM_HUGETLB",
-            Self::SharedHugePages => "use a file on hugetlbfs, or ordinary pages",
-            Self::MappedContentUnreadable { .. } => "keep the mapped file until the job has ended",
-        }
+        self.code().remedy()
     }
 }
 

@@ -7,6 +7,7 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 use thiserror::Error;
 
+use crate::model::code::{self, Code};
 use crate::sys::ipc::Kind;
 
 /// An object, for messages.
@@ -81,6 +82,21 @@ pub enum IpcRefusal {
         /// The other task.
         other: Pid,
     },
+}
+
+impl IpcRefusal {
+    /// Its code.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::UsedOutside { .. } => code::processes::IPC_USED_OUTSIDE,
+            Self::Owner { .. } => code::processes::IPC_OWNER,
+            Self::Unreadable { .. } => code::processes::IPC_UNREADABLE,
+            Self::InParts => code::processes::IPC_IN_PARTS,
+            Self::Undo { .. } => code::processes::IPC_UNDO,
+            Self::UndoShared { .. } => code::processes::IPC_UNDO_SHARED,
+        }
+    }
 }
 
 /// What the user should know of objects that are not in the checkpoint.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::job::report::{Explanation, Taken};
+use crate::model::code::{self, Code};
 use crate::model::id::Bytes;
 
 /// The version that this program speaks.
@@ -128,6 +129,22 @@ pub enum Refusal {
     /// The message could not be read.
     #[error("the request could not be read")]
     Unreadable,
+}
+
+impl Refusal {
+    /// Its code.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::Busy => code::attaching::CHECKPOINT_UNDER_WAY,
+            Self::Ending => code::attaching::JOB_ENDING,
+            Self::NotInside | Self::Inside | Self::UnknownTicket | Self::Unreadable => {
+                code::attaching::MISUNDERSTOOD
+            }
+            Self::Held => code::attaching::HELD,
+            Self::NotHeld => code::attaching::NOT_HELD,
+        }
+    }
 }
 
 /// How a job is.

@@ -9,6 +9,7 @@ use super::identity::{Identity, JOB_FILE_FORMAT};
 use crate::image::ReadError;
 use crate::job::claim::ClaimError;
 use crate::job::record::RecordError;
+use crate::model::code::{self, Code};
 
 /// Why something cannot be done with a job's directory.
 #[derive(Debug, Error)]
@@ -103,6 +104,27 @@ pub enum DirectoryError {
     },
 }
 
+impl DirectoryError {
+    /// Its code.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::Record(error) => error.code(),
+            Self::Claim(error) => error.code(),
+            Self::AnotherJob { .. } => code::requests::ANOTHER_JOB,
+            Self::SupportIdentity { .. } => code::requests::DIRECTORY_TOO_NEW,
+            Self::Create { .. }
+            | Self::Open { .. }
+            | Self::List { .. }
+            | Self::Begin { .. }
+            | Self::Sync { .. }
+            | Self::Rename { .. }
+            | Self::MoveLatest { .. }
+            | Self::Remove { .. } => code::requests::DIRECTORY_UNUSABLE,
+        }
+    }
+}
+
 /// Why a generation cannot be used.
 #[derive(Debug, Error)]
 pub enum GenerationError {
@@ -122,4 +144,15 @@ pub enum GenerationError {
         /// The job that the directory belongs to.
         expected: Vec<u8>,
     },
+}
+
+impl GenerationError {
+    /// Its code.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::Read(error) => error.code(),
+            Self::AnotherJob { .. } => code::images::MIXED_UP,
+        }
+    }
 }

@@ -12,6 +12,7 @@ use super::identity::JOB_FILE;
 use super::{JobDirectory, LATEST};
 use crate::image::format::IMAGE_FILE;
 use crate::image::reader::{Reader, Trust};
+use crate::model::code::{self, Code};
 
 /// Why a checkpoint that a user named cannot be had.
 #[derive(Debug, Error)]
@@ -54,6 +55,20 @@ pub enum FindError {
     /// The directory cannot be used.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
+}
+
+impl FindError {
+    /// Its code.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::Absent { .. } => code::requests::NOTHING_THERE,
+            Self::NoCheckpoint { .. } => code::requests::NO_CHECKPOINT,
+            Self::NoGeneration { .. } => code::requests::NO_SUCH_GENERATION,
+            Self::AtGeneration { .. } => code::requests::GENERATION_NAMED_TWICE,
+            Self::Directory(error) => error.code(),
+        }
+    }
 }
 
 /// A checkpoint that a user named.

@@ -23,6 +23,7 @@ use super::identity::{self, Identity};
 use crate::image::format::GenerationId;
 use crate::image::reader::Trust;
 use crate::job::record;
+use crate::model::code::{self, Code};
 
 /// In a job's directory: the local one.
 pub(super) const LOCAL_FILE: &str = "local.json";
@@ -54,6 +55,17 @@ pub enum TierError {
     /// One of the two cannot be used.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
+}
+
+impl TierError {
+    /// Its code.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::Same { .. } => code::requests::LOCAL_IS_HOME,
+            Self::Directory(error) => error.code(),
+        }
+    }
 }
 
 impl TierError {

@@ -10,6 +10,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use super::usage::Usage;
+use crate::model::code::{self, Code};
 use crate::model::file::{Inode, InodeKind, Output};
 use crate::model::id::Bytes;
 use crate::model::time::TimeSpec;
@@ -165,43 +166,39 @@ pub enum ProblemKind {
 }
 
 impl ProblemKind {
+    /// Its code.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::Vanished => code::restoring::VANISHED,
+            Self::AnotherType { .. } => code::restoring::ANOTHER_TYPE,
+            Self::Replaced => code::restoring::REPLACED,
+            Self::Shrunk { .. } => code::restoring::SHRUNK,
+            Self::Grown { .. } => code::restoring::GROWN,
+            Self::Written => code::restoring::WRITTEN,
+            Self::ChangedInPlace => code::restoring::CHANGED_IN_PLACE,
+            Self::ChangedInput => code::restoring::CHANGED_INPUT,
+            Self::ChangedMapped => code::restoring::CHANGED_MAPPED,
+            Self::New => code::restoring::NEW_FILE,
+            Self::EndUnreadable { .. } => code::restoring::END_UNREADABLE,
+            Self::WrittenTo { .. } => code::restoring::BEING_WRITTEN,
+            Self::Unreadable { .. } => code::restoring::UNREADABLE,
+            Self::NameTaken => code::restoring::NAME_TAKEN,
+            Self::SocketInUse => code::restoring::SOCKET_IN_USE,
+            Self::NoPlace { .. } => code::restoring::NO_PLACE_FOR_SOCKET,
+            Self::NoReceiver { .. } => code::restoring::NO_RECEIVER,
+            Self::NoTerminal => code::restoring::NO_TERMINAL,
+            Self::AddressTaken => code::restoring::ADDRESS_TAKEN,
+            Self::AddressUnavailable { .. } => code::restoring::ADDRESS_UNAVAILABLE,
+        }
+    }
+}
+
+impl ProblemKind {
     /// What the user can do.
     #[must_use]
     pub const fn remedy(&self) -> &'static str {
-        match self {
-            Self::Vanished | Self::AnotherType { .. } | Self::Unreadable { .. } => {
-                "put it back, or give its new place with --map OLD=NEW"
-            }
-            Self::Replaced | Self::Shrunk { .. } | Self::ChangedInPlace | Self::ChangedInput => {
-                "put it back, or use --files keep to go on with the file as it is"
-            }
-            Self::Grown { .. } | Self::Written | Self::New => {
-                "use --files rollback to cut it back (nothing is lost), or --files keep"
-            }
-            Self::EndUnreadable { .. } => {
-                "make it readable, or use --files keep to go on behind what it holds now"
-            }
-            Self::WrittenTo { .. } => {
-                "if that is the job itself, still running, end it first (kill), or leave it alone; \
-                 --files keep leaves the file as it is"
-            }
-            Self::ChangedMapped => {
-                "put the same build of it back, or give the place of one with --map OLD=NEW"
-            }
-            Self::NameTaken => {
-                "end that process: abstract names belong to all processes of the network namespace"
-            }
-            Self::SocketInUse => "end that process, or give another place with --map OLD=NEW",
-            Self::NoPlace { .. } => {
-                "make the directory, writable for you, or give another place with --map OLD=NEW"
-            }
-            Self::NoReceiver { .. } => "start that program first",
-            Self::NoTerminal => "restore from a terminal, in the foreground",
-            Self::AddressTaken => "end that program (ss -anp shows it)",
-            Self::AddressUnavailable { .. } => {
-                "restore on the machine of the checkpoint, or on one that has the same address"
-            }
-        }
+        self.code().remedy()
     }
 }
 
