@@ -3,7 +3,7 @@
 //! The job may live in a pid namespace of its own, made by an earlier restore. Ids as rckpt sees them
 //! are told apart by type from those that the job sees, which are the ones recorded.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
 use nix::unistd::{Pid, getegid, geteuid, getpid};
@@ -48,6 +48,17 @@ pub(super) struct Census {
     ids: HashMap<Pid, id::Pid>,
     /// What was seen of each thread.
     threads: HashMap<Pid, Glimpse>,
+    /// What processes have in common that are not threads of each other.
+    sharing: Sharing,
+}
+
+/// What processes have in common that are not threads of each other.
+#[derive(Debug, Default)]
+struct Sharing {
+    /// The number of each living member's memory, in their order; counted by first appearance.
+    memories: Vec<usize>,
+    /// Those who have their signal actions in common with their parents.
+    actions: HashSet<Pid>,
 }
 
 /// What /proc says of one thread, as far as its record needs it.
@@ -87,6 +98,16 @@ impl Census {
             Err(error) if error.is_gone() => Ok(id::Pid::default()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// The number of each living member's memory, in their order; counted by first appearance.
+    pub fn memories(&self) -> &[usize] {
+        &self.sharing.memories
+    }
+
+    /// Whether a member has its signal actions in common with its parent.
+    pub fn shares_actions(&self, member: &Member) -> bool {
+        self.sharing.actions.contains(&member.host)
     }
 
     /// The members that live.
@@ -161,8 +182,9 @@ pub(super) fn count(
         member.place.is_some() || ids.contains_key(&Pid::from_raw(member.status.ppid))
     });
     check_namespaces(&found, root, obstacles)?;
-    check_memory_sharing(&found, obstacles)?;
-    Ok(Census { members: parents_first(found), ids, threads })
+    let members = parents_first(found);
+    let sharing = find_sharing(&members, obstacles)?;
+    Ok(Census { members, ids, threads, sharing })
 }
 
 /// Orders members so that each comes after its parent, keeping the order otherwise.
@@ -321,24 +343,39 @@ fn namespace(pid: Pid, name: &str) -> Result<PathBuf, CollectError> {
     }
 }
 
-/// Finds processes that share memory without being threads of each other.
-fn check_memory_sharing(
+/// Finds processes that share memory without being threads of each other, and those among them that
+/// share signal actions, too. Whether a restore can bring that about is decided with the tree's order
+/// of births; only of actions no record says with whom they are shared.
+fn find_sharing(
     members: &[Member],
     obstacles: &mut Vec<Obstacle>,
-) -> Result<(), CollectError> {
+) -> Result<Sharing, CollectError> {
     let living: Vec<&Member> = members.iter().filter(|member| member.place.is_some()).collect();
-    let classes = super::files::identity::number_classes(&living, |left, right| {
-        descriptor::compare_tasks(Shared::Memory, left.task, right.task).map_err(|source| {
-            CollectError::Ask { operation: "compare the memory", pid: left.host, source }
-        })
-    })?;
-    let mut firsts: HashMap<usize, Pid> = HashMap::new();
-    for (member, class) in living.iter().zip(classes) {
-        let pid = member.host;
-        let first = *firsts.entry(class).or_insert(pid);
-        if first != pid {
-            obstacles.push(Obstacle::State { pid, kind: StateRefusal::SharedMemory(first) });
+    let compare = |what, operation| {
+        move |left: &Member, right: &Member| {
+            descriptor::compare_tasks(what, left.task, right.task)
+                .map_err(|source| CollectError::Ask { operation, pid: left.host, source })
+        }
+    };
+    let memory = compare(Shared::Memory, "compare the memory");
+    let handlers = compare(Shared::SignalHandlers, "compare the signal actions");
+    let memories =
+        super::files::identity::number_classes(&living, |left, right| memory(left, right))?;
+    let mut actions = HashSet::new();
+    for (number, member) in living.iter().enumerate() {
+        let same_memory = |other: &usize| memories[*other] == memories[number];
+        let mut with = Vec::new();
+        for other in (0..number).filter(same_memory) {
+            if handlers(living[other], member)?.is_eq() {
+                with.push(living[other].host);
+            }
+        }
+        if with.contains(&Pid::from_raw(member.status.ppid)) {
+            actions.insert(member.host);
+        } else if let Some(other) = with.first() {
+            let (pid, kind) = (member.host, StateRefusal::SharedActions(*other));
+            obstacles.push(Obstacle::State { pid, kind });
         }
     }
-    Ok(())
+    Ok(Sharing { memories, actions })
 }

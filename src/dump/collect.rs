@@ -54,7 +54,7 @@ pub(super) struct Collected {
     pub known: Vec<Known>,
     /// Address spaces without the details of their mappings.
     postponed: Vec<Postponed>,
-    /// For each address space the process that has it.
+    /// For each address space the first process that has it.
     pids: Vec<Pid>,
     /// Contents of files to store.
     contents: Vec<Content>,
@@ -128,6 +128,7 @@ pub(super) fn collect(
     let zombies: Vec<_> = ended.map(|member| (member.host, member.recorded())).collect();
     let scope = Scope {
         subjects: &subjects,
+        memories: census.memories(),
         zombies: &zombies,
         root,
         supervisor: request.supervisor,
@@ -149,33 +150,39 @@ pub(super) fn collect(
     let mut sizes = Vec::new();
     let mut postponed = Vec::new();
     let mut remarks = Vec::new();
-    let mut insights = insights.into_iter();
+    let mut insights = insights.into_iter().zip(census.memories()).zip(sharing);
     for member in &census.members {
-        let (Some(place), Some(insight)) =
+        let (Some(place), Some(((insight, memory), (fd_table, fs)))) =
             (member.place, member.place.and_then(|_| insights.next()))
         else {
             processes.push(process::collect_zombie(member, &census)?);
             continue;
         };
         let frozen = &tree.processes()[place];
-        let number = spaces.len();
+        let number = *memory;
         let id = u32::try_from(number).map_err(|_| CollectError::TooMany("processes"))?;
-        let object = ObjectId(id);
-        let mut space =
-            memory::collect(frozen, &insight.memory, object, &mut files, &mut obstacles)?;
-        match &insight.policies {
-            Some(policies) => detail::add(&mut space, frozen, policies, is_own, &mut obstacles)?,
-            None => {
-                let status = member.status.clone();
-                postponed.push(Postponed { space: number, pid: frozen.task(), status });
+        // Others may have the same memory: the first of them stands for all.
+        let mut space = None;
+        if number == spaces.len() {
+            let object = ObjectId(id);
+            let mut own =
+                memory::collect(frozen, &insight.memory, object, &mut files, &mut obstacles)?;
+            match &insight.policies {
+                Some(policies) => detail::add(&mut own, frozen, policies, is_own, &mut obstacles)?,
+                None => {
+                    let status = member.status.clone();
+                    postponed.push(Postponed { space: number, pid: frozen.task(), status });
+                }
             }
+            space = Some(own);
         }
         let record = process::collect(member, frozen, insight, &census)?;
-        remarks.extend(aio::collect(tree, place, &mut space, &mut obstacles)?);
-        spaces.push(space);
-        holders.push(place);
-        sizes.push(member.status.anonymous.saturating_add(member.status.swapped));
-        let (fd_table, fs) = sharing[number];
+        if let Some(mut space) = space {
+            remarks.extend(aio::collect(tree, place, &mut space, &mut obstacles)?);
+            spaces.push(space);
+            holders.push(place);
+            sizes.push(member.status.anonymous.saturating_add(member.status.swapped));
+        }
         processes.push(Process { mm: MmId(id), fd_table, fs, ..record });
     }
 
@@ -238,7 +245,7 @@ pub(super) fn collect(
         .map_err(|error| DumpError::Refused(Obstacles(vec![Obstacle::Tree(error)])))?;
     let warnings = files.warnings.iter().map(ToString::to_string).chain(remarks).collect();
     let started = clocks::started(request.root)?;
-    let pids = subjects.iter().map(|subject| subject.pid).collect();
+    let pids = holders.iter().map(|place| tree.processes()[*place].pid).collect();
     let (contents, emissary) = (files.contents, ipc.emissary);
     let collected = Collected {
         job,

@@ -296,6 +296,7 @@ pub(super) fn collect(
         mm: MmId::default(),
         fd_table: FdTableId::default(),
         fs: FsId::default(),
+        shares_actions: census.shares_actions(member),
         actions: insight.actions,
         pending: ptrace::pending_signals(process.task(), Queue::Process)
             .map_err(ask("read the pending signals"))?,
@@ -341,6 +342,7 @@ pub(super) fn collect_zombie(member: &Member, census: &Census) -> Result<Process
         mm: MmId::default(),
         fd_table: FdTableId::default(),
         fs: FsId::default(),
+        shares_actions: false,
         actions: Vec::new(),
         pending: Vec::new(),
         interval_timers: [TimerSpec::default(); 3],

@@ -244,11 +244,12 @@ pub enum StateRefusal {
          supported"
     )]
     CoreScheduling(Pid),
-    /// CLONE_VM without CLONE_THREAD.
+    /// CLONE_SIGHAND without CLONE_THREAD.
     #[error(
-        "it shares its memory with process {0} without being its thread, which is not supported"
+        "it shares its signal actions with process {0} (CLONE_SIGHAND), which is not its parent; that is \
+         not supported"
     )]
-    SharedMemory(Pid),
+    SharedActions(Pid),
     /// A thread that has left its process's table.
     #[error("its thread {tid} has {what} of its own, which is not supported")]
     ThreadOwns {
@@ -294,7 +295,7 @@ impl StateRefusal {
             Self::IoFlusher(_) => code::processes::IO_FLUSHER,
             Self::SystemCallDispatch(_) => code::processes::SYSTEM_CALL_DISPATCH,
             Self::CoreScheduling(_) => code::processes::CORE_SCHEDULING,
-            Self::SharedMemory(_) => code::processes::SHARED_MEMORY,
+            Self::SharedActions(_) => code::processes::SHARED_ACTIONS,
             Self::ThreadOwns { .. } => code::processes::THREAD_OWNS,
             Self::Timer { .. } => code::processes::FOREIGN_TIMER,
             Self::TimerThread { .. } => code::processes::TIMER_THREAD,

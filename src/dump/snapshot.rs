@@ -17,6 +17,7 @@ use nix::unistd::Pid;
 use super::collect::Collected;
 use super::error::DumpError;
 use super::tracking::Session;
+use crate::model::number::to_usize;
 use crate::sys::descriptor;
 use crate::tracer::birth::Wanted;
 use crate::tracer::copy::{Copy, CopyError};
@@ -103,7 +104,9 @@ pub(super) fn take(
         .iter()
         .map(|(place, space)| {
             let (task, size) = (processes[*place].task(), collected.sizes[*space]);
-            let watch = reason != Some(Reason::Kernel) && session.wants(task, size);
+            let watch = reason != Some(Reason::Kernel)
+                && !is_shared(collected, *place)
+                && session.wants(task, size);
             (*place, Wanted { copy: reason.is_none(), watch })
         })
         .filter(|(_, wanted)| wanted.copy || wanted.watch)
@@ -128,6 +131,16 @@ pub(super) fn take(
     }
     collected.warnings.extend(reason.map(|reason| reason.to_string()));
     Ok(copies)
+}
+
+/// Whether several processes have the memory of the one at `place`. What is watched belongs to one, and when
+/// that ends others may go on with it.
+fn is_shared(collected: &Collected, place: usize) -> bool {
+    let Some(space) = collected.holders.iter().position(|holder| *holder == place) else {
+        return false;
+    };
+    let processes = collected.job.processes.iter().filter(|process| !process.is_zombie());
+    processes.filter(|process| to_usize(u64::from(process.mm.0)) == space).nth(1).is_some()
 }
 
 /// No copies at all: all memory is read from the processes themselves.

@@ -109,6 +109,10 @@ impl<'tracking> Session<'tracking> {
     /// Begins a checkpoint that builds on `parent`. From now until it is complete nothing is certain.
     pub fn begin(tracking: Use<'tracking>, parent: Option<GenerationId>) -> Self {
         let mut tracking = tracking;
+        if let Some(tracking) = tracking.in_line() {
+            // Others may go on with the memory of one that has ended, and are not watched.
+            tracking.watched.retain(|pid, watched| lives(*pid, watched.started));
+        }
         let base = tracking.in_line().and_then(|tracking| tracking.base.take());
         Self {
             tracking,
@@ -207,6 +211,12 @@ pub(super) fn watches(supervisor: Pid) -> bool {
 /// when it has ended.
 fn started(pid: Pid) -> Option<u64> {
     procfs::stat(pid).ok().map(|stat| stat.starttime)
+}
+
+/// Whether the process that was started then is there and has not ended.
+fn lives(pid: Pid, started: u64) -> bool {
+    let stat = procfs::stat(pid);
+    stat.is_ok_and(|stat| stat.starttime == started && !matches!(stat.state, 'Z' | 'X'))
 }
 
 impl Known {

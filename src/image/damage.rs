@@ -243,7 +243,7 @@ fn forged_records_never_panic_a_reader() {
 /// Before that, the new checksum goes here (and so does one for a change of the sample itself).
 const SAMPLE_CHECKSUMS: &str = "\
 job 1: e000e467385894d4
-processes 1: e19ac2355c569721
+processes 1: 4ee52b775b8ab422
 address spaces 1: 84fa32c53d7c4946
 descriptor tables 1: 57eeab907ce8a0f2
 directories 1: 3c499a6e7a7216da

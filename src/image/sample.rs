@@ -113,6 +113,7 @@ fn process() -> Process {
         mm: MmId(0),
         fd_table: FdTableId(0),
         fs: FsId(0),
+        shares_actions: true,
         actions: vec![SignalAction {
             signal: 10,
             handler: RemoteAddr(0x40_1000),

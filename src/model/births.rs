@@ -3,15 +3,15 @@
 //!
 //! Pure. A process can only be given its session by being born into it, and its parent by being
 //! forked by it or orphaned towards it. Where a session's or group's leader has ended, a stand-in with
-//! the leader's id takes its place for a moment. A process that shares its parent's table of descriptors
-//! is cloned by it later than all these, because `execve` would give it a table of its own.
+//! the leader's id takes its place for a moment. A process that shares its parent's table of descriptors or
+//! its memory is cloned by it later than all these, because `execve` would give it its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use thiserror::Error;
 
 use crate::model::code::{self, Code};
-use crate::model::id::{FdTableId, FsId, Pid};
+use crate::model::id::Pid;
 use crate::model::job::Job;
 use crate::model::process::Process;
 
@@ -46,7 +46,8 @@ pub struct Birth {
     pub later: Vec<Birth>,
     /// The process group to join or found, once everybody is born; `None`: the one it was born into.
     pub group: Option<Pid>,
-    /// Children that share its table of descriptors, cloned once it has executed its restorer.
+    /// Children that share its table of descriptors or its memory, cloned once it has executed its
+    /// restorer.
     pub sharers: Vec<Sharer>,
 }
 
@@ -58,18 +59,26 @@ impl Birth {
     }
 }
 
-/// A child that shares its parent's table of descriptors.
+/// A child that shares its parent's table of descriptors, its memory, or both.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sharer {
     /// Its index in [`Job::processes`].
     pub index: usize,
+    /// Whether it shares its parent's table of descriptors.
+    pub shares_table: bool,
+    /// Whether it shares its parent's memory.
+    pub shares_memory: bool,
     /// Whether it shares working directory, root and umask with its parent, too.
     pub shares_fs: bool,
     /// The process group to join or found; `None`: its parent's.
     pub group: Option<Pid>,
-    /// Its own children that share the table.
+    /// Its own children that share its table or its memory.
     pub sharers: Vec<Sharer>,
 }
+
+/// What a [`Sharer`] shares, for messages.
+const TABLE: &str = "table of descriptors (CLONE_FILES)";
+const MEMORY: &str = "memory (CLONE_VM)";
 
 /// Why a tree cannot be built again.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -86,10 +95,9 @@ pub enum BirthError {
     )]
     Share { one: Pid, other: Pid, what: &'static str },
     #[error(
-        "process {pid} shares the table of descriptors of its parent {parent} (CLONE_FILES) and \
-         {obstacle}, which is not supported"
+        "process {pid} shares the {what} of its parent {parent} and {obstacle}, which is not supported"
     )]
-    Clone { pid: Pid, parent: Pid, obstacle: &'static str },
+    Clone { pid: Pid, parent: Pid, what: &'static str, obstacle: &'static str },
     #[error(
         "process {pid} was cloned so that its end is told by signal {signal} instead of SIGCHLD (clone, \
          exit_signal), which is not supported"
@@ -133,15 +141,18 @@ pub fn plan(job: &Job) -> Result<Vec<Birth>, BirthError> {
     Ok(births)
 }
 
-/// Directories and tables of descriptors can only be shared with a parent.
+/// Directories, tables of descriptors and memory can only be shared with a parent.
 fn check_sharing(job: &Job) -> Result<(), BirthError> {
-    let mut tables: BTreeMap<FdTableId, BTreeSet<Pid>> = BTreeMap::new();
-    let mut contexts: BTreeMap<FsId, BTreeSet<Pid>> = BTreeMap::new();
+    let mut users: BTreeMap<(&'static str, u32), BTreeSet<Pid>> = BTreeMap::new();
     for process in job.processes.iter().filter(|process| !process.is_zombie()) {
-        let table = tables.entry(process.fd_table).or_default();
-        check_parent_shares(process, table, "table of descriptors")?;
-        let context = contexts.entry(process.fs).or_default();
-        check_parent_shares(process, context, "working directory")?;
+        for (what, number) in [
+            ("table of descriptors", process.fd_table.0),
+            ("working directory", process.fs.0),
+            ("address space", process.mm.0),
+        ] {
+            let others = users.entry((what, number)).or_default();
+            check_parent_shares(process, others, what)?;
+        }
     }
     Ok(())
 }
@@ -270,7 +281,7 @@ impl Planner<'_> {
             if self.is_adopted(child) {
                 continue;
             }
-            if self.shares_table(index, child) {
+            if self.shares_table(index, child) || self.shares_memory(index, child) {
                 sharers.push(self.sharer(index, child)?);
                 continue;
             }
@@ -314,12 +325,16 @@ impl Planner<'_> {
         })
     }
 
-    /// A child that is cloned with its parent's table of descriptors. It has run no program of ours
-    /// that could fork others, lead sessions or wait for groups.
+    /// A child that is cloned with its parent's table of descriptors or memory. It has run no program of
+    /// ours that could fork others, lead sessions or wait for groups.
     fn sharer(&self, parent: usize, index: usize) -> Result<Sharer, BirthError> {
         let [process, other] = [index, parent].map(|index| &self.job.processes[index]);
-        let unsupported =
-            |obstacle| Err(BirthError::Clone { pid: process.pid, parent: other.pid, obstacle });
+        let shares_table = self.shares_table(parent, index);
+        let shares_memory = self.shares_memory(parent, index);
+        let what = if shares_memory { MEMORY } else { TABLE };
+        let unsupported = |obstacle| {
+            Err(BirthError::Clone { pid: process.pid, parent: other.pid, what, obstacle })
+        };
         if process.sid != other.sid {
             return unsupported("is in another session");
         }
@@ -332,13 +347,25 @@ impl Planner<'_> {
             if self.parent(child) != Some(index) {
                 continue;
             }
-            if !self.shares_table(index, child) {
-                return unsupported("has children that do not share it");
+            match (self.shares_table(index, child), self.shares_memory(index, child)) {
+                (false, false) => return unsupported("has children that do not share it"),
+                // Its memory would come after everybody's has been filled.
+                (true, false) if shares_memory => {
+                    return unsupported(
+                        "has children that share its descriptors alone (CLONE_FILES)",
+                    );
+                }
+                // What such a child has open is there as long as nobody has closed it for the table.
+                (false, true) if shares_table => {
+                    return unsupported("has children that share its memory alone (CLONE_VM)");
+                }
+                _ => sharers.push(self.sharer(index, child)?),
             }
-            sharers.push(self.sharer(index, child)?);
         }
         Ok(Sharer {
             index,
+            shares_table,
+            shares_memory,
             shares_fs: self.shares_fs(parent, index),
             group: (process.pgid != other.pgid).then_some(process.pgid),
             sharers,
@@ -359,6 +386,11 @@ impl Planner<'_> {
     fn shares_table(&self, one: usize, other: usize) -> bool {
         let [one, other] = [one, other].map(|index| &self.job.processes[index]);
         !one.is_zombie() && !other.is_zombie() && one.fd_table == other.fd_table
+    }
+
+    fn shares_memory(&self, one: usize, other: usize) -> bool {
+        let [one, other] = [one, other].map(|index| &self.job.processes[index]);
+        !one.is_zombie() && !other.is_zombie() && one.mm == other.mm
     }
 
     /// A stand-in that forks `orphan` and ends, so that the orphan is the reaper's.
@@ -435,6 +467,7 @@ mod tests {
                 mm: MmId(index),
                 fd_table: FdTableId(index),
                 fs: FsId(index),
+                shares_actions: false,
                 actions: Vec::new(),
                 pending: Vec::new(),
                 interval_timers: Default::default(),
@@ -523,6 +556,38 @@ mod tests {
         assert!(matches!(plan(&brothers), Err(BirthError::Share { .. })));
         shared.processes[2].fd_table = FdTableId(2);
         assert!(matches!(plan(&shared), Err(BirthError::Clone { .. })));
+    }
+
+    #[test]
+    fn sharers_of_memory_are_cloned_by_their_parents() {
+        // 11 shares everything with 10, as does 12 with 11; 13 only the memory.
+        let mut shared = job(&[(10, 9, 9, 5), (11, 10, 9, 5), (12, 11, 9, 5), (13, 10, 9, 5)]);
+        for index in [1, 2] {
+            shared.processes[index].fd_table = FdTableId(0);
+        }
+        shared.processes.iter_mut().for_each(|process| process.mm = MmId(0));
+        let births = plan(&shared).unwrap();
+        assert_eq!(shape(&births), "10[| ]");
+        let kinds = |sharers: &[super::Sharer]| -> Vec<(usize, bool, bool)> {
+            let kind = |it: &super::Sharer| (it.index, it.shares_table, it.shares_memory);
+            sharers.iter().map(kind).collect()
+        };
+        assert_eq!(kinds(&births[0].sharers), [(1, true, true), (3, false, true)]);
+        assert_eq!(kinds(&births[0].sharers[0].sharers), [(2, true, true)]);
+
+        // Brothers, a child that shares nothing, and one whose table is its own below a shared one.
+        let mut brothers = job(&[(10, 9, 9, 5), (11, 10, 9, 5), (12, 10, 9, 5)]);
+        brothers.processes[2].mm = MmId(1);
+        assert!(matches!(plan(&brothers), Err(BirthError::Share { .. })));
+        let refused = |change: fn(&mut Process)| {
+            let mut job = shared.clone();
+            change(&mut job.processes[2]);
+            assert!(matches!(plan(&job), Err(BirthError::Clone { .. })));
+        };
+        refused(|process| process.fd_table = FdTableId(2));
+        refused(|process| process.mm = MmId(2));
+        refused(|process| (process.fd_table, process.mm) = (FdTableId(2), MmId(2)));
+        refused(|process| process.sid = Pid(12));
     }
 
     #[test]

@@ -81,3 +81,13 @@ pub struct Job {
     /// Number of page objects in use; every `ObjectId` is below it.
     pub objects: u32,
 }
+
+impl Job {
+    /// Whether a process has its memory in common with its parent without being its thread (CLONE_VM).
+    #[must_use]
+    pub fn shares_memory(&self, process: &Process) -> bool {
+        let has_same = |other: &Process| !other.is_zombie() && other.mm == process.mm;
+        let mut parents = self.processes.iter().filter(|other| other.pid == process.ppid);
+        !process.is_zombie() && parents.any(has_same)
+    }
+}

@@ -108,6 +108,8 @@ pub struct Process {
     pub fd_table: FdTableId,
     /// Directories and umask. Meaningless for a zombie.
     pub fs: FsId,
+    /// Whether its dispositions are those of its parent (CLONE_SIGHAND), whose memory it has, too.
+    pub shares_actions: bool,
     /// Dispositions that differ from the default, ascending by signal.
     pub actions: Vec<SignalAction>,
     /// Signals queued for the process as a whole, oldest first.

@@ -101,8 +101,8 @@ pub struct Finish<'a> {
     pub vdso: (&'a [u8], Option<u64>),
     /// The resource limits.
     pub limits: &'a [ResourceLimit],
-    /// The descriptor of the executable.
-    pub executable: i32,
+    /// The descriptor of the executable; `None` for one whose memory is its parent's, which is finished first.
+    pub executable: Option<i32>,
     /// The capabilities that it is to have, when these are not those that it has.
     pub capabilities: Option<Capabilities>,
     /// Whether it has executed no program of its own.
@@ -235,7 +235,7 @@ impl<'a> Rebuilt<'a> {
     }
 
     /// Waits until it has cloned the child that `process` records, which shares its table of
-    /// descriptors, and lets both go on.
+    /// descriptors or its memory, and lets both go on.
     ///
     /// # Errors
     /// When a step of the script failed.
@@ -360,17 +360,9 @@ impl<'a> Rebuilt<'a> {
     /// # Errors
     /// When one of these fails.
     pub fn finish(&self, finish: &Finish<'_>) -> Result<(), ControlError> {
-        let range = self.placement.range;
         let calls = RemoteCalls::new(self, finish)?;
-        calls.make("munmap of the restorer", libc::SYS_munmap, &[range.start.0, range.len()])?;
-        calls.set_areas(&self.space.areas, finish.executable)?;
-        let executable = u64::from(finish.executable.unsigned_abs());
-        calls.make("closing the executable", libc::SYS_close, &[executable])?;
-        let dumpable = u64::from(self.space.dumpable);
-        if self.space.dumpable != 1 || finish.stayed {
-            let set_dumpable = libc::PR_SET_DUMPABLE.unsigned_abs();
-            let arguments = [u64::from(set_dumpable), dumpable];
-            calls.make("PR_SET_DUMPABLE", libc::SYS_prctl, &arguments)?;
+        if let Some(executable) = finish.executable {
+            self.finish_memory(&calls, executable, finish.stayed)?;
         }
         if let Some(wanted) = &finish.capabilities {
             calls.set_capabilities(wanted)?;
@@ -392,6 +384,26 @@ impl<'a> Rebuilt<'a> {
         }
         if let Some(status) = self.process.main_ended {
             self.end_main(status, instruction)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the blob away, and sets what concerns the whole address space.
+    fn finish_memory(
+        &self,
+        calls: &RemoteCalls<'_, '_>,
+        executable: i32,
+        stayed: bool,
+    ) -> Result<(), ControlError> {
+        let range = self.placement.range;
+        calls.make("munmap of the restorer", libc::SYS_munmap, &[range.start.0, range.len()])?;
+        calls.set_areas(&self.space.areas, executable)?;
+        let executable = u64::from(executable.unsigned_abs());
+        calls.make("closing the executable", libc::SYS_close, &[executable])?;
+        if self.space.dumpable != 1 || stayed {
+            let set_dumpable = libc::PR_SET_DUMPABLE.unsigned_abs();
+            let arguments = [u64::from(set_dumpable), u64::from(self.space.dumpable)];
+            calls.make("PR_SET_DUMPABLE", libc::SYS_prctl, &arguments)?;
         }
         Ok(())
     }

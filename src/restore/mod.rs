@@ -26,7 +26,7 @@ use crate::sys::clone::{self, Fork};
 use crate::sys::descriptor::{self, Owner};
 use crate::sys::inotify;
 
-use crate::model::births::Birth;
+use crate::model::births::{self, Birth};
 use crate::model::code::{self, Code};
 use control::{ControlError, Finish, Rebuilt};
 use environment::ProbeError;
@@ -339,7 +339,7 @@ impl<'a> Supervisor<'a> {
                 process.start_blob(first_step, stack, self.plan.stays(*index))?;
             }
         }
-        self.await_sharers(&mut rebuilt)?;
+        self.await_sharers(&mut rebuilt, |sharer| !sharer.shares_memory)?;
         for process in rebuilt.values_mut() {
             process.await_mapped()?;
         }
@@ -365,6 +365,7 @@ impl<'a> Supervisor<'a> {
         for process in rebuilt.values_mut() {
             process.go_on()?;
         }
+        self.await_sharers(&mut rebuilt, |sharer| sharer.shares_memory)?;
         for process in rebuilt.values_mut() {
             process.await_threads()?;
         }
@@ -393,15 +394,16 @@ impl<'a> Supervisor<'a> {
         Ok(rebuilt)
     }
 
-    /// Waits until those that share tables of descriptors have been cloned by their parents. A parent
-    /// comes before its children in the job, and so does its own birth.
+    /// Waits until those that share tables of descriptors or memory have been cloned by their parents, all
+    /// those of the `wanted` kind. A parent comes before its children in the job, and so does its own birth.
     fn await_sharers(
         &mut self,
         rebuilt: &mut BTreeMap<usize, Rebuilt<'a>>,
+        wanted: fn(&births::Sharer) -> bool,
     ) -> Result<(), RestoreError> {
         for index in 0..self.plan.processes.len() {
             let Some(plan) = &self.plan.processes[index] else { continue };
-            for sharer in &plan.sharers {
+            for sharer in plan.sharers.iter().filter(|sharer| wanted(sharer)) {
                 let record = &self.job.processes[sharer.index];
                 let space = &self.job.address_spaces[tree::index_of(record.mm.0)];
                 let parent =
@@ -414,7 +416,7 @@ impl<'a> Supervisor<'a> {
         Ok(())
     }
 
-    /// Has descriptions tell the threads that they told, which all exist by now.
+    /// Has descriptions tell the threads and processes that they told, which all exist by now.
     fn set_late_owners(&self, rebuilt: &BTreeMap<usize, Rebuilt<'_>>) -> Result<(), RestoreError> {
         for late in owner::late(self.job) {
             let file = late.file;
@@ -423,7 +425,7 @@ impl<'a> Supervisor<'a> {
             let (holder, number) = late.holder;
             let holder = self.hosts.get(&holder).copied();
             let holder = holder.ok_or(RestoreError::SetOwner { file, source: Errno::ESRCH })?;
-            let owner = Owner { kind: owner::THREAD, id: thread.as_raw() };
+            let owner = Owner { kind: late.kind, id: thread.as_raw() };
             descriptor::pidfd_open(holder)
                 .and_then(|pidfd| descriptor::pidfd_getfd(pidfd, number))
                 .and_then(|description| descriptor::set_owner(description, owner))
@@ -438,7 +440,8 @@ impl<'a> Supervisor<'a> {
             process.finish(&Finish {
                 limits: &self.plan.limits[*index],
                 vdso: (&self.plan.vdso, plan.vdso.as_ref().map(|vdso| vdso.code)),
-                executable: plan.executable_fd,
+                executable: (!self.plan.shares_memory(self.job, *index))
+                    .then_some(plan.executable_fd),
                 capabilities: plan.capabilities,
                 stayed: self.plan.stays(*index),
             })?;

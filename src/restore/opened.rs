@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use nix::unistd::Pid as HostPid;
 use serde::{Deserialize, Serialize};
@@ -65,6 +65,25 @@ pub fn lay_out(table: &FdTable, opened: &Opened) -> io::Result<()> {
         next = entry.number + 1;
     }
     close_between(next, opened.first)
+}
+
+/// Leaves what `table` needs open for a process that is cloned by the caller's blob, and takes its
+/// descriptors from there; late files come in the place of their stopgaps.
+///
+/// # Errors
+/// As [`lay_out`].
+pub fn keep_for_clone(table: &FdTable, opened: &Opened) -> io::Result<()> {
+    for entry in &table.entries {
+        let file = usize::try_from(entry.file.0).map_err(io::Error::other)?;
+        let number = opened.files.get(file).copied().ok_or(io::ErrorKind::NotFound)?;
+        if opened.late.contains(&entry.file) {
+            let fetched = fetch(number, opened)?;
+            clone::duplicate_to(fetched.as_raw_fd(), number, false)?;
+        } else {
+            clone::keep_over_exec(number)?;
+        }
+    }
+    Ok(())
 }
 
 /// The description that the reaper has under `number` by now.

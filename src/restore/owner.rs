@@ -1,5 +1,6 @@
-//! Descriptions that tell a single thread about events (F_SETOWN_EX with F_OWNER_TID). A thread other than
-//! the main one exists only when all else has been settled, so these wait for it.
+//! Descriptions that tell a single thread about events (F_SETOWN_EX with F_OWNER_TID), or a process that has
+//! its memory in common with its parent. A thread other than the main one, and such a process, exist only
+//! when all else has been settled, so these wait for them.
 
 use crate::model::file::FileOwner;
 use crate::model::id::{OpenFileId, Pid};
@@ -7,34 +8,41 @@ use crate::model::job::Job;
 use crate::model::number::to_usize;
 
 /// F_OWNER_TID (include/uapi/asm-generic/fcntl.h).
-pub(super) const THREAD: i32 = 0;
+const THREAD: i32 = 0;
+/// F_OWNER_PID.
+const PROCESS: i32 = 1;
 
-/// A description that tells a thread, and a descriptor of it.
+/// A description that tells a thread or such a process, and a descriptor of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ThreadOwner {
     /// The description.
     pub file: OpenFileId,
+    /// F_OWNER_TID or F_OWNER_PID.
+    pub kind: i32,
     /// A process that has it open, and by which number.
     pub holder: (Pid, i32),
-    /// The thread.
+    /// The thread, or main thread.
     pub thread: Pid,
 }
 
 /// Whether an owner exists only after everything has been settled.
 pub(super) fn comes_late(job: &Job, owner: &FileOwner) -> bool {
-    owner.kind == THREAD && job.processes.iter().all(|process| process.pid != owner.id)
+    match job.processes.iter().find(|process| process.pid == owner.id) {
+        Some(process) => [THREAD, PROCESS].contains(&owner.kind) && job.shares_memory(process),
+        None => owner.kind == THREAD,
+    }
 }
 
 /// The descriptions of a job that wait for their owners.
 pub(super) fn late(job: &Job) -> Vec<ThreadOwner> {
     let mut found = Vec::new();
     for (file, number) in job.open_files.iter().zip(0..) {
-        let late = file.owner.filter(|owner| owner.id.0 != 0 && comes_late(job, owner));
+        let owner = file.owner.filter(|owner| owner.id.0 != 0 && comes_late(job, owner));
         let file = OpenFileId(number);
-        if let Some(owner) = late
+        if let Some(owner) = owner
             && let Some(holder) = holder(job, file)
         {
-            found.push(ThreadOwner { file, holder, thread: owner.id });
+            found.push(ThreadOwner { file, kind: owner.kind, holder, thread: owner.id });
         }
     }
     found
@@ -69,5 +77,10 @@ mod tests {
             assert_eq!(found, expected.into_iter().collect::<Vec<_>>());
         }
         assert_eq!(late(&job)[0].holder, (main, entry.number));
+        let mut sharer = job.processes[0].clone();
+        (sharer.pid, sharer.ppid) = (Pid(main.0 + 50), main);
+        job.processes.push(sharer);
+        job.open_files[owned].owner = owner(1, Pid(main.0 + 50));
+        assert_eq!(late(&job)[0].thread, Pid(main.0 + 50));
     }
 }

@@ -3,7 +3,7 @@
 //! It decides everything that can be decided without touching anything, and finds out beforehand what
 //! would fail. `rckpt restore --dry-run` prints it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::RawFd;
 
 use serde::Serialize;
@@ -91,7 +91,7 @@ pub struct ProcessPlan {
     pub start: Start,
     /// The capabilities that it is to have, when these are not those that its restorer has.
     pub capabilities: Option<Capabilities>,
-    /// Children that share its table of descriptors.
+    /// Children that share its table of descriptors or its memory.
     pub sharers: Vec<births::Sharer>,
 }
 
@@ -105,7 +105,7 @@ pub enum Start {
         /// Stack pointer to start with.
         stack: u64,
     },
-    /// Its parent, at this index of the job's processes, clones it with its table of descriptors.
+    /// Its parent, at this index of the job's processes, clones it with its table of descriptors or memory.
     Clone {
         /// The parent.
         parent: usize,
@@ -148,6 +148,15 @@ impl Plan {
         self.inheritance.shares.contains_key(&index)
     }
 
+    /// Whether the process at `index` is cloned with its parent's memory.
+    #[must_use]
+    pub fn shares_memory(&self, job: &Job, index: usize) -> bool {
+        let cloned = self.processes[index]
+            .as_ref()
+            .is_some_and(|plan| matches!(plan.start, Start::Clone { .. }));
+        cloned && job.shares_memory(&job.processes[index])
+    }
+
     /// The same plan in namespaces: for a caller who may restore in place, but finds an id taken.
     #[must_use]
     pub fn in_namespaces(&self, job: &Job) -> Self {
@@ -175,6 +184,7 @@ impl Plan {
             let fs = &job.fs[super::tree::index_of(job.processes[sharer.index].fs.0)];
             script::Sharer {
                 member: self.member(job, sharer.index),
+                shares_table: sharer.shares_table,
                 places: (!sharer.shares_fs).then(|| (self.path_of(fs.cwd, job), fs.umask)),
                 group: sharer.group,
             }
@@ -186,6 +196,7 @@ impl Plan {
             vdso: plan.vdso.as_ref(),
             share: self.inheritance.shares.get(&index),
             capabilities: plan.capabilities,
+            shares_memory: self.shares_memory(job, index),
             sharers: sharers.collect(),
         }
     }
@@ -196,13 +207,14 @@ impl Plan {
         &'a self,
         job: &'a Job,
         placement: Placement,
-        mapped: &'a BTreeMap<(InodeId, bool), RawFd>,
+        (mapped, files): (&'a BTreeMap<(InodeId, bool), RawFd>, &'a [RawFd]),
         places: &'a BTreeMap<usize, RemoteAddr>,
     ) -> script::Context<'a> {
         script::Context {
             job,
             placement,
             mapped,
+            files,
             places,
             estates: &self.inheritance.estates,
             first_private_fd: self.first_private_fd,
@@ -365,6 +377,7 @@ pub fn plan(
         vdso: environment.vdso.clone(),
         inheritance,
     };
+    let stay = staying(&plan, &births);
     let mut occupancies = occupancies(chunks);
     let own = vdso::Own { bytes: &environment.vdso, span: environment.vdso_span };
     for (index, process) in job.processes.iter().enumerate() {
@@ -373,7 +386,7 @@ pub fn plan(
             continue;
         }
         // Executing the blob would give it some; whatever it has when it does not is set.
-        let executes = !plan.stays(index);
+        let executes = !stay.contains(&index);
         let space = &job.address_spaces[super::tree::index_of(process.mm.0)];
         plan.processes.push(Some(ProcessPlan {
             placement: Placement::at(0, 0),
@@ -400,15 +413,33 @@ pub fn plan(
     Ok(plan)
 }
 
+/// Those that only enter their blobs, and those that are cloned by such.
+fn staying(plan: &Plan, births: &[Birth]) -> BTreeSet<usize> {
+    fn add(found: &mut BTreeSet<usize>, index: usize, sharers: &[births::Sharer]) {
+        found.insert(index);
+        sharers.iter().for_each(|sharer| add(found, sharer.index, &sharer.sharers));
+    }
+    let mut found = BTreeSet::new();
+    for birth in births.iter().flat_map(Birth::all) {
+        match birth.role {
+            Role::Process(index) if plan.stays(index) => add(&mut found, index, &birth.sharers),
+            _ => {}
+        }
+    }
+    found
+}
+
 /// Notes who is cloned by whom. Those that share a table know their executables by different numbers.
 fn note_sharers(plan: &mut Plan, births: &[Birth]) {
     fn note(plan: &mut Plan, parent: usize, sharers: &[births::Sharer], next_fd: &mut RawFd) {
         for sharer in sharers {
             if let Some(process) = &mut plan.processes[sharer.index] {
                 process.start = Start::Clone { parent };
-                process.executable_fd = *next_fd;
                 process.sharers.clone_from(&sharer.sharers);
-                *next_fd += 1;
+                if !sharer.shares_memory {
+                    process.executable_fd = *next_fd;
+                    *next_fd += 1;
+                }
             }
             note(plan, sharer.index, &sharer.sharers, next_fd);
         }
@@ -440,11 +471,11 @@ fn place(plan: &mut Plan, job: &Job, index: usize) -> Result<(), PlanError> {
     // The length of a script depends neither on where it lies nor on the numbers of the mapped files:
     // write it once to learn it, and once more to learn where it begins.
     let (mapped, places) = (BTreeMap::new(), BTreeMap::new());
-    let context = plan.script_context(job, Placement::at(0, 0), &mapped, &places);
+    let context = plan.script_context(job, Placement::at(0, 0), (&mapped, &[]), &places);
     let length = script::write(&plan.member(job, index), &context).bytes.len();
     let placement =
         blob::place(&ranges, to_u64(length)).ok_or(PlanError::PlaceBlob { pid, length })?;
-    let context = plan.script_context(job, placement, &mapped, &places);
+    let context = plan.script_context(job, placement, (&mapped, &[]), &places);
     let script = script::write(&plan.member(job, index), &context);
     for member in family {
         if let Some(process) = &mut plan.processes[member] {

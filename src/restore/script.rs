@@ -100,15 +100,19 @@ pub struct Member<'a> {
     pub share: Option<&'a Share>,
     /// The capabilities that its threads are to have, when these are not those that they have.
     pub capabilities: Option<Capabilities>,
-    /// Children that share its table of descriptors.
+    /// Whether its memory is its parent's, which sees to all that concerns it.
+    pub shares_memory: bool,
+    /// Children that share its table of descriptors or its memory.
     pub sharers: Vec<Sharer<'a>>,
 }
 
-/// A process that is cloned by its parent's blob, with the parent's table of descriptors.
+/// A process that is cloned by its parent's blob, with the parent's table of descriptors or memory.
 #[derive(Clone, Debug)]
 pub struct Sharer<'a> {
     /// The process.
     pub member: Member<'a>,
+    /// Whether it shares its parent's table of descriptors.
+    pub shares_table: bool,
     /// Its working directory and umask; `None` when it shares these with its parent, too.
     pub places: Option<(Bytes, u32)>,
     /// The process group to join or found; `None`: its parent's.
@@ -124,6 +128,8 @@ pub struct Context<'a> {
     pub placement: Placement,
     /// Descriptors of mapped files, by inode and whether the mapping may write through.
     pub mapped: &'a BTreeMap<(InodeId, bool), i32>,
+    /// Descriptors of all open file descriptions, in their order.
+    pub files: &'a [i32],
     /// Where estates lie that are kept in part, when not in their own places.
     pub places: &'a BTreeMap<usize, RemoteAddr>,
     /// The estates.
@@ -149,27 +155,39 @@ pub struct Script {
 #[must_use]
 pub fn write(member: &Member<'_>, context: &Context<'_>) -> Script {
     let mut author = Author { base: context.placement.script, bytes: Vec::new() };
-    let first_step = member_steps(&mut author, Vec::new(), member, context);
+    let first_step = member_steps(&mut author, Vec::new(), (member, true), context);
     let stack = author.stack();
     Script { bytes: author.bytes, first_step, stack: stack + STACK_SIZE - 8 }
 }
 
-/// Writes all steps of one process, beginning with `steps`. Returns the address of the first.
+/// Writes all steps of one process, beginning with `steps`. Those who share a table of descriptors leave
+/// closing what only the restore needed to the one whose parent does not. Returns the address of the first.
 fn member_steps(
     author: &mut Author,
     mut steps: Vec<Step>,
-    member: &Member<'_>,
+    (member, owns_table): (&Member<'_>, bool),
     context: &Context<'_>,
 ) -> u64 {
     let Member { process, capabilities, sharers, .. } = member;
-    for sharer in sharers {
+    let (early, late): (Vec<_>, Vec<_>) =
+        sharers.iter().partition(|sharer| !sharer.member.shares_memory);
+    for sharer in early {
         clone_sharer(author, &mut steps, sharer, context);
     }
-    empty_address_space(&mut steps, member, context);
-    regions::map(author, &mut steps, member, context);
-    steps.push(stop(STOP_FILL));
-    regions::finish(author, &mut steps, member);
-    close_descriptors(&mut steps, context);
+    if !member.shares_memory {
+        empty_address_space(&mut steps, member, context);
+        regions::map(author, &mut steps, member, context);
+        steps.push(stop(STOP_FILL));
+    }
+    for sharer in late {
+        clone_sharer(author, &mut steps, sharer, context);
+    }
+    if !member.shares_memory {
+        regions::finish(author, &mut steps, member);
+    }
+    if owns_table {
+        close_descriptors(&mut steps, context);
+    }
     signal_watch::steps(author, &mut steps, process, context);
     mark_descriptors(author, &mut steps, process, context);
     semaphores::undo(author, &mut steps, process, context.job);
@@ -192,8 +210,8 @@ fn member_steps(
     author.steps(&steps)
 }
 
-/// Clones a child that shares the table of descriptors: it starts as a copy of the blob, on a copy of
-/// its stack, and goes through its own steps.
+/// Clones a child that shares the table of descriptors or the memory, and goes through its own steps. It
+/// starts as a copy of the blob, on a copy of its stack; or, in the same memory, on a stack of its own.
 fn clone_sharer(
     author: &mut Author,
     steps: &mut Vec<Step>,
@@ -202,7 +220,20 @@ fn clone_sharer(
 ) {
     let process = sharer.member.process;
     let mut own = Vec::new();
-    let mut flags = signed(libc::CLONE_FILES);
+    let mut flags = 0;
+    if sharer.shares_table {
+        flags |= signed(libc::CLONE_FILES);
+    } else {
+        lay_out_descriptors(&mut own, process, context);
+    }
+    if process.shares_actions {
+        flags |= signed(libc::CLONE_SIGHAND);
+    }
+    let mut stack = (0, 0);
+    if sharer.member.shares_memory {
+        flags |= signed(libc::CLONE_VM);
+        stack = (author.stack(), STACK_SIZE);
+    }
     match &sharer.places {
         None => flags |= signed(libc::CLONE_FS),
         Some((directory, umask)) => {
@@ -216,10 +247,11 @@ fn clone_sharer(
     if let Some(group) = sharer.group {
         own.push(call(libc::SYS_setpgid, &[0, signed(group.0)]));
     }
-    let first_step = member_steps(author, own, &sharer.member, context);
+    let owns_table = !sharer.shares_table;
+    let first_step = member_steps(author, own, (&sharer.member, owns_table), context);
     let tid = author.data(&process.pid.0.to_le_bytes());
     let exit_signal = signed(process.exit_signal);
-    let arguments = author.words(&[flags, 0, 0, 0, exit_signal, 0, 0, 0, tid, 1, 0]);
+    let arguments = author.words(&[flags, 0, 0, 0, exit_signal, stack.0, stack.1, 0, tid, 1, 0]);
     steps.push(step(
         kind::SPAWN,
         libc::SYS_clone3,
@@ -355,6 +387,26 @@ fn forget_own_thread(author: &mut Author, steps: &mut Vec<Step>) {
     let stack = author.words(&[0, u64::from(SS_DISABLE), 0]);
     steps.push(call(libc::SYS_sigaltstack, &[stack, 0]));
     steps.push(call(libc::SYS_set_robust_list, &[0, ROBUST_LIST_LENGTH]));
+}
+
+/// Gives a process with a copy of its parent's table its own descriptors, from where all open file
+/// descriptions are. There are as many steps whatever their numbers are.
+fn lay_out_descriptors(steps: &mut Vec<Step>, process: &Process, context: &Context<'_>) {
+    let tables = &context.job.fd_tables;
+    let Some(table) = tables.get(to_usize(u64::from(process.fd_table.0))) else { return };
+    let mut next = 0;
+    for entry in &table.entries {
+        if next < entry.number {
+            let range = [next, entry.number - 1].map(signed);
+            steps.push(call(libc::SYS_close_range, &[range[0], range[1], 0]));
+        }
+        let source = context.files.get(to_usize(u64::from(entry.file.0))).copied().unwrap_or(-1);
+        let arguments = [source, entry.number, 0].map(signed);
+        steps.push(step(kind::CALL_EXACT, libc::SYS_dup3, &arguments, signed(entry.number)));
+        next = entry.number + 1;
+    }
+    let rest = [signed(next), signed(context.first_private_fd) - 1, 0];
+    steps.push(call(libc::SYS_close_range, &rest));
 }
 
 /// The descriptors that only the restore needed go; the executable's lies below them and stays for

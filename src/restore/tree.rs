@@ -25,7 +25,7 @@ use super::estate::{self, EstateError, Holdings};
 use super::files::OpenedJob;
 use super::inheritance::{Share, Work};
 use super::line::{BuilderSide, Gate, Report, Stage};
-use super::opened::lay_out;
+use super::opened::{keep_for_clone, lay_out};
 use super::plan::{Plan, ProcessPlan};
 use super::script;
 use crate::image::Reader;
@@ -372,7 +372,8 @@ fn become_blob(index: usize, site: &Site<'_>, holdings: &Holdings) -> Result<(),
     let mapped = &site.opened.opened.mapped;
     let places =
         holdings.iter().map(|(estate, holding)| (*estate, holding.range().start)).collect();
-    let context = site.plan.script_context(site.job, *placement, mapped, &places);
+    let files = &site.opened.opened.files;
+    let context = site.plan.script_context(site.job, *placement, (mapped, files), &places);
     let script = script::write(&site.plan.member(site.job, index), &context);
     let program = memfd_create(c"rckpt-restorer", libc::MFD_CLOEXEC)
         .map_err(|errno| prepare(errno.into()))?;
@@ -382,6 +383,7 @@ fn become_blob(index: usize, site: &Site<'_>, holdings: &Holdings) -> Result<(),
     file.write_all(&blob::executable(placement, &script.bytes)).map_err(prepare)?;
 
     lay_out(table, &site.opened.opened)
+        .and_then(|()| keep_for_sharers(index, site))
         .and_then(|()| name_executables(index, site))
         .map_err(|source| BuildError::LayOut { pid, source })?;
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)
@@ -416,6 +418,20 @@ fn map_blob(placement: &Placement, file: &fs::File) -> io::Result<()> {
     Ok(())
 }
 
+/// Leaves open what those have open that the process at `index` clones with its memory, but with tables of
+/// their own.
+fn keep_for_sharers(index: usize, site: &Site<'_>) -> io::Result<()> {
+    let Some(plan) = &site.plan.processes[index] else { return Ok(()) };
+    for sharer in &plan.sharers {
+        let table = site.job.processes[sharer.index].fd_table;
+        if !sharer.shares_table {
+            keep_for_clone(&site.job.fd_tables[index_of(table.0)], &site.opened.opened)?;
+        }
+        keep_for_sharers(sharer.index, site)?;
+    }
+    Ok(())
+}
+
 /// Gives the executables of the process at `index`, and of those that it clones, the numbers by which
 /// they will be set.
 fn name_executables(index: usize, site: &Site<'_>) -> io::Result<()> {
@@ -424,7 +440,9 @@ fn name_executables(index: usize, site: &Site<'_>) -> io::Result<()> {
     let opened = site.opened.opened.mapped.get(&(space.executable, false));
     let opened = opened.ok_or(io::ErrorKind::NotFound)?;
     clone::duplicate_to(*opened, plan.executable_fd, false)?;
-    plan.sharers.iter().try_for_each(|sharer| name_executables(sharer.index, site))
+    // Who shares memory has the same executable.
+    let mut others = plan.sharers.iter().filter(|sharer| !sharer.shares_memory);
+    others.try_for_each(|sharer| name_executables(sharer.index, site))
 }
 
 /// An index that the image's reader has checked, as one into a slice.

@@ -223,6 +223,17 @@ pub fn duplicate_to(source: RawFd, number: RawFd, close_on_exec: bool) -> io::Re
     Ok(())
 }
 
+/// Has a descriptor of a forked child stay open when it executes a program.
+///
+/// # Errors
+/// EBADF when there is none.
+pub fn keep_over_exec(number: RawFd) -> io::Result<()> {
+    // SAFETY: only the mark of a descriptor changes, in a child that owns its whole table.
+    let result = unsafe { libc::fcntl(number, libc::F_SETFD, 0) };
+    Errno::result(result)?;
+    Ok(())
+}
+
 /// Gives `signal` its default action.
 ///
 /// # Errors

@@ -18,6 +18,7 @@ use super::vdso;
 use crate::model::address::{AddrRange, RemoteAddr};
 use crate::model::number::{to_u64, to_usize};
 use crate::model::thread::Registers;
+use crate::sys::descriptor::{self, Shared};
 use crate::sys::memory::RemoteMemory;
 use crate::sys::procfs;
 use crate::sys::ptrace::{self, Resume};
@@ -115,11 +116,41 @@ pub(super) fn find_room(pid: Pid, memory: &RemoteMemory) -> Result<Room, FreezeE
 }
 
 /// Brings threads that a killed tracer left in slots to where these would have brought them, and
-/// finds out which slots may still be returned into.
+/// finds out which slots may still be returned into. Processes may have their memory, and so their slots, in
+/// common.
 ///
 /// # Errors
 /// When a thread cannot be brought back.
-pub(super) fn heal_leftovers(process: &mut Process) -> Result<(), FreezeError> {
+pub(super) fn heal_leftovers(processes: &mut [Process]) -> Result<(), FreezeError> {
+    let is_clean =
+        |process: &Process| process.room.slots.iter().all(|slot| slot.state == SlotState::Clean);
+    if processes.iter().all(is_clean) {
+        return Ok(());
+    }
+    for process in processes.iter_mut() {
+        heal_threads(process)?;
+        find_ways_back(process);
+    }
+    for index in 1..processes.len() {
+        let (others, [process, ..]) = processes.split_at_mut(index) else { break };
+        for other in others.iter_mut().filter(|other| !is_clean(other)) {
+            unite_taken(other, process)?;
+        }
+    }
+    for process in processes {
+        for slot in process.room.slots.iter_mut().filter(|slot| slot.state == SlotState::Occupied) {
+            slot.state = SlotState::Written;
+        }
+        process
+            .room
+            .clear(&process.memory)
+            .map_err(|source| FreezeError::Memory { pid: process.pid, source })?;
+    }
+    Ok(())
+}
+
+/// Brings the threads of a process back that are in slots.
+fn heal_threads(process: &mut Process) -> Result<(), FreezeError> {
     if process.room.slots.iter().all(|slot| slot.state == SlotState::Clean) {
         return Ok(());
     }
@@ -131,8 +162,15 @@ pub(super) fn heal_leftovers(process: &mut Process) -> Result<(), FreezeError> {
         }
         heal_leftover(process, index).map_err(|source| FreezeError::Heal { pid, tid, source })?;
     }
-    // A handler may be running that a signal started while its thread was in a slot. It will return
-    // into that slot, whose address is then in its frame on the stack.
+    Ok(())
+}
+
+/// Finds slots that threads of a process will return into: a handler may be running that a signal started
+/// while its thread was in a slot, whose address is then in its frame on the stack.
+fn find_ways_back(process: &mut Process) {
+    if process.room.slots.iter().all(|slot| slot.state == SlotState::Clean) {
+        return;
+    }
     for thread in &process.threads {
         let mut stack = vec![0; SEARCHED_STACK];
         let stack_pointer = RemoteAddr(thread.registers.rsp & !7);
@@ -146,13 +184,26 @@ pub(super) fn heal_leftovers(process: &mut Process) -> Result<(), FreezeError> {
             }
         }
     }
-    for slot in process.room.slots.iter_mut().filter(|slot| slot.state == SlotState::Occupied) {
-        slot.state = SlotState::Written;
+}
+
+/// Has two processes that share their memory leave those slots alone that either returns into.
+fn unite_taken(one: &mut Process, other: &mut Process) -> Result<(), FreezeError> {
+    let compared = descriptor::compare_tasks(Shared::Memory, one.task(), other.task());
+    let tid = other.task();
+    let order = compared.map_err(|source| FreezeError::Trace {
+        operation: "compare the memory of",
+        tid,
+        source,
+    })?;
+    if order.is_ne() {
+        return Ok(());
     }
-    process
-        .room
-        .clear(&process.memory)
-        .map_err(|source| FreezeError::Memory { pid: process.pid, source })
+    for (slot, same) in one.room.slots.iter_mut().zip(&mut other.room.slots) {
+        if [slot.state, same.state].contains(&SlotState::Taken) {
+            (slot.state, same.state) = (SlotState::Taken, SlotState::Taken);
+        }
+    }
+    Ok(())
 }
 
 /// Whether a thread is in a slot that copies of its process are made from.

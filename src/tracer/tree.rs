@@ -212,7 +212,11 @@ impl Tree {
         }
         tree.processes.reverse();
         for process in &mut tree.processes {
-            process.settle()?;
+            process.look_around()?;
+        }
+        room::heal_leftovers(&mut tree.processes)?;
+        for process in &mut tree.processes {
+            process.abort_sequences()?;
         }
         Ok(tree)
     }
@@ -277,9 +281,8 @@ impl Process {
         chase::reaps(self.pid, self.own_child, tid)
     }
 
-    /// Makes sure, once everything stands still, that each thread goes on from where it is in the
-    /// right way, and that nothing is left of a tracer that was killed.
-    fn settle(&mut self) -> Result<(), FreezeError> {
+    /// Finds out, once everything stands still, what is needed to have each thread go on from where it is.
+    fn look_around(&mut self) -> Result<(), FreezeError> {
         for thread in &mut self.threads {
             thread.mask = trace("read the signal mask of", thread.tid, ptrace::signal_mask)?;
             if thread.registers.cs != restart::USER_CODE_SEGMENT {
@@ -287,7 +290,11 @@ impl Process {
             }
         }
         self.room = room::find_room(self.task(), &self.memory)?;
-        room::heal_leftovers(self)?;
+        Ok(())
+    }
+
+    /// Takes every thread out of a restartable sequence.
+    fn abort_sequences(&mut self) -> Result<(), FreezeError> {
         for index in 0..self.threads.len() {
             self.abort_sequence(index)?;
         }

@@ -100,6 +100,7 @@ crate::fixtures! {
     tree_family;
     tree_leaderless;
     tree_sharing;
+    tree_sharing_memory;
     tree_subreaper;
     tree_zombies;
     udp;

@@ -348,11 +348,6 @@ fn system_calls_that_are_caught() {
     refused("dispatch", &["PR_SET_SYSCALL_USER_DISPATCH"]);
 }
 
-#[test]
-fn processes_that_share_memory() {
-    fixture_refused(&Case::new("tree_sharing_memory"), &["shares its memory"]);
-}
-
 fn refused(kind: &'static str, words: &[&str]) {
     refused_as(User::Plain, kind, words);
 }
@@ -363,10 +358,6 @@ fn refused_as(user: User, kind: &'static str, words: &[&str]) {
 
 /// A dump of the fixture is refused with these words and the pid of one of its processes, and the job
 /// does not notice.
-fn fixture_refused(case: &Case, words: &[&str]) {
-    fixture_refused_in(&Workplace::new(User::Plain), case, words);
-}
-
 fn fixture_refused_in(place: &Workplace, case: &Case, words: &[&str]) {
     let job = Running::start(place, case, Start::Alone);
     let root = job.root().to_string();

@@ -16,6 +16,7 @@ crate::fixtures! {
     motion_pages;
     motion_ping_pong;
     motion_posix_queues;
+    motion_sharing_memory;
     motion_signals;
     motion_socket_packets;
     motion_socket_pair;

@@ -81,6 +81,8 @@ pub struct Scope<'a> {
     /// All frozen processes but zombies. Threads of one process must share descriptors and
     /// directories.
     pub subjects: &'a [Subject],
+    /// The number of each subject's memory, in their order; equal means shared.
+    pub memories: &'a [usize],
     /// Zombies of the job: as rckpt sees them, and as the job does.
     pub zombies: &'a [(Pid, id::Pid)],
     /// The root process, as rckpt sees it.
@@ -295,7 +297,7 @@ impl Collector {
         let mut collector = Self {
             recorded: recorded_ids(scope.subjects),
             zombies: scope.zombies.iter().copied().collect(),
-            sharers: sharers(scope.subjects, &tables.class_of),
+            sharers: sharers(scope, &tables.class_of),
             unresolved: Vec::new(),
             sharing,
             fd_tables: vec![FdTable::default(); tables.firsts.len()],
@@ -642,11 +644,16 @@ fn share(tasks: &[Pid], what: Shared) -> Result<Sharing, CollectFilesError> {
     Ok(Sharing { class_of, firsts })
 }
 
-/// Those whose class another has had before.
-fn sharers(subjects: &[Subject], classes: &[usize]) -> HashSet<id::Pid> {
-    let mut known = HashSet::new();
-    let sharing = subjects.iter().zip(classes).filter(|(_, class)| !known.insert(**class));
-    sharing.map(|(subject, _)| subject.recorded).collect()
+/// Those whose table of descriptors or memory another has had before: they are cloned late.
+fn sharers(scope: &Scope<'_>, tables: &[usize]) -> HashSet<id::Pid> {
+    let mut found = HashSet::new();
+    for classes in [tables, scope.memories] {
+        let mut known = HashSet::new();
+        let subjects = scope.subjects.iter().zip(classes);
+        let sharing = subjects.filter(|(_, class)| !known.insert(**class));
+        found.extend(sharing.map(|(subject, _)| subject.recorded));
+    }
+    found
 }
 
 /// The recorded ids of processes, by theirs and by those of the tasks that stand for them.

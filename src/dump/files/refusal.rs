@@ -196,8 +196,8 @@ pub enum RefusalKind {
     },
     /// A process that comes back after the files are opened.
     #[error(
-        "it leads to process {process} (its number in the job), which shares the table of descriptors of \
-         another (CLONE_FILES), and this is not supported"
+        "it leads to process {process} (its number in the job), which shares the table of descriptors or \
+         the memory of another (CLONE_FILES, CLONE_VM), and this is not supported"
     )]
     LeadsToSharer {
         /// The process.

@@ -56,6 +56,7 @@ fn collect(pids: &[Pid], supervisor: Option<Pid>) -> Collector {
         .collect();
     let (zombies, root) = (&[], pids[0]);
     Collector::collect(&Scope {
+        memories: &[],
         subjects: &subjects,
         zombies,
         root,

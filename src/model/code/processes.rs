@@ -57,9 +57,9 @@ area! {
     because "A core scheduling cookie (PR_SCHED_CORE) has no number by which it could be made again.";
     remedy "start the job without it";
 
-    SHARED_MEMORY = 312, "two processes share their memory without being threads";
-    because "It is how vfork and some runtimes start programs, and has no order in which it could be made again.";
-    remedy "take the checkpoint when the second process has executed its program";
+    SHARED_ACTIONS = 312, "two processes share their signal actions without being parent and child";
+    because "A clone with CLONE_SIGHAND shares them with its parent; between others no order of births leads there.";
+    remedy "start the one from the other, or as a thread";
 
     THREAD_OWNS = 313, "a thread has left what its process shares";
     because "It has called unshare for its own descriptors, directory or the like.";

@@ -52,6 +52,7 @@ fn job(processes: &[(usize, &[Vma])]) -> Job {
             mm: MmId(index),
             fd_table: FdTableId(index),
             fs: FsId(index),
+            shares_actions: false,
             actions: Vec::new(),
             pending: Vec::new(),
             interval_timers: Default::default(),

@@ -3,7 +3,7 @@
 use super::super::blob::layout::{Step, kind};
 use super::{Author, Capabilities, Member, call, signed, step};
 use crate::model::address::AddrRange;
-use crate::model::memory::MemoryPolicy;
+use crate::model::memory::{AddressSpace, MemoryPolicy};
 use crate::model::number::to_u64;
 use crate::model::thread::{Scheduling, Thread};
 use crate::sys::clone::CAPABILITY_VERSION;
@@ -18,8 +18,6 @@ pub const PR_CAP_AMBIENT_RAISE: u64 = 2;
 /// Attributes that all threads share, or that threads inherit from the one that makes them.
 pub(super) fn process(steps: &mut Vec<Step>, member: &Member<'_>) {
     let Member { process, space, capabilities, .. } = member;
-    const PR_SET_MEMORY_MERGE: u64 = 67;
-    const PR_SET_MDWE: u64 = 65;
     const ARCH_SET_CPUID: u64 = 0x1012;
     steps.push(call(libc::SYS_personality, &[u64::from(process.personality)]));
     if process.child_subreaper {
@@ -36,17 +34,26 @@ pub(super) fn process(steps: &mut Vec<Step>, member: &Member<'_>) {
     for number in numbers(surrendered) {
         steps.push(call(libc::SYS_prctl, &[signed(libc::PR_CAPBSET_DROP), number]));
     }
-    let disabled = u64::from(space.thp_disabled & 1);
-    // The flags of the setter lie where the getter tells them.
-    let but_where_asked_for = u64::from(space.thp_disabled & !1);
-    let arguments = [signed(libc::PR_SET_THP_DISABLE), disabled, but_where_asked_for];
-    steps.push(call(libc::SYS_prctl, &arguments));
+    if !member.shares_memory {
+        memory(steps, space);
+    }
     if process.tsc_mode == libc::PR_TSC_SIGSEGV.cast_unsigned() {
         steps.push(call(libc::SYS_prctl, &[signed(libc::PR_SET_TSC), u64::from(process.tsc_mode)]));
     }
     if process.cpuid_faults {
         steps.push(call(libc::SYS_arch_prctl, &[ARCH_SET_CPUID, 0]));
     }
+}
+
+/// Attributes of an address space.
+fn memory(steps: &mut Vec<Step>, space: &AddressSpace) {
+    const PR_SET_MEMORY_MERGE: u64 = 67;
+    const PR_SET_MDWE: u64 = 65;
+    let disabled = u64::from(space.thp_disabled & 1);
+    // The flags of the setter lie where the getter tells them.
+    let but_where_asked_for = u64::from(space.thp_disabled & !1);
+    let arguments = [signed(libc::PR_SET_THP_DISABLE), disabled, but_where_asked_for];
+    steps.push(call(libc::SYS_prctl, &arguments));
     if space.memory_merge {
         steps.push(call(libc::SYS_prctl, &[PR_SET_MEMORY_MERGE, 1]));
     }
