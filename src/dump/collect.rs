@@ -449,7 +449,7 @@ pub(super) fn store_copies(
     let check = || request.check_wanted().and_then(|()| watch.check());
     // In a thread of its own, as priority once given up is not had again.
     thread::scope(|scope| {
-        let storing = scope.spawn(|| {
+        let store = || {
             give_way();
             writer.advise(give_way);
             for ((space, known), copy) in spaces.zip(copies) {
@@ -461,7 +461,10 @@ pub(super) fn store_copies(
                 content.store(writer, &check)?;
             }
             Ok(())
-        });
+        };
+        let storing = thread::Builder::new()
+            .spawn_scoped(scope, store)
+            .map_err(|source| WriteError::StartThread { source })?;
         let stored = storing.join().unwrap_or_else(|panic| resume_unwind(panic));
         match watch.shortage() {
             Some(available) => Err(DumpError::MemoryShort { available }),

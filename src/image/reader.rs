@@ -328,9 +328,11 @@ impl Reader {
             Ok(())
         };
         thread::scope(|scope| {
-            let threads: Vec<_> =
-                (0..workers.min(self.chunks.len())).map(|_| scope.spawn(work)).collect();
-            threads.into_iter().try_for_each(|thread| {
+            // With fewer threads than wished for it takes longer, and that is all.
+            let start = |_| thread::Builder::new().spawn_scoped(scope, work).ok();
+            let threads: Vec<_> = (1..workers.min(self.chunks.len())).map_while(start).collect();
+            let own = work();
+            threads.into_iter().try_fold(own?, |(), thread| {
                 thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             })
         })?;

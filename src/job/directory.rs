@@ -142,21 +142,13 @@ impl JobDirectory {
         Ok(generations)
     }
 
-    /// The generation that `latest` names; where that link is missing or leads elsewhere, the
-    /// newest one.
+    /// The newest complete generation. `latest` is for people and scripts: a writer that was killed before
+    /// it had moved the link, or a copy of the directory that left it out, does not make it older.
     ///
     /// # Errors
     /// When the directory cannot be listed.
     pub fn latest(&self) -> Result<Option<Generation>, DirectoryError> {
-        let mut generations = self.generations()?;
-        let named = fs::read_link(self.path.join(LATEST))
-            .ok()
-            .and_then(|target| Generation::parse(target.as_os_str()))
-            .and_then(|number| generations.iter().position(|found| found.number == number));
-        Ok(match named {
-            Some(place) => Some(generations.swap_remove(place)),
-            None => generations.pop(),
-        })
+        Ok(self.generations()?.pop())
     }
 
     /// Reads a generation's records, and checks that it is this job's.

@@ -128,7 +128,11 @@ pub fn write(path: &Path, record: &impl Serialize) -> Result<(), RecordError> {
         fs::rename(&temporary, path)?;
         File::open(parent)?.sync_all()
     };
-    write().map_err(failed)
+    let written = write();
+    if written.is_err() && fs::remove_file(&temporary).is_err() {
+        // It has its name already, or goes with the leftovers.
+    }
+    written.map_err(failed)
 }
 
 /// Removes the record `path`, if it is there.

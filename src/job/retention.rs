@@ -81,6 +81,8 @@ fn remove(
     directory: &JobDirectory,
     mut generations: Vec<Generation>,
 ) -> Result<Vec<Generation>, DirectoryError> {
+    // A writer that was killed may have left the link at one of those that go now.
+    directory.name_latest()?;
     let latest = directory.latest()?;
     generations.retain(|generation| Some(generation) != latest.as_ref());
     for generation in &generations {

@@ -102,11 +102,13 @@ pub fn fill(
         }
     };
     thread::scope(|scope| {
-        let started: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
-        for worker in started {
-            worker.join().expect("a worker that panics is a defect")?;
-        }
-        Ok(())
+        // With fewer threads than wished for it takes longer, and that is all.
+        let start = |_| thread::Builder::new().spawn_scoped(scope, work).ok();
+        let started: Vec<_> = (1..workers).map_while(start).collect();
+        let own = work();
+        started
+            .into_iter()
+            .try_fold(own?, |(), worker| worker.join().expect("a worker that panics is a defect"))
     })
 }
 

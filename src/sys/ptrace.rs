@@ -485,9 +485,15 @@ fn wait_once(tid: Pid, flags: libc::c_int) -> nix::Result<Option<Stop>> {
     let id = libc::id_t::try_from(tid.as_raw()).map_err(|_| Errno::EINVAL)?;
     // SAFETY: `siginfo_t` is plain data, for which zero is a value.
     let mut information: libc::siginfo_t = unsafe { std::mem::zeroed() };
-    // SAFETY: waitid writes one `siginfo_t`, to which the pointer leads.
-    let outcome = unsafe { libc::waitid(libc::P_PID, id, &raw mut information, flags) };
-    Errno::result(outcome)?;
+    loop {
+        // SAFETY: waitid writes one `siginfo_t`, to which the pointer leads.
+        let outcome = unsafe { libc::waitid(libc::P_PID, id, &raw mut information, flags) };
+        match Errno::result(outcome) {
+            Ok(_) => break,
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
     // SAFETY: waitid fills the fields of SIGCHLD, or leaves all zero when there is no news.
     let (pid, status) = unsafe { (information.si_pid(), information.si_status()) };
     if pid == 0 {

@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 
 use crate::harness::process::{self, Belongings, PATIENCE, poll};
 use crate::harness::rounds::{Case, Running, Start};
-use crate::harness::stepping::{self, Point, Scope, Victim};
+use crate::harness::stepping::{self, Deed, Point, Scope, Victim};
 use crate::harness::workplace::{User, Workplace};
 
 /// What each process of the job has.
@@ -93,10 +93,10 @@ const EVERY_CALL: &str = "RCKPT_TEST_EVERY_CALL";
 /// of its system calls: some spread over all of them, which begin anywhere, or every one. `check` looks at
 /// what each run has left.
 fn kill_at_calls(place: &Workplace, words: &[&str], scope: Scope, check: impl Fn()) {
-    let stepping::Outcome { calls: whole, succeeded } = stepping::run(place, words, scope, None);
-    assert!(succeeded, "rckpt {words:?}: {}", place.text("stderr"));
+    let undisturbed = stepping::run(place, words, scope, None);
+    assert!(undisturbed.succeeded(), "rckpt {words:?}: {}", undisturbed.words);
     check();
-    for point in points(whole, 40) {
+    for point in points(undisturbed.calls.len(), 40) {
         println!("{point:?}");
         stepping::run(place, words, scope, Some(point));
         check();
@@ -104,16 +104,16 @@ fn kill_at_calls(place: &Workplace, words: &[&str], scope: Scope, check: impl Fn
 }
 
 /// About `some` of `whole` calls, spread over all of them and beginning anywhere, or every one.
-fn points(whole: u64, some: u64) -> impl Iterator<Item = Point> {
+fn points(whole: usize, some: usize) -> impl Iterator<Item = Point> {
     let stride = match std::env::var(EVERY_CALL) {
         Ok(value) if value == "1" => 1,
         _ => (whole / some).max(1),
     };
-    let first = 1 + u64::from(Moments::new().state) % stride;
-    let calls: Vec<u64> = (first..=whole).step_by(usize::try_from(stride).expect("few")).collect();
+    let first = 1 + usize::try_from(Moments::new().state).expect("it fits") % stride;
+    let calls: Vec<usize> = (first..=whole).step_by(stride).collect();
     println!("killed at {} of {whole} calls", calls.len());
     let victims = [Victim::All, Victim::Caller].into_iter().cycle();
-    calls.into_iter().zip(victims).map(|(call, victim)| Point { call, victim })
+    calls.into_iter().zip(victims).map(|(call, victim)| Point { call, deed: Deed::Kill(victim) })
 }
 
 /// The supervisor is the job's parent and does the dumping; the job goes on without it.
@@ -123,7 +123,7 @@ fn survives_supervisors_killed_at_calls(case: &Case) {
         let job = Running::start(&place, case, Start::Supervised);
         let root = job.root().to_string();
         let client = || place.start(place.rckpt(&["dump", &root]));
-        let calls = stepping::run_supervisor(job.child(), client, point);
+        let calls = stepping::run_supervisor(job.child(), client, point).calls.len();
         job.ping();
         await_let_go(job.root(), 0);
         job.judge_orphan();

@@ -11,6 +11,7 @@ mod batch;
 mod containers;
 mod endurance;
 mod errors;
+mod faults;
 mod files;
 mod guide;
 mod harmless;

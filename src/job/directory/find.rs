@@ -100,6 +100,7 @@ impl Found {
 /// # Errors
 /// When there is no such checkpoint. Nothing has been read of the one that is found.
 pub fn find(path: &Path, at: Option<&str>, trust: Trust) -> Result<Found, FindError> {
+    let path = if at.is_none() { without_link(path) } else { path };
     let real = path.canonicalize().map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => FindError::Absent { path: path.to_owned() },
         _ => DirectoryError::Open { path: path.to_owned(), source }.into(),
@@ -126,6 +127,16 @@ pub fn find(path: &Path, at: Option<&str>, trust: Trust) -> Result<Found, FindEr
         Some(generation) => Ok(Found { generation, directory: Some(directory) }),
         None => Err(FindError::NoCheckpoint { path: real, unfinished: directory.has_unfinished() }),
     }
+}
+
+/// The job's directory, where `path` is the link in it that names the newest checkpoint: a writer that was
+/// killed may not have moved it yet.
+fn without_link(path: &Path) -> &Path {
+    let is_link = path.file_name() == Some(OsStr::new(LATEST))
+        && path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink());
+    let home =
+        path.parent().filter(|home| is_link && home.join(JOB_FILE).symlink_metadata().is_ok());
+    home.unwrap_or(path)
 }
 
 /// The job's directory that `path` is, or is the local one of.

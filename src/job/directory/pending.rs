@@ -35,30 +35,39 @@ impl JobDirectory {
             // No reason not to take a checkpoint: the next writer tries again.
         }
         loop {
-            let path = self.path.join(format!("{WRITING}{}", GenerationId::random()));
-            let failed = |source| DirectoryError::Begin { path: path.clone(), source };
-            DirBuilder::new().mode(0o700).create(&path).map_err(failed)?;
-            // Until the lock is held, another writer may take it for a leftover, and remove it.
-            let opened = open_private(&path, OFlag::O_DIRECTORY).and_then(|file| {
-                // The umask may have taken bits away.
-                file.set_permissions(Permissions::from_mode(0o700))?;
-                Ok(file)
-            });
-            let file = match opened {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                other => other.map_err(failed)?,
-            };
-            let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(lock) => Lock::Held(lock),
-                Err((_, Errno::EWOULDBLOCK)) => continue,
-                // No such locks on this file system: nobody can take it for a leftover then.
-                Err((file, _)) => Lock::Unsupported(file),
-            };
-            match fs::symlink_metadata(&path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                other => other.map_err(failed)?,
-            };
-            return Ok(Pending { parent: self.path.clone(), path: path.clone(), lock: Some(lock) });
+            if let Some(pending) = self.try_to_begin()? {
+                return Ok(pending);
+            }
+        }
+    }
+
+    /// Makes one more temporary directory. `None`: another writer took it for a leftover.
+    fn try_to_begin(&self) -> Result<Option<Pending>, DirectoryError> {
+        let path = self.path.join(format!("{WRITING}{}", GenerationId::random()));
+        let failed = |source| DirectoryError::Begin { path: path.clone(), source };
+        DirBuilder::new().mode(0o700).create(&path).map_err(failed)?;
+        // From here on it goes away again if anything fails.
+        let mut pending =
+            Pending { parent: self.path.clone(), path: path.clone(), lock: None, published: false };
+        // Until the lock is held, another writer may take it for a leftover, and remove it.
+        let opened = open_private(&path, OFlag::O_DIRECTORY).and_then(|file| {
+            // The umask may have taken bits away.
+            file.set_permissions(Permissions::from_mode(0o700))?;
+            Ok(file)
+        });
+        let file = match opened {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(failed)?,
+        };
+        pending.lock = match lock(file) {
+            Ok(lock) => Some(Lock::Held(lock)),
+            Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
+            // No such locks on this file system: nobody can take it for a leftover then.
+            Err((file, _)) => Some(Lock::Unsupported(file)),
+        };
+        match fs::symlink_metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            other => other.map(|_| Some(pending)).map_err(failed),
         }
     }
 
@@ -84,7 +93,7 @@ impl JobDirectory {
             } else if starts(WRITING) {
                 // Its writer holds a lock as long as it lives.
                 let Ok(file) = open_private(&path, OFlag::O_DIRECTORY) else { continue };
-                if let Ok(_lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                if let Ok(_lock) = lock(file) {
                     remove_tree(&path)?;
                 }
             } else if starts(RENAMING) {
@@ -101,22 +110,34 @@ impl JobDirectory {
         Ok(())
     }
 
-    /// Has `latest` name the newest generation. Several writers at once all bring it there.
-    fn name_latest(&self) -> Result<(), DirectoryError> {
-        let link = self.path.join(LATEST);
-        let newest = |generations: &[Generation]| generations.last().map(|newest| newest.number);
-        let mut generations = self.generations()?;
-        while let Some(number) = newest(&generations) {
-            let temporary = self.path.join(format!("{RENAMING}{}", GenerationId::random()));
-            symlink(Generation::name(number), &temporary)
-                .and_then(|()| fs::rename(&temporary, &link))
-                .map_err(|source| DirectoryError::MoveLatest { path: link.clone(), source })?;
-            generations = self.generations()?;
-            if newest(&generations) == Some(number) {
-                break;
+    /// Has `latest` name the newest generation; without any, it goes. Several writers at once all bring it
+    /// there.
+    ///
+    /// # Errors
+    /// When the link cannot be made or moved.
+    pub fn name_latest(&self) -> Result<(), DirectoryError> {
+        self.move_latest(None)
+    }
+
+    /// Has `latest` name the newest generation, by the link that was made for it if it is that.
+    fn move_latest(&self, mut made: Option<Link>) -> Result<(), DirectoryError> {
+        while let Some(Generation { number, .. }) = self.latest()? {
+            if self.named_latest() == Some(number) {
+                return Ok(());
+            }
+            match made.take().filter(|link| link.number == number) {
+                Some(link) => link.put(self)?,
+                None => Link::to(self, number)?.put(self)?,
             }
         }
-        Ok(())
+        let link = self.path.join(LATEST);
+        gone(fs::remove_file(&link))
+            .map_err(|source| DirectoryError::MoveLatest { path: link, source })
+    }
+
+    /// The number of the generation that `latest` names.
+    fn named_latest(&self) -> Option<u64> {
+        Generation::parse(fs::read_link(self.path.join(LATEST)).ok()?.as_os_str())
     }
 
     /// Whether a generation was begun in it and neither finished nor removed.
@@ -128,13 +149,57 @@ impl JobDirectory {
     }
 }
 
+/// A link to a generation that is to become `latest`, under a temporary name until then. Dropping it
+/// removes it.
+#[derive(Debug)]
+struct Link {
+    number: u64,
+    temporary: PathBuf,
+}
+
+impl Link {
+    fn to(directory: &JobDirectory, number: u64) -> Result<Self, DirectoryError> {
+        let temporary = directory.path.join(format!("{RENAMING}{}", GenerationId::random()));
+        symlink(Generation::name(number), &temporary).map_err(|source| {
+            DirectoryError::MoveLatest { path: directory.path.join(LATEST), source }
+        })?;
+        Ok(Self { number, temporary })
+    }
+
+    fn put(self, directory: &JobDirectory) -> Result<(), DirectoryError> {
+        let link = directory.path.join(LATEST);
+        fs::rename(&self.temporary, &link)
+            .map_err(|source| DirectoryError::MoveLatest { path: link, source })
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        // After it was put where it belongs there is nothing here any more; what cannot be removed goes
+        // with the leftovers.
+        fs::remove_file(&self.temporary).unwrap_or_default();
+    }
+}
+
 /// A generation being written. Dropping it without [`Pending::commit`] removes it.
 #[derive(Debug)]
 pub struct Pending {
     parent: PathBuf,
     path: PathBuf,
-    /// `None` once committed.
+    /// `None` until it is held.
     lock: Option<Lock>,
+    /// Whether it has its name.
+    published: bool,
+}
+
+/// Locks a directory that is being written, unless somebody else has.
+fn lock(mut file: File) -> Result<Flock<File>, (File, Errno)> {
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Err((same, Errno::EINTR)) => file = same,
+            outcome => return outcome,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -164,8 +229,7 @@ impl Pending {
     /// elsewhere.
     ///
     /// # Errors
-    /// When a step fails. Until the rename is done there is no new generation; after it there is
-    /// one, and an error means only that `latest` may not name it yet.
+    /// When a step fails. There is no new generation then: one that had its name already is taken back.
     pub fn commit(mut self, above: u64) -> Result<Generation, DirectoryError> {
         let directory = JobDirectory { path: self.parent.clone(), identity: None };
         let newest = directory.generations()?.last().map_or(0, |generation| generation.number);
@@ -200,6 +264,8 @@ impl Pending {
                 .sync_all()
                 .map_err(|source| DirectoryError::Sync { path: self.path.clone(), source })?;
         }
+        // What needs room comes first, so that nothing has to be taken back for want of it.
+        let link = Link::to(directory, number)?;
         let path = self.parent.join(Generation::name(number));
         match rename(&self.path, &path) {
             Ok(()) => {}
@@ -214,17 +280,24 @@ impl Pending {
             }
             Err(error) => return Err(error),
         }
-        self.lock = None;
-        sync_directory(&self.parent)?;
-        directory.name_latest()?;
-        sync_directory(&self.parent)?;
-        Ok(Some(Generation { number, path }))
+        self.published = true;
+        let generation = Generation { number, path };
+        let settled = sync_directory(&self.parent)
+            .and_then(|()| directory.move_latest(Some(link)))
+            .and_then(|()| sync_directory(&self.parent));
+        if let Err(error) = settled {
+            if directory.remove(&generation).and_then(|()| directory.name_latest()).is_err() {
+                // It stays, and is whole.
+            }
+            return Err(error);
+        }
+        Ok(Some(generation))
     }
 }
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        if self.lock.is_some() && fs::remove_dir_all(&self.path).is_err() {
+        if !self.published && fs::remove_dir_all(&self.path).is_err() {
             // Whoever writes here next finds it without a living writer, and removes it.
         }
     }

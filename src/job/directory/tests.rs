@@ -104,7 +104,7 @@ fn another_jobs_directory_is_refused() {
 }
 
 #[test]
-fn old_generations_go_and_the_latest_stays() {
+fn old_generations_go_and_the_newest_stays() {
     let scratch = tempfile::tempdir().unwrap();
     let directory = directory(scratch.path());
     for _ in 0..5 {
@@ -117,12 +117,13 @@ fn old_generations_go_and_the_latest_stays() {
     assert_eq!(numbers(&directory), [3, 4, 5]);
     fs::remove_file(scratch.path().join("latest")).unwrap();
     symlink("gen-000003", scratch.path().join("latest")).unwrap();
-    assert_eq!(keep(1), 1);
-    assert_eq!(numbers(&directory), [3, 5]);
+    assert_eq!(keep(1), 2);
+    assert_eq!(numbers(&directory), [5]);
+    assert_eq!(fs::read_link(scratch.path().join("latest")).unwrap(), Path::new("gen-000005"));
     assert_eq!(commit(&directory), 6);
     let fit =
         |bytes| retention::by_bytes(&directory, NonZeroU64::new(bytes).unwrap()).unwrap().len();
-    assert_eq!((fit(1 << 30), fit(1)), (0, 2));
+    assert_eq!((fit(1 << 30), fit(1)), (0, 1));
     assert_eq!(numbers(&directory), [6]);
 }
 
@@ -164,9 +165,19 @@ fn checkpoints_are_found_by_every_name() {
     check("gen-000001", None, 1);
     fs::rename(scratch.path().join("gen-000001"), scratch.path().join("moved")).unwrap();
     check("moved", None, 0);
-    // Without the link, the newest counts.
+    // Without the link, or where its writer was killed before it had moved it, the newest counts.
     fs::remove_file(scratch.path().join("latest")).unwrap();
     check("", None, 2);
+    symlink("gen-000002", scratch.path().join("latest")).unwrap();
+    commit(&directory);
+    fs::remove_file(scratch.path().join("latest")).unwrap();
+    symlink("gen-000002", scratch.path().join("latest")).unwrap();
+    check("", None, 3);
+    check("", Some("latest"), 3);
+    check("latest", None, 3);
+    directory.name_latest().unwrap();
+    let named = fs::read_link(scratch.path().join("latest")).unwrap();
+    assert_eq!(named, Path::new("gen-000003"));
 }
 
 #[test]

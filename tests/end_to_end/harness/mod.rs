@@ -3,6 +3,7 @@
 //! Nothing here knows what a checkpoint looks like: it only runs commands and looks at what the
 //! kernel shows of processes.
 
+pub mod faults;
 pub mod fixture;
 pub mod process;
 pub mod rounds;
