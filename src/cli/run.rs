@@ -60,7 +60,7 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
     wrong_way::check(&command)?;
     if let Some((finding, remedy)) = check::obstacle_to_restores() {
         output::say(format_args!(
-            "warning: what is saved here cannot be brought back here: {finding}; to allow it: {remedy}"
+            "warning: what is saved here cannot be brought back here: {finding}; ask the administrator: \"{remedy}\""
         ));
     }
     let statuses = supervision.statuses();

@@ -57,7 +57,7 @@ pub(super) struct Collected {
     /// For each address space the first process that has it.
     pids: Vec<Pid>,
     /// Contents of files to store.
-    contents: Vec<Content>,
+    pub(super) contents: Vec<Content>,
     /// Those that are stored once the job runs again.
     later: Vec<Later>,
     /// Who has shared memory attached that nobody of the job has.

@@ -122,7 +122,7 @@ impl Part {
     const NOT_INHERITED: VmaFlags =
         VmaFlags::DONT_FORK.union(VmaFlags::WIPE_ON_FORK).union(VmaFlags::HUGETLB);
 
-    const fn has(self, vma: &Vma) -> bool {
+    pub(super) const fn has(self, vma: &Vma) -> bool {
         match self {
             Self::All => true,
             Self::Inherited => !vma.flags.intersects(Self::NOT_INHERITED),

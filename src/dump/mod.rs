@@ -18,7 +18,8 @@ mod memory;
 mod policy;
 mod process;
 pub mod refusal;
-mod snapshot;
+pub mod snapshot;
+pub mod survey;
 mod thread;
 mod tracking;
 
@@ -35,6 +36,7 @@ pub use self::tracking::{Tracking, Use};
 
 use self::collect::{Collected, Purpose};
 use self::files::saved::Wanted;
+use self::survey::{Survey, Surveyor};
 use self::tracking::{Session, watches};
 use crate::image::Reader;
 use crate::image::writer::{WriteOptions, Writer};
@@ -242,23 +244,27 @@ fn look_for_writes(collected: &mut Collected, tree: &Tree, session: &mut Session
 }
 
 /// Finds what stands in the way of a checkpoint: freezes the job, looks at everything, and lets it go
-/// on. Gives what the user should know besides. `directory` would be the generation's.
+/// on. Gives what the user should know besides, and what it would come to. `directory` would be the
+/// generation's.
 ///
 /// # Errors
 /// [`DumpError::Refused`] with all that is in the way, or when looking fails.
-pub fn examine(request: &Request, directory: &Path) -> Result<Vec<String>, DumpError> {
+pub fn examine(request: &Request, directory: &Path) -> Result<(Vec<String>, Survey), DumpError> {
+    let begun = Instant::now();
     let mut tree = Tree::freeze(request.root, request.adopter, PATIENCE)?;
     // Whoever watches, it is the job's supervisor: it would be none of the job's own processes.
     let is_own = |_, _| request.supervisor.is_some_and(watches);
     let mut collected = collect::collect(request, directory, &mut tree, Purpose::Look, &is_own);
-    if let Ok(collected) = &mut collected {
+    let surveyor = collected.as_mut().ok().map(|collected| {
         collected.let_go_of_files();
-    }
+        Surveyor::begin(collected, &tree, begun)
+    });
     release(tree.thaw(), "let go")?;
     let mut collected = collected?;
     let hint = collected.hint(directory);
     collected.warnings.extend(hint);
-    Ok(collected.warnings)
+    let survey = surveyor.map(Surveyor::finish).unwrap_or_default();
+    Ok((collected.warnings, survey))
 }
 
 /// Adds what tells later whether files were changed in place.

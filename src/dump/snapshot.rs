@@ -4,9 +4,7 @@
 //! It decides, has copies made, and watches what they cost; reading them is [`super::memory`]'s.
 
 use std::fmt;
-use std::fs;
 use std::io;
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,15 +17,13 @@ use super::error::DumpError;
 use super::tracking::Session;
 use crate::model::number::to_usize;
 use crate::sys::descriptor;
+use crate::sys::spare_memory::available_memory;
 use crate::tracer::birth::Wanted;
 use crate::tracer::copy::{Copy, CopyError};
 use crate::tracer::tree::Tree;
 
-/// Where cgroups of version 2 are mounted.
-const CGROUPS: &str = "/sys/fs/cgroup";
-
-/// Memory that must stay available beside what copies need.
-const RESERVE: u64 = 64 << 20;
+/// Memory that must stay available beside what copies need, in bytes.
+pub const RESERVE: u64 = 64 << 20;
 
 /// The part of a job's own memory that it is expected to write while its copies are read: each page of
 /// that is needed twice. Should it write more, the kernel ends the copies first.
@@ -143,6 +139,17 @@ fn is_shared(collected: &Collected, place: usize) -> bool {
     processes.filter(|process| to_usize(u64::from(process.mm.0)) == space).nth(1).is_some()
 }
 
+/// The address spaces that would be copied, and in words why that could not be done.
+pub(super) fn foresee(collected: &Collected) -> (Vec<usize>, Option<String>) {
+    let wanted = worth_copying(&collected.sizes);
+    if wanted.is_empty() {
+        return (wanted, None);
+    }
+    let used = wanted.iter().map(|space| collected.sizes[*space]).sum();
+    let reason = obstacle(collected, used).map(|reason| reason.to_string());
+    (wanted, reason)
+}
+
 /// No copies at all: all memory is read from the processes themselves.
 pub(super) fn none(collected: &Collected) -> Vec<Option<Copy>> {
     collected.holders.iter().map(|_| None).collect()
@@ -215,42 +222,6 @@ impl MemoryWatch {
     }
 }
 
-/// Bytes of memory that can be had: on this machine, and in this process's cgroup, which is mostly the
-/// job's, too. `None` when nobody tells.
-fn available_memory() -> Option<u64> {
-    let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| parse_available(&text));
-    let cgroups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let own = cgroups.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
-    let limits = Path::new(own).ancestors().filter_map(|group| {
-        let number = |name: &str| -> Option<u64> {
-            let text = fs::read_to_string(Path::new(CGROUPS).join(group).join(name)).ok()?;
-            text.trim().parse().ok()
-        };
-        // "max", and the root of all, have no number.
-        let limit = number("memory.max")?;
-        let statistics =
-            fs::read_to_string(Path::new(CGROUPS).join(group).join("memory.stat")).ok()?;
-        let used = number("memory.current")?.saturating_sub(reclaimable(&statistics));
-        Some(limit.saturating_sub(used))
-    });
-    machine.into_iter().chain(limits).min()
-}
-
-/// MemAvailable of /proc/meminfo, in bytes.
-fn parse_available(text: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
-}
-
-/// Bytes of a cgroup's memory that hold pages of files, by its memory.stat.
-fn reclaimable(statistics: &str) -> u64 {
-    let value = |key: &str| {
-        let line = statistics.lines().find_map(|line| line.strip_prefix(key))?;
-        line.trim().parse::<u64>().ok()
-    };
-    ["inactive_file ", "active_file "].into_iter().filter_map(value).sum()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -268,14 +239,5 @@ mod tests {
         assert!(is_tight(32 << 20, 0));
         assert!(!is_tight(1 << 30, 4 << 30));
         assert!(is_tight(1 << 30, 16 << 30));
-    }
-
-    #[test]
-    fn available_memory_is_understood() {
-        let text = "MemTotal:       100 kB\nMemAvailable:   24684092 kB\n";
-        assert_eq!(parse_available(text), Some(24_684_092 * 1024));
-        assert_eq!(parse_available("MemTotal: 1 kB\n"), None);
-        assert_eq!(reclaimable("anon 5\ninactive_file 7\nactive_file 8\n"), 15);
-        assert!(available_memory().is_some());
     }
 }

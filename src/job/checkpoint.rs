@@ -15,6 +15,7 @@ use thiserror::Error;
 
 use crate::dump::files::later::LaterError;
 use crate::dump::files::saved::Wanted;
+use crate::dump::survey::Survey;
 use crate::dump::{self, After, DumpError, NotCommitted, Tracking, Use};
 use crate::image::reader::{Reader, Trust};
 use crate::image::{Codec, WriteOptions};
@@ -207,11 +208,12 @@ impl Task {
     }
 }
 
-/// Finds what stands in the way of a checkpoint. Gives what the user should know besides.
+/// Finds what stands in the way of a checkpoint. Gives what the user should know besides, and what it
+/// would come to.
 ///
 /// # Errors
 /// [`DumpError::Refused`] with all that is in the way, or when looking fails.
-pub fn examine(task: &Task) -> Result<Vec<String>, CheckpointError> {
+pub fn examine(task: &Task) -> Result<(Vec<String>, Survey), CheckpointError> {
     Ok(dump::examine(&task.request(false), &task.directory)?)
 }
 

@@ -19,6 +19,7 @@ pub mod identity;
 pub mod interval;
 pub mod journal;
 pub mod places;
+pub mod prediction;
 pub mod record;
 pub mod report;
 pub mod request;

@@ -18,6 +18,7 @@ use thiserror::Error;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::dump::files::saved::Wanted;
+use crate::dump::survey::Survey;
 use crate::image::WriteOptions;
 use crate::image::reader::Trust;
 use crate::model::id::Bytes;
@@ -185,11 +186,11 @@ pub fn dump(options: &Options) -> Result<Outcome, RequestError> {
 }
 
 /// Finds what stands in the way of a checkpoint of the job that `pid` belongs to, and gives what its
-/// user should know besides. Nothing is written, and the job runs on.
+/// user should know besides, and what it would come to. Nothing is written, and the job runs on.
 ///
 /// # Errors
 /// When something does, or looking fails.
-pub fn examine(pid: Pid, directory: &Path) -> Result<Vec<String>, RequestError> {
+pub fn examine(pid: Pid, directory: &Path) -> Result<(Vec<String>, Survey), RequestError> {
     let (root, supervisor) = match supervisor_of(pid)? {
         Some(connection) => match connection.ask(&Request::Status, Some(STATUS_PATIENCE))? {
             Reply::Status(status) => (Pid::from_raw(status.root), connection.supervisor()),

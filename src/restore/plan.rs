@@ -624,11 +624,7 @@ const INSTRUCTION_SETS: &[&str] = &[
 
 /// The program may have chosen its code by what the old CPU could do.
 fn check_cpu(recorded: &Machine, here: &Machine) -> Result<(), PlanError> {
-    let missing: Vec<&str> = recorded
-        .cpu_flags
-        .iter()
-        .map(String::as_str)
-        .filter(|flag| INSTRUCTION_SETS.contains(flag))
+    let missing: Vec<&str> = demanded_instructions(recorded)
         .filter(|flag| !here.cpu_flags.iter().any(|own| own == flag))
         .collect();
     let differs = || PlanError::Cpu {
@@ -644,6 +640,13 @@ fn check_cpu(recorded: &Machine, here: &Machine) -> Result<(), PlanError> {
         return Err(PlanError::ExtendedState { recorded: recorded.xcr0, here: here.xcr0 });
     }
     Ok(())
+}
+
+/// The instruction sets that a job from this machine may have found and use, by the names that
+/// /proc/cpuinfo has for them.
+pub fn demanded_instructions(machine: &Machine) -> impl Iterator<Item = &str> {
+    let flags = machine.cpu_flags.iter().map(String::as_str);
+    flags.filter(|flag| INSTRUCTION_SETS.contains(flag))
 }
 
 /// Better to say so now than to be killed half-way.

@@ -99,6 +99,8 @@ pub struct Status {
     pub anonymous: u64,
     /// Bytes of memory that are in swap.
     pub swapped: u64,
+    /// Bytes of page tables.
+    pub page_tables: u64,
     /// Bytes of mappings that are locked in memory (mlock).
     pub locked: u64,
     /// Bytes of huge pages from the pool.
@@ -479,6 +481,7 @@ fn parse_status_line(
             "SpeculationIndirectBranch"
         }
         b"RssAnon" => set(&mut status.anonymous, kibibytes(value), "RssAnon")?,
+        b"VmPTE" => set(&mut status.page_tables, kibibytes(value), "VmPTE")?,
         b"VmSwap" => set(&mut status.swapped, kibibytes(value), "VmSwap")?,
         b"VmLck" => set(&mut status.locked, kibibytes(value), "VmLck")?,
         b"HugetlbPages" => set(&mut status.huge_pages, kibibytes(value), "HugetlbPages")?,
@@ -494,6 +497,14 @@ fn parse_status_line(
 /// Bytes, of a size like `12 kB`.
 fn kibibytes(value: &[u8]) -> Option<u64> {
     number::<u64>(value.strip_suffix(b"kB")?.trim_ascii())?.checked_mul(1024)
+}
+
+/// A process's part of anonymous memory, in bytes, by its /proc/PID/smaps_rollup: of each page, one part in
+/// as many as there are processes that have it. `None` where that is not told (before Linux 5.3).
+#[must_use]
+pub fn rollup_of_anonymous(bytes: &[u8]) -> Option<u64> {
+    let mut lines = bytes.split(|byte| *byte == b'\n');
+    kibibytes(lines.find_map(|line| line.strip_prefix(b"Pss_Anon:"))?.trim_ascii())
 }
 
 /// Parses /proc/PID/smaps. Gives the mappings, or the field that cannot be understood: in a mapping's

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::harness::process::{self, PATIENCE, poll};
-use crate::harness::workplace::{User, Workplace, rckpt_binary};
+use crate::harness::workplace::{User, Workplace, joined, rckpt_binary};
 
 /// What the job does: a line before and one after, as its user says so.
 const JOB: &str = "echo one; ./rckpt dump > said; echo two >> said; touch ready; \
@@ -98,7 +98,7 @@ fn where_namespaces_are_forbidden() {
         process::exit_status(child, PATIENCE)
     };
     assert_eq!(run(&["check"]), Some(1), "{}", place.text("stderr"));
-    let words = place.text("words");
+    let words = joined(&place.text("words"));
     assert!(words.contains("user namespace: refused") && words.contains("seccomp"), "{words}");
     assert_eq!(run(&["run", "--dir", "job", "--", "./rckpt", "dump"]), Some(125), "refused");
     assert_eq!(run(&["run", "--dir", "job", "--", "sh", "-c", "./rckpt dump"]), Some(0));
@@ -203,7 +203,7 @@ fn what_podman_forbids() {
         process::exit_status(child, PATIENCE)
     };
     assert_eq!(run(&[], &["check"]), Some(1), "{}", place.text("stderr"));
-    let words = place.text("words");
+    let words = joined(&place.text("words"));
     assert!(words.contains("kcmp") && words.contains("seccomp=unconfined"), "{words}");
     assert!(words.contains("mount /proc: refused") && words.contains("unmask=ALL"), "{words}");
     fs::write(place.path("words"), "").expect("forget what it said");
@@ -211,7 +211,7 @@ fn what_podman_forbids() {
     // With that, it is the capabilities of root in the container.
     let open = ["--security-opt=seccomp=unconfined", "--security-opt=unmask=ALL"];
     assert_eq!(run(&open, &["check"]), Some(1), "{}", place.text("stderr"));
-    let words = place.text("words");
+    let words = joined(&place.text("words"));
     assert!(words.contains("--cap-add=CHECKPOINT_RESTORE"), "{words}");
     assert_eq!(run(&open, &["run", "--dir", "job", "--", "sh", "-c", "./rckpt dump"]), Some(0));
     let words = place.text("stderr");

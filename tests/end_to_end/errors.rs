@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::harness::fixture::{Linking, fixture};
 use crate::harness::process::{self, PATIENCE, poll};
 use crate::harness::rounds::{Case, Running, Start};
-use crate::harness::workplace::{Answer, User, Workplace};
+use crate::harness::workplace::{Answer, User, Workplace, joined};
 
 /// rckpt refused, and its words contain each of these, whatever their case.
 fn check_refused(answer: &Answer, status: i32, words: &[&str]) {
@@ -310,7 +310,7 @@ fn programs_with_other_rights() {
     let answer = place.ask(&["check", &child.to_string()]);
     assert_eq!(answer.status, Some(1), "{answer:#?}");
     for word in words {
-        assert!(answer.output.contains(word), "{word}: {answer:#?}");
+        assert!(joined(&answer.output).contains(word), "{word}: {answer:#?}");
     }
     place.write("go", "");
     assert_eq!(process::exit_status(child, PATIENCE), Some(0), "{}", place.text("stderr"));
@@ -334,7 +334,7 @@ fn several_things_at_once() {
         let answer = place.ask(&["check", &root]);
         assert_eq!(answer.status, Some(1), "{answer:#?}");
         for word in words {
-            assert!(answer.output.contains(word), "{word}: {answer:#?}");
+            assert!(joined(&answer.output).contains(word), "{word}: {answer:#?}");
         }
         check_refused(&place.ask(&["dump", &root, "--dir", "job"]), 1, &words);
         job.check_let_go();

@@ -8,6 +8,7 @@ mod harness;
 
 mod at_rest;
 mod batch;
+mod check;
 mod containers;
 mod endurance;
 mod errors;

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::harness::process::{self, PATIENCE, poll};
 use crate::harness::rounds::{Case, Running, Start};
-use crate::harness::workplace::{User, Workplace};
+use crate::harness::workplace::{User, Workplace, joined};
 
 /// The names of the complete checkpoints in `job`.
 fn generations(place: &Workplace) -> Vec<String> {
@@ -443,7 +443,7 @@ fn outputs_are_pointed_out() {
         fs::remove_file(place.path("stderr")).expect("forget what was said");
     }
     let checked = place.ask(&["check", "--", "sh"]);
-    assert!(checked.output.contains("notes.txt, run.log"), "{checked:#?}");
+    assert!(joined(&checked.output).contains("notes.txt, run.log"), "{checked:#?}");
 }
 
 #[test]

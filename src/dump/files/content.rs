@@ -4,9 +4,9 @@
 //! explicit offsets, and what only a mapping shows through /proc/PID/mem.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::Pid;
@@ -116,6 +116,18 @@ struct Memory {
 }
 
 impl Content {
+    /// Bytes that it takes up, holes not counted where that is told.
+    #[must_use]
+    pub fn allocated(&self) -> u64 {
+        /// Bytes of the blocks that stat(2) counts.
+        const BLOCK: u64 = 512;
+        match &self.source {
+            ContentSource::File { path, .. } => fs::metadata(path)
+                .map_or(self.size, |facts| self.size.min(facts.blocks().saturating_mul(BLOCK))),
+            ContentSource::Mapped { .. } => self.size,
+        }
+    }
+
     /// Opens the content for reading.
     pub fn open(&self) -> io::Result<ContentReader> {
         Ok(ContentReader { size: self.size, input: self.source.open()? })

@@ -183,6 +183,11 @@ impl Workplace {
     }
 }
 
+/// A text without its line ends and indents, which depend on the width of a terminal.
+pub fn joined(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 /// What became of a command.
 #[derive(Debug)]
 pub struct Answer {
