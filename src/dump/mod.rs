@@ -119,6 +119,8 @@ pub struct Report {
     pub raw_bytes: u64,
     /// Bytes of memory that were the same in the checkpoint before.
     pub kept_bytes: u64,
+    /// Whether it builds on the checkpoint before.
+    pub has_parent: bool,
     /// Processes saved.
     pub processes: usize,
     /// Threads saved.
@@ -149,6 +151,7 @@ pub fn dump(
 ) -> Result<Report, DumpError> {
     let mut writer = Writer::create_on(directory, request.write, parent)?;
     let mut session = Session::begin(tracking, writer.parent().map(Reader::id));
+    let has_parent = writer.parent().is_some();
     let (begun, mut tree, mut collected) = collect_frozen(request, directory, &session)?;
     look_for_writes(&mut collected, &tree, &mut session);
     inherit::compare_all(&collected.job, &mut writer);
@@ -196,6 +199,7 @@ pub fn dump(
         bytes: summary.stored_bytes,
         raw_bytes: summary.raw_bytes,
         kept_bytes: summary.kept_pages.saturating_mul(PAGE_SIZE),
+        has_parent,
         processes: processes.len(),
         threads: processes.iter().map(|process| process.threads.len()).sum(),
         warnings: collected.warnings,

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use nix::unistd::Pid;
 use thiserror::Error;
@@ -24,6 +24,7 @@ use crate::model::number::to_u64;
 use super::background::Background;
 use super::control::protocol::{Order, Then};
 use super::directory::{DirectoryError, Generation, Identity, JobDirectory};
+use super::history;
 use super::hooks::{HookError, Hooks, Moment};
 use super::report::Taken;
 use super::retention::Retention;
@@ -283,9 +284,11 @@ fn take_in(task: &Task, path: &Path, beside: Option<&Path>) -> Result<Taken, Che
     let mut notes = Vec::new();
     let parent = parent(&directory, &mut notes)?;
     let mut attempt = Attempt { parent, above, files_at_once: false };
-    let (report, path) = loop {
+    let (report, path, parent) = loop {
         let Attempt { above, files_at_once, .. } = attempt;
         let builds = attempt.parent.is_some();
+        let parent = attempt.parent.as_ref().and_then(|parent| parent.directory().file_name());
+        let parent = parent.map(|name| name.to_string_lossy().into_owned());
         match write(task, &directory, attempt) {
             Err(CheckpointError::Dump(
                 DumpError::Write(error) | DumpError::Later(LaterError::Write(error)),
@@ -301,7 +304,11 @@ fn take_in(task: &Task, path: &Path, beside: Option<&Path>) -> Result<Taken, Che
                 let parent = self::parent(&directory, &mut notes)?;
                 attempt = Attempt { parent, above, files_at_once: true };
             }
-            outcome => break outcome?,
+            outcome => {
+                let (report, path) = outcome?;
+                let parent = parent.filter(|_| report.has_parent);
+                break (report, path, parent);
+            }
         }
     };
     let mut warnings = report.warnings;
@@ -310,19 +317,25 @@ fn take_in(task: &Task, path: &Path, beside: Option<&Path>) -> Result<Taken, Che
         // The checkpoint is complete, and the job may have been ended on its account.
         warnings.push(format!("old checkpoints stay: {error}"));
     }
-    Ok(Taken {
+    let now = SystemTime::now();
+    let mut taken = Taken {
         path: path.into(),
         pause: report.pause,
         elapsed: begun.elapsed(),
         bytes: report.bytes,
         raw_bytes: report.raw_bytes,
         kept_bytes: report.kept_bytes,
+        parent,
         processes: to_u64(report.processes),
         threads: to_u64(report.threads),
         warnings,
         hint: report.hint,
-        at: seconds_since_1970(SystemTime::now()),
-    })
+        at: seconds_since_1970(now),
+    };
+    if let Err(error) = history::write(&taken, now.duration_since(UNIX_EPOCH).unwrap_or_default()) {
+        taken.warnings.push(format!("how this checkpoint was made is not written down: {error}"));
+    }
+    Ok(taken)
 }
 
 /// The highest number in the other directory, as far as that can be told.

@@ -14,6 +14,8 @@ use thiserror::Error;
 
 use super::background::Background;
 use super::directory::{DirectoryError, GenerationError, JobDirectory};
+use super::history;
+use super::record::RecordError;
 use super::retention::Retention;
 use crate::image::copy::{self, CopyError};
 use crate::image::reader::Trust;
@@ -58,6 +60,9 @@ pub enum BringError {
     /// The copy itself.
     #[error(transparent)]
     Copy(#[from] CopyError),
+    /// The record of how it was made.
+    #[error(transparent)]
+    Record(#[from] RecordError),
     /// No thread could be started.
     #[error("start a thread for the copy: {0}")]
     StartThread(#[source] io::Error),
@@ -122,6 +127,7 @@ impl Route {
         let pending = home.begin_generation()?;
         let goes_on = || !given_up.load(Ordering::Relaxed);
         let copied = copy::copy(&source, relative.as_ref(), pending.path(), &goes_on)?;
+        history::take_along(&generation.path, pending.path())?;
         let Some(generation) = pending.commit_as(generation.number)? else { return Ok(None) };
         let warning = match self.retention.apply(&home) {
             Ok(()) => None,

@@ -6,6 +6,7 @@
 //! DIR/latest        symbolic link to the newest complete one
 //! DIR/lock          who is in charge of the directory
 //! DIR/local.json    the node-local directory that belongs to it
+//! DIR/events.jsonl  what happened to the job, made.json in each generation how it was made
 //! DIR/displaced/    what restores cut off or moved away, a numbered directory for each
 //! DIR/.tmp-*        a generation being written: locked by its writer, removed when it died
 //! DIR/.old-*        a generation being removed

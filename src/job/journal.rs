@@ -13,8 +13,9 @@ use nix::fcntl::OFlag;
 use serde::Serialize;
 
 use super::checkpoint::CheckpointError;
+use super::history::{Making, milliseconds};
 use super::places::Moved;
-use super::report::{Event, Explanation, Observer, Taken, Totals};
+use super::report::{Event, Explanation, Observer, Totals};
 use super::root::Ended;
 use super::supervisor::{Cause, Ending};
 use crate::model::code::Code;
@@ -47,7 +48,7 @@ enum Entry<'a> {
     Resumed { supervisor: u32, generation: &'a Path, root: i32 },
     PassedOver { generation: &'a Path, reason: &'a str },
     StartedOver,
-    Checkpoint(Checkpoint),
+    Checkpoint(Making),
     CheckpointFailed { code: Code, reason: &'a str },
     Copied { generation: &'a Path, bytes: u64, write_ms: f64 },
     CopyFailed { reason: &'a str },
@@ -64,21 +65,6 @@ enum Entry<'a> {
     Finished { status: i32, seconds: f64 },
     Killed { signal: i32, seconds: f64 },
     Suspended { generation: String, seconds: f64 },
-}
-
-/// A checkpoint. Milliseconds and bytes.
-#[derive(Debug, PartialEq, Serialize)]
-struct Checkpoint {
-    generation: String,
-    pause_ms: f64,
-    write_ms: f64,
-    bytes: u64,
-    raw_bytes: u64,
-    /// How much of the memory was new since the checkpoint before, from 0 to 1.
-    dirty_share: f64,
-    processes: u64,
-    threads: u64,
-    warnings: Vec<String>,
 }
 
 impl<'a> Journal<'a> {
@@ -125,7 +111,7 @@ impl Observer for Journal<'_> {
             Event::StartedOver => self.write(Entry::StartedOver),
             Event::Taken(taken) => {
                 self.totals.add(taken);
-                self.write(Entry::Checkpoint(checkpoint(taken)));
+                self.write(Entry::Checkpoint(Making::of(taken)));
             }
             Event::Failed { explanation, .. } => {
                 self.totals.failed += 1;
@@ -165,24 +151,6 @@ impl Observer for Journal<'_> {
     fn explain(&self, error: &CheckpointError) -> Explanation {
         self.next.explain(error)
     }
-}
-
-fn checkpoint(taken: &Taken) -> Checkpoint {
-    Checkpoint {
-        generation: taken.path.to_string(),
-        pause_ms: milliseconds(taken.pause),
-        write_ms: milliseconds(taken.elapsed),
-        bytes: taken.bytes,
-        raw_bytes: taken.raw_bytes,
-        dirty_share: taken.dirty_share(),
-        processes: taken.processes,
-        threads: taken.threads,
-        warnings: taken.warnings.clone(),
-    }
-}
-
-fn milliseconds(span: Duration) -> f64 {
-    span.as_secs_f64() * 1000.0
 }
 
 const fn name(cause: Cause) -> &'static str {

@@ -14,6 +14,7 @@ pub mod control;
 pub mod copy;
 pub mod directory;
 pub mod finish;
+pub mod history;
 pub mod hooks;
 pub mod identity;
 pub mod interval;

@@ -32,6 +32,8 @@ pub struct Taken {
     pub raw_bytes: u64,
     /// Bytes of memory that were the same in the checkpoint before.
     pub kept_bytes: u64,
+    /// The generation that it builds on, by its name; `None`: it stands by itself.
+    pub parent: Option<String>,
     /// Processes in it.
     pub processes: u64,
     /// Threads in it.
@@ -259,6 +261,7 @@ mod tests {
             bytes: 1,
             raw_bytes: 2,
             kept_bytes: 2,
+            parent: Some("gen-000000".to_owned()),
             processes: 3,
             threads: 4,
             warnings: vec!["w".repeat(1000); 100],

@@ -18,7 +18,7 @@ use crate::image::error::ReadFault;
 use crate::image::reader::Trust;
 use crate::model::id::Bytes;
 use crate::restore::environment::{self, ProbeError};
-use crate::restore::files::{self, Choices, Decisions, Policy, Problems};
+use crate::restore::files::{self, Choices, Decisions, Policy, Problem, Problems};
 use crate::restore::fill::FillError;
 use crate::restore::inheritance::Hashes;
 use crate::restore::plan::{self, Plan, PlanError};
@@ -195,6 +195,16 @@ pub fn prepare(options: Options) -> Result<Prepared, ResumeError> {
     settings.save.extend(&reader.job().outputs.saved);
     let waiting = None;
     Ok(Prepared { found, reader, plan, decisions, passed, places, pidfile, settings, waiting })
+}
+
+/// What a restore of a checkpoint that was found would do to files here and now, and what would stand in
+/// its way. Nothing is touched.
+#[must_use]
+pub fn foresee(found: &Found, reader: &Reader) -> (Decisions, Vec<Problem>) {
+    let here = machine::temporary(|name| std::env::var_os(name));
+    let places = places::moved(&reader.job().machine.temporary, &here, &[], |path| path.exists());
+    let moved = places.into_iter().map(|place| (place.old, place.new)).collect();
+    files::survey(reader.job(), &choices(found, Policy::default(), moved))
 }
 
 /// Reads the checkpoint that was found. Where there are two directories and it is damaged in one of them,

@@ -408,6 +408,7 @@ fn image_files(place: &Workplace) -> Vec<PathBuf> {
         .expect("there is a checkpoint")
         .flatten()
         .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|name| name == "rckpt"))
         .collect();
     files.sort();
     files

@@ -21,6 +21,12 @@ impl Generation {
         format!("{GENERATION}{number:06}")
     }
 
+    /// The number in the text `name`, likewise.
+    #[must_use]
+    pub fn number_of(name: &str) -> Option<u64> {
+        Self::parse(OsStr::new(name))
+    }
+
     /// The number in a generation's name; `None`: it is not one.
     pub(super) fn parse(name: &OsStr) -> Option<u64> {
         let digits = name.to_str()?.strip_prefix(GENERATION)?;
