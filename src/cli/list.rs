@@ -1,5 +1,6 @@
 //! `rckpt list`: the jobs of mine on this machine, or the checkpoints in a directory.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -10,17 +11,22 @@ use crate::image::reader::{Reader, Trust};
 use crate::job::control::client::{AskError, connections};
 use crate::job::control::protocol::{Reply, Request, Status};
 use crate::job::directory::{FindError, Generation, GenerationError, JobDirectory, find};
+use crate::job::history;
 use crate::job::supervisor::seconds_since_1970;
+use crate::model::code::attaching;
 use crate::model::id::Bytes;
-use crate::model::number::to_u64;
+use crate::model::number::{to_f64, to_u64};
 
 use super::failure::{Failure, chain};
-use super::{options, output};
-use crate::model::code::attaching;
+use super::{options, output, spark};
 
 /// How long a supervisor may take to say how its job is.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// So many of its newest checkpoints are told of for each job.
+const MOST_COSTS: usize = 120;
+/// Of so many a picture is made.
+const PICTURE_LETTERS: usize = 10;
 /// So much of a command line fits beside the rest.
 const COMMAND_LETTERS: usize = 100;
 
@@ -41,82 +47,149 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
     match (dir, json) {
         (Some(dir), true) => output::print_json(&checkpoints(&dir)?)?,
         (Some(dir), false) => output::print(render_checkpoints(&checkpoints(&dir)?, now))?,
-        (None, true) => output::print_json(&jobs()?)?,
-        (None, false) => output::print(render_jobs(&jobs()?, now))?,
+        (None, true) => output::print_json(&told_jobs()?)?,
+        (None, false) => output::print(render_jobs(&told_jobs()?, now))?,
     }
     Ok(0)
 }
 
-/// A job under supervision.
-#[derive(Serialize)]
-struct Job {
-    id: String,
-    root: i32,
-    supervisor: i32,
-    command: String,
-    directory: String,
-    /// Seconds since 1970.
-    started: i64,
-    /// Seconds between checkpoints.
-    every: Option<u64>,
-    /// Seconds since 1970 at which the next is taken by the clock.
-    next: Option<i64>,
-    /// Seconds since 1970 of the last checkpoint.
-    last: Option<i64>,
-    /// For how many seconds the last checkpoint stopped the job.
-    pause: Option<f64>,
-    /// Bytes of the last checkpoint on the disk.
-    bytes: Option<u64>,
-    /// Whether a checkpoint is being taken.
-    busy: bool,
-    /// Whether checkpoints are held off.
-    held: bool,
-    /// Variables of the batch system that the job has from an earlier batch job.
-    stale: Vec<String>,
+/// My jobs; of those that do not answer people are told.
+fn told_jobs() -> Result<Vec<Job>, Failure> {
+    let (jobs, silent) = jobs(&mut Histories::new())?;
+    silent.iter().for_each(tell_silence);
+    Ok(jobs)
 }
 
-/// My jobs that have a supervisor on this machine.
-fn jobs() -> Result<Vec<Job>, Failure> {
+/// A job under supervision.
+#[derive(Clone, Debug, Serialize)]
+pub struct Job {
+    pub id: String,
+    pub root: i32,
+    pub supervisor: i32,
+    pub command: String,
+    pub directory: String,
+    /// Seconds since 1970.
+    pub started: i64,
+    /// Seconds between checkpoints.
+    pub every: Option<u64>,
+    /// Seconds since 1970 at which the next is taken by the clock.
+    pub next: Option<i64>,
+    /// Seconds since 1970 of the last checkpoint.
+    pub last: Option<i64>,
+    /// For how many seconds the last checkpoint stopped the job.
+    pub pause: Option<f64>,
+    /// Bytes of the last checkpoint on the disk.
+    pub bytes: Option<u64>,
+    /// Whether a checkpoint is being taken.
+    pub busy: bool,
+    /// Whether checkpoints are held off.
+    pub held: bool,
+    /// Variables of the batch system that the job has from an earlier batch job.
+    pub stale: Vec<String>,
+    /// Checkpoints that it could be brought back from.
+    pub kept: usize,
+    /// What its newest checkpoints cost, oldest first.
+    pub history: Vec<Cost>,
+}
+
+/// What a checkpoint cost.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Cost {
+    pub name: String,
+    /// Seconds since 1970.
+    pub time: i64,
+    pub pause_ms: f64,
+    pub write_ms: f64,
+    pub bytes: u64,
+    pub dirty_share: f64,
+}
+
+/// What is known of the checkpoints of each job's directory, and which was the last of them then: it is read
+/// anew only when there is another.
+pub type Histories = HashMap<String, (Option<i64>, usize, Vec<Cost>)>;
+
+/// My jobs that have a supervisor on this machine, and why others do not tell.
+///
+/// # Errors
+/// When nobody can be asked.
+pub fn jobs(histories: &mut Histories) -> Result<(Vec<Job>, Vec<AskError>), Failure> {
     let supervisors = connections(Some(geteuid())).map_err(|error| {
         Failure::environment(
             attaching::SUPERVISOR_SILENT,
             format_args!("look for jobs: {}", chain(&error)),
         )
     })?;
-    let statuses = supervisors.into_iter().filter_map(|supervisor| {
+    let (mut jobs, mut silent) = (Vec::new(), Vec::new());
+    for supervisor in supervisors {
         match supervisor.and_then(|it| it.ask(&Request::Status, Some(PATIENCE))) {
-            Ok(Reply::Status(status)) => Some(job(status)),
-            Ok(_) => None,
-            Err(error) => {
-                tell_silence(&error);
-                None
-            }
+            Ok(Reply::Status(status)) => jobs.push(job(status, histories)),
+            Ok(_) => {}
+            Err(error) => silent.push(error),
         }
-    });
-    Ok(statuses.collect())
+    }
+    jobs.sort_by_key(|job| (job.started, job.root));
+    Ok((jobs, silent))
 }
 
 fn tell_silence(error: &AskError) {
     output::say(format_args!("a supervisor does not say how its job is: {}", chain(error)));
 }
 
-fn job(status: Status) -> Job {
+/// What is known of the checkpoints in a directory that may not be there yet.
+fn costs(directory: &str) -> (usize, Vec<Cost>) {
+    let open = JobDirectory::open(Path::new(directory), Trust::Anybody);
+    let Some(history) = open.ok().and_then(|open| history::of_job(&open).ok()) else {
+        return (0, Vec::new());
+    };
+    let kept = history.checkpoints.iter().filter(|past| past.present).count();
+    let newest = history.checkpoints.len().saturating_sub(MOST_COSTS);
+    let costs = history.checkpoints.into_iter().skip(newest).map(|past| Cost {
+        time: past.made.seconds(),
+        name: past.name,
+        pause_ms: past.made.making.pause_ms,
+        write_ms: past.made.making.write_ms,
+        bytes: past.made.making.bytes,
+        dirty_share: past.made.making.dirty_share,
+    });
+    (kept, costs.collect())
+}
+
+fn job(status: Status, histories: &mut Histories) -> Job {
+    let last = status.last.as_ref().map(|taken| taken.at);
+    let directory = status.directory.to_string();
+    let known = histories.entry(directory.clone()).or_insert_with(|| {
+        let (kept, costs) = costs(&directory);
+        (last, kept, costs)
+    });
+    if known.0 != last {
+        let (kept, costs) = costs(&directory);
+        *known = (last, kept, costs);
+    }
+    let (_, kept, history) = known.clone();
     Job {
         id: status.job.to_string(),
         root: status.root,
         supervisor: status.supervisor,
         command: words(&status.command),
-        directory: status.directory.to_string(),
+        directory,
         started: status.started,
         every: status.every,
         next: status.next,
-        last: status.last.as_ref().map(|taken| taken.at),
+        last,
         pause: status.last.as_ref().map(|taken| taken.pause.as_secs_f64()),
         bytes: status.last.as_ref().map(|taken| taken.bytes),
         busy: status.busy,
         held: status.held,
         stale: status.stale.iter().map(Bytes::to_string).collect(),
+        kept,
+        history,
     }
+}
+
+/// The newest checkpoints as a word of letters of different heights.
+fn picture(job: &Job, value: impl Fn(&Cost) -> f64) -> String {
+    let newest = &job.history[job.history.len().saturating_sub(PICTURE_LETTERS)..];
+    spark::line(&newest.iter().map(value).collect::<Vec<f64>>())
 }
 
 fn render_jobs(jobs: &[Job], now: i64) -> String {
@@ -124,8 +197,21 @@ fn render_jobs(jobs: &[Job], now: i64) -> String {
         return "no job of yours runs under rckpt on this machine\n".to_owned();
     }
     let mut table = vec![
-        ["PID", "RUNNING", "EVERY", "NEXT", "LAST", "PAUSE", "SIZE", "COMMAND", "DIRECTORY"]
-            .map(str::to_owned),
+        [
+            "PID",
+            "RUNNING",
+            "EVERY",
+            "NEXT",
+            "LAST",
+            "KEPT",
+            "PAUSE",
+            "",
+            "SIZE",
+            "",
+            "COMMAND",
+            "DIRECTORY",
+        ]
+        .map(str::to_owned),
     ];
     table.extend(jobs.iter().map(|job| {
         let every = job.every.and_then(|seconds| i64::try_from(seconds).ok());
@@ -142,8 +228,11 @@ fn render_jobs(jobs: &[Job], now: i64) -> String {
                 .filter(|_| !job.held)
                 .map_or("-".to_owned(), |next| format!("in {}", options::span(next - now))),
             last,
+            job.kept.to_string(),
             job.pause.map_or("-".to_owned(), |pause| format!("{pause:.3} s")),
+            picture(job, |cost| cost.pause_ms),
             job.bytes.map_or("-".to_owned(), options::size),
+            picture(job, |cost| to_f64(cost.bytes)),
             options::beginning(&options::printable(&job.command), COMMAND_LETTERS),
             options::printable(&job.directory).into_owned(),
         ]

@@ -7,6 +7,7 @@
 mod check;
 mod completions;
 mod core;
+mod diff;
 mod dump;
 mod explain;
 #[allow(dead_code)] // Until every command is in place.
@@ -22,7 +23,9 @@ mod output;
 mod prune;
 mod restore;
 mod run;
+mod spark;
 mod supervision;
+mod top;
 mod verify;
 mod wrong_way;
 
@@ -79,7 +82,9 @@ enum Command {
     Hold(hold::HoldArguments),
     Release(hold::ReleaseArguments),
     List(list::Arguments),
+    Top(top::Arguments),
     Inspect(inspect::Arguments),
+    Diff(diff::Arguments),
     Core(core::Arguments),
     Verify(verify::Arguments),
     Prune(prune::Arguments),
@@ -99,7 +104,9 @@ impl Command {
             Self::Hold(arguments) => hold::hold(arguments),
             Self::Release(arguments) => hold::release(arguments),
             Self::List(arguments) => list::execute(arguments),
+            Self::Top(arguments) => top::execute(arguments),
             Self::Inspect(arguments) => inspect::execute(arguments),
+            Self::Diff(arguments) => diff::execute(arguments),
             Self::Core(arguments) => core::execute(arguments),
             Self::Verify(arguments) => verify::execute(arguments),
             Self::Prune(arguments) => prune::execute(arguments),

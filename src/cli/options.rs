@@ -90,6 +90,11 @@ pub fn size(bytes: u64) -> String {
     format!("{}.{} {name}", tenths / 10, tenths % 10)
 }
 
+/// A share from 0 to 1 for people: `12.5 %`.
+pub fn percent(share: f64) -> String {
+    format!("{:.1} %", share * 100.0)
+}
+
 /// A text out of an image or from another process, safe to show on a terminal: what would move the
 /// cursor or worse is escaped.
 pub fn printable(text: &str) -> Cow<'_, str> {

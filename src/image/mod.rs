@@ -11,6 +11,7 @@
 #[cfg(test)]
 mod chain;
 pub mod codec;
+pub mod contents;
 pub mod copy;
 pub mod core_file;
 mod core_notes;

@@ -37,3 +37,10 @@ pub const fn page_align_up(bytes: u64) -> u64 {
 pub const fn page_align_down(bytes: u64) -> u64 {
     bytes & !(PAGE_SIZE - 1)
 }
+
+/// A count as a floating-point number, rounded to 53 bits: for shares and pictures, never for sizes.
+#[must_use]
+#[allow(clippy::cast_precision_loss)] // Nobody sees the difference.
+pub const fn to_f64(value: u64) -> f64 {
+    value as f64
+}

@@ -3,8 +3,14 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt::{self, Display, Formatter};
 
-use super::super::options::{instant, printable, size};
-use super::report::{DescriptorReport, ProcessReport, Report, SpaceReport, TableReport};
+use super::super::options::{instant, percent, printable, size};
+use super::descriptors::{DescriptorReport, TableReport};
+use super::fate::{Fate, FileFate};
+use super::memory::SpaceReport;
+use super::objects::TerminalReport;
+use super::report::{ProcessReport, Report};
+use super::timers::TimerReport;
+use crate::job::history::Making;
 
 /// The report as text that ends with a line end.
 pub fn render(report: &Report) -> impl Display {
@@ -14,6 +20,9 @@ pub fn render(report: &Report) -> impl Display {
         tree(f, &report.processes)?;
         report.address_spaces.iter().try_for_each(|space| address_space(f, space))?;
         report.descriptor_tables.iter().try_for_each(|table| descriptors(f, table))?;
+        connections(f, report)?;
+        timers(f, &report.timers)?;
+        objects(f, report)?;
         if !report.contents.is_empty() {
             writeln!(f, "\nfile contents")?;
         }
@@ -28,6 +37,7 @@ pub fn render(report: &Report) -> impl Display {
         for output in &report.outputs {
             writeln!(f, "  {}: {}", printable(&output.path), size(output.bytes))?;
         }
+        fates(f, &report.files)?;
         if !report.displaced.is_empty() {
             writeln!(f, "\nkept by restores: what they cut off, replaced or set aside")?;
         }
@@ -52,7 +62,117 @@ fn summary(f: &mut Formatter<'_>, report: &Report) -> fmt::Result {
         size(report.size.memory),
         report.size.chunks,
         report.size.compressed_chunks
-    )
+    )?;
+    report.making.as_ref().map_or(Ok(()), |made| making(f, &made.making))
+}
+
+/// How the checkpoint was made, in one line.
+fn making(f: &mut Formatter<'_>, making: &Making) -> fmt::Result {
+    match &making.parent {
+        Some(parent) => write!(f, "made        on top of {}", printable(parent))?,
+        None => write!(f, "made        in full")?,
+    }
+    writeln!(
+        f,
+        ": paused {:.1} ms, {:.2} s in all; {} written, {} of the memory new; rckpt {}",
+        making.pause_ms,
+        making.write_ms / 1000.0,
+        size(making.bytes),
+        percent(making.dirty_share),
+        printable(if making.rckpt.is_empty() { "of an unknown version" } else { &making.rckpt })
+    )?;
+    let warned = |warning: &String| writeln!(f, "            warned: {}", printable(warning));
+    making.warnings.iter().try_for_each(warned)
+}
+
+/// What open files of the job lead to each other.
+fn connections(f: &mut Formatter<'_>, report: &Report) -> fmt::Result {
+    let mut connected =
+        report.open_files.iter().filter(|file| !file.leads_to.is_empty()).peekable();
+    if connected.peek().is_some() {
+        writeln!(f, "\nconnections")?;
+    }
+    let name = |number: &u32| {
+        let file = report.open_files.get(usize::try_from(*number).ok()?)?;
+        Some(format!("{} {number}", file.kind))
+    };
+    for file in connected {
+        let others: Vec<String> = file.leads_to.iter().filter_map(name).collect();
+        let (kind, number, what) = (file.kind, file.number, printable(&file.what));
+        writeln!(f, "  {kind} {number} ({what}) to {}", others.join(", "))?;
+    }
+    Ok(())
+}
+
+fn timers(f: &mut Formatter<'_>, timers: &[TimerReport]) -> fmt::Result {
+    if !timers.is_empty() {
+        writeln!(f, "\ntimers")?;
+    }
+    for timer in timers {
+        match (timer.process, timer.open_file) {
+            (Some(pid), _) => write!(f, "  process {pid}: ")?,
+            (None, Some(file)) => write!(f, "  open file {file}: ")?,
+            (None, None) => write!(f, "  ")?,
+        }
+        write!(f, "{} ({}) in {:.3} s", timer.kind, timer.clock, timer.left)?;
+        if let Some(every) = timer.every {
+            write!(f, ", then every {every:.3} s")?;
+        }
+        match timer.signal {
+            Some(signal) => writeln!(f, ", signal {signal}")?,
+            None => writeln!(f)?,
+        }
+    }
+    Ok(())
+}
+
+/// Terminals of the job's own, and what is shared by number or name.
+fn objects(f: &mut Formatter<'_>, report: &Report) -> fmt::Result {
+    if !report.terminals.is_empty() {
+        writeln!(f, "\nterminals")?;
+    }
+    for terminal in &report.terminals {
+        let TerminalReport { path, state, input, output, .. } = terminal;
+        write!(f, "  {path}: {state}, {input} bytes to the programs, {output} from them")?;
+        match terminal.session {
+            Some(session) => writeln!(f, ", session {session}")?,
+            None => writeln!(f)?,
+        }
+    }
+    let ipc = &report.ipc;
+    if !ipc.is_empty() {
+        writeln!(f, "\nshared by number or name")?;
+    }
+    for segment in &ipc.segments {
+        writeln!(f, "  shared memory {}: {}", segment.id, size(segment.bytes))?;
+    }
+    for set in &ipc.semaphores {
+        writeln!(f, "  semaphores {}: {:?}", set.id, set.values)?;
+    }
+    for queue in &ipc.queues {
+        let bytes = size(queue.bytes);
+        writeln!(f, "  message queue {}: {} messages, {bytes}", queue.id, queue.messages)?;
+    }
+    ipc.posix_queues.iter().try_for_each(|name| writeln!(f, "  message queue {}", printable(name)))
+}
+
+/// What a restore would do to files; those that it leaves alone are only counted.
+fn fates(f: &mut Formatter<'_>, files: &[FileFate]) -> fmt::Result {
+    let (used, touched): (Vec<_>, Vec<_>) = files.iter().partition(|file| file.fate == Fate::Used);
+    if !files.is_empty() {
+        writeln!(f, "\nfiles: what a restore here and now would do to them")?;
+    }
+    for file in touched {
+        write!(f, "  {}: {}", printable(&file.path), file.fate.words())?;
+        if let Some(bytes) = file.bytes {
+            write!(f, " to {bytes} bytes")?;
+        }
+        if let (Some(reason), Some(remedy)) = (&file.reason, &file.remedy) {
+            write!(f, ": {}; {}", printable(reason), printable(remedy))?;
+        }
+        writeln!(f)?;
+    }
+    if used.is_empty() { Ok(()) } else { writeln!(f, "  {} used as they are", used.len()) }
 }
 
 /// Levels of the tree that are drawn; deeper ones stay in the last column.
@@ -98,7 +218,7 @@ fn description(process: &ProcessReport) -> String {
 }
 
 /// What wait(2) would say of a process that has ended.
-fn ending(status: i32) -> String {
+pub fn ending(status: i32) -> String {
     match (status & 0x7f, status >> 8 & 0xff) {
         (0, code) => format!("ended with status {code}, not waited for"),
         (signal, _) => format!("ended by signal {signal}, not waited for"),
@@ -149,6 +269,7 @@ fn list(pids: &[i32]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::page::page;
     use super::super::report::report;
     use super::render;
     use crate::image::reader::Reader;
@@ -159,7 +280,9 @@ mod tests {
     fn whatever_a_reader_takes_can_be_told() {
         damage::forged(500, |directory| {
             if let Ok(reader) = Reader::open(directory) {
-                assert!(render(&report(&reader)).to_string().contains("processes"));
+                let report = report(&reader);
+                assert!(render(&report).to_string().contains("processes"));
+                assert!(page(&report).contains("</html>"));
             }
         });
     }

@@ -114,4 +114,13 @@ area! {
     UNKNOWN_CODE = 134, "there is no such code";
     because "rckpt explain takes the codes that this rckpt prints, as RCKPT-E0401, E0401 or 401.";
     remedy "rckpt explain alone lists all of them";
+
+    NOTHING_TO_COMPARE = 135, "there is no earlier checkpoint to compare with";
+    because "rckpt diff DIR compares the newest checkpoint with the one before it, and there is only one.";
+    remedy "rckpt list DIR shows what is there; rckpt diff GEN1 GEN2 compares any two";
+
+    NO_TERMINAL = 136, "there is no terminal to draw on";
+    because "rckpt top needs a terminal on standard input and standard output, and can use neither a pipe nor a \
+        file; or the terminal that there is takes no orders.";
+    remedy "rckpt list tells the same once, and rckpt list --json tells scripts";
 }

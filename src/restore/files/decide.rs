@@ -136,6 +136,13 @@ impl fmt::Display for Problems {
 /// # Errors
 /// All problems that were found.
 pub fn decide(job: &Job, choices: &Choices) -> Result<Decisions, Problems> {
+    let (decisions, problems) = survey(job, choices);
+    if problems.is_empty() { Ok(decisions) } else { Err(Problems(problems)) }
+}
+
+/// The same for looking: all that would be done, and all that stands in the way.
+#[must_use]
+pub fn survey(job: &Job, choices: &Choices) -> (Decisions, Vec<Problem>) {
     let mut judge = Judge {
         job,
         choices,
@@ -151,7 +158,7 @@ pub fn decide(job: &Job, choices: &Choices) -> Result<Decisions, Problems> {
     judge.problems.extend(names);
     judge.addresses();
     judge.writers();
-    if judge.problems.is_empty() { Ok(judge.decisions) } else { Err(Problems(judge.problems)) }
+    (judge.decisions, judge.problems)
 }
 
 struct Judge<'a> {

@@ -27,7 +27,7 @@ use std::os::fd::OwnedFd;
 use nix::errno::Errno;
 use thiserror::Error;
 
-pub use self::decide::{Choices, Connection, Cut, Decisions, Problem, Problems, decide};
+pub use self::decide::{Choices, Connection, Cut, Decisions, Problem, Problems, decide, survey};
 pub use self::judge::{Action, Policy, ProblemKind};
 pub use self::rollback::RollbackError;
 pub use self::socket::SocketError;
