@@ -5,7 +5,7 @@ use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Modifier, Style, Stylize};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Cell, Paragraph, Row, Sparkline, Table, TableState, Wrap};
+use ratatui::widgets::{Cell, Paragraph, Row, Sparkline, Table, TableState, Widget, Wrap};
 
 use super::super::list::{Cost, Job};
 use super::super::options::{beginning, instant, percent, printable, size, span};
@@ -74,6 +74,14 @@ pub fn draw(frame: &mut Frame<'_>, screen: &mut Screen) {
     draw_foot(frame, foot, screen);
 }
 
+/// Draws what there is room for.
+fn put(frame: &mut Frame<'_>, widget: impl Widget, area: Rect) {
+    let area = area.intersection(frame.area());
+    if !area.is_empty() {
+        frame.render_widget(widget, area);
+    }
+}
+
 fn draw_head(frame: &mut Frame<'_>, area: Rect, screen: &Screen) {
     let count = match screen.jobs.len() {
         1 => "1 job".to_owned(),
@@ -83,7 +91,7 @@ fn draw_head(frame: &mut Frame<'_>, area: Rect, screen: &Screen) {
     if screen.silent > 0 {
         words.push(format!("  {} supervisors do not answer", screen.silent).yellow());
     }
-    frame.render_widget(Line::from(words), area);
+    put(frame, Line::from(words), area);
 }
 
 fn draw_jobs(frame: &mut Frame<'_>, area: Rect, screen: &Screen) {
@@ -93,7 +101,7 @@ fn draw_jobs(frame: &mut Frame<'_>, area: Rect, screen: &Screen) {
         } else {
             "Looking for jobs."
         };
-        frame.render_widget(Paragraph::new(words).wrap(Wrap { trim: true }), area);
+        put(frame, Paragraph::new(words).wrap(Wrap { trim: true }), area);
         return;
     }
     let header = ["PID", "RUNNING", "NEXT", "LAST", "PAUSE", "SIZE", "KEPT", "COMMAND"];
@@ -113,7 +121,9 @@ fn draw_jobs(frame: &mut Frame<'_>, area: Rect, screen: &Screen) {
         .header(header)
         .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
     let mut state = TableState::new().with_selected(screen.place());
-    frame.render_stateful_widget(table, area, &mut state);
+    if !area.intersection(frame.area()).is_empty() {
+        frame.render_stateful_widget(table, area, &mut state);
+    }
 }
 
 fn row(job: &Job, now: i64) -> Row<'static> {
@@ -148,9 +158,9 @@ fn draw_detail(frame: &mut Frame<'_>, area: Rect, job: &Job, now: i64) {
         Constraint::Min(3),
     ])
     .areas(area);
-    frame.render_widget(printable(&job.command).into_owned().bold(), title);
+    put(frame, printable(&job.command).into_owned().bold(), title);
     let directory = printable(&job.directory).into_owned();
-    frame.render_widget(Line::from(vec!["in ".dim(), directory.into()]), place);
+    put(frame, Line::from(vec!["in ".dim(), directory.into()]), place);
     let words = match job.history.last() {
         None => "no checkpoint yet".to_owned(),
         Some(Cost { name, time, write_ms, dirty_share, .. }) => format!(
@@ -161,7 +171,7 @@ fn draw_detail(frame: &mut Frame<'_>, area: Rect, job: &Job, now: i64) {
             percent(*dirty_share)
         ),
     };
-    frame.render_widget(words, newest);
+    put(frame, words, newest);
     let [left, _, right] =
         Layout::horizontal([Constraint::Fill(1), Constraint::Length(2), Constraint::Fill(1)])
             .areas(plots);
@@ -186,19 +196,19 @@ fn draw_plot(
 ) {
     let [head, body] = Layout::vertical([Constraint::Length(1), Constraint::Min(1)]).areas(area);
     let shown = &costs[costs.len().saturating_sub(usize::from(body.width))..];
-    frame.render_widget(title(shown).dim(), head);
+    put(frame, title(shown).dim(), head);
     let values: Vec<u64> = shown.iter().map(value).collect();
-    frame.render_widget(Sparkline::default().data(values), body);
+    put(frame, Sparkline::default().data(values), body);
 }
 
 fn draw_foot(frame: &mut Frame<'_>, area: Rect, screen: &Screen) {
     let [said, keys] = Layout::vertical([Constraint::Length(1), Constraint::Length(1)]).areas(area);
     let message = screen.message.as_deref().unwrap_or_default().replace('\n', " ");
-    frame.render_widget(printable(&message).into_owned(), said);
+    put(frame, printable(&message).into_owned(), said);
     let key = |name: &'static str, words: &'static str| [name.bold(), words.dim()];
     let words =
         [key("q", " quit   "), key("↑ ↓", " choose   "), key("c", " take a checkpoint now")];
-    frame.render_widget(Line::from(words.concat()), keys);
+    put(frame, Line::from(words.concat()), keys);
 }
 
 /// A number that is not negative, without what is behind the point.
