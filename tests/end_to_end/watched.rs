@@ -70,7 +70,8 @@ fn jobs_and_what_their_checkpoints_cost() {
     let root = job(&place);
     let report: Value = serde_json::from_str(&place.tell(&["list", "--json"])).expect("it is JSON");
     let jobs = report.as_array().into_iter().flatten();
-    let own: Vec<&Value> = jobs.filter(|job| job["root"].to_string() == root).collect();
+    let number: i64 = root.parse().expect("it is a number");
+    let own: Vec<&Value> = jobs.filter(|job| job["root"] == number).collect();
     assert_eq!((&own[0]["kept"], &own[0]["history"][0]["name"]), (&1.into(), &"gen-000001".into()));
     assert!(own[0]["history"][0]["pause_ms"].as_f64() > Some(0.0), "{report}");
     let words = place.tell(&["list"]);
