@@ -24,6 +24,9 @@ use crate::tracer::tree;
 /// Bytes in a huge page of the default pool on x86_64.
 const HUGE_PAGE_SIZE: u64 = 2 << 20;
 
+/// What the kernel calls mappings of rings of io_uring.
+const IO_URING: &[u8] = b"anon_inode:[io_uring]";
+
 /// Codes of VmFlags that a restore has to set again.
 const KEPT: [([u8; 2], VmaFlags); 17] = [
     (*b"gd", VmaFlags::GROWS_DOWN),
@@ -79,6 +82,14 @@ pub(super) fn collect(
             Kind::Vdso => (Backing::Vdso, None),
             Kind::Vvar => (Backing::Vvar, None),
             Kind::AioRing => (Backing::AioRing, None),
+            Kind::IoUring => match files.ring((mapping.device, mapping.inode)) {
+                Some(file) => (Backing::IoUring { file, offset: mapping.offset }, None),
+                None => {
+                    let (name, kind) = (Bytes(mapping.path), MappingRefusal::IoUring);
+                    obstacles.push(Obstacle::Mapping { pid, range: mapping.range, name, kind });
+                    continue;
+                }
+            },
             Kind::Anonymous { name } => (Backing::Anonymous, name),
             Kind::File => {
                 let Some(inode) = file_of(&mapping, pid, files)? else { continue };
@@ -160,7 +171,8 @@ pub(super) fn store(
             Backing::File { shared: true, .. }
             | Backing::Vdso
             | Backing::Vvar
-            | Backing::AioRing => continue,
+            | Backing::AioRing
+            | Backing::IoUring { .. } => continue,
         };
         let somewhere = PageState::PRESENT | PageState::SWAPPED;
         let not_stored = PageState::FILE | PageState::ZERO | PageState::GUARD;
@@ -221,6 +233,7 @@ pub(super) enum Kind {
     Vdso,
     Vvar,
     AioRing,
+    IoUring,
 }
 
 /// Tells what a mapping is; `None` for what is no part of the process, but of every process.
@@ -234,6 +247,7 @@ pub(super) fn classify(mapping: &Mapping) -> Result<Option<Kind>, MappingRefusal
     }
     for code in &mapping.codes {
         match code {
+            b"mm" if mapping.path == IO_URING => {}
             b"io" | b"pf" | b"mm" | b"sf" => return Err(MappingRefusal::Device),
             b"um" | b"uw" | b"ui" => return Err(MappingRefusal::UserFault),
             b"ss" => return Err(MappingRefusal::ShadowStack),
@@ -253,6 +267,9 @@ pub(super) fn classify(mapping: &Mapping) -> Result<Option<Kind>, MappingRefusal
     }
     if [&b"/[aio] (deleted)"[..], b"/[aio]"].contains(&mapping.path.as_slice()) {
         return Ok(Some(Kind::AioRing));
+    }
+    if mapping.path == IO_URING {
+        return Ok(Some(Kind::IoUring));
     }
     if mapping.path.starts_with(b"anon_inode:") {
         return Err(MappingRefusal::KernelObject);

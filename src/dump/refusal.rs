@@ -91,7 +91,10 @@ impl Obstacles {
     pub fn are_passing(&self) -> bool {
         let passing = |obstacle: &Obstacle| match obstacle {
             Obstacle::File(refusal) => refusal.kind.is_passing(),
-            Obstacle::Mapping { kind, .. } => *kind == MappingRefusal::AioUnderWay,
+            // What mappings of rings have to wait for is told with the rings.
+            Obstacle::Mapping { kind, .. } => {
+                matches!(kind, MappingRefusal::AioUnderWay | MappingRefusal::IoUring)
+            }
             _ => false,
         };
         self.0.iter().all(passing)
@@ -128,6 +131,9 @@ pub enum MappingRefusal {
          GLIBC_TUNABLES=glibc.cpu.x86_shstk=off"
     )]
     ShadowStack,
+    /// Memory of a ring of io_uring that nobody has open any more, or that cannot be saved itself.
+    #[error("it is memory of a ring of io_uring which cannot be saved, or which nobody has open")]
+    IoUring,
     /// A ring of io_setup(2) without its context.
     #[error(
         "it is the ring of an asynchronous I/O context (io_setup) that is not this process's own, as a \
@@ -176,6 +182,7 @@ impl MappingRefusal {
             Self::Device => code::memory::DEVICE_MEMORY,
             Self::UserFault => code::memory::USERFAULTFD_WATCHES,
             Self::ShadowStack => code::memory::SHADOW_STACK,
+            Self::IoUring => code::memory::IO_URING_MEMORY,
             Self::AioRing => code::memory::AIO_RING,
             Self::AioUnderWay => code::memory::AIO_UNDER_WAY,
             Self::Uprobes => code::memory::UPROBES,

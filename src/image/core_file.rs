@@ -215,7 +215,9 @@ fn parts(job: &Job, space: &AddressSpace, vma: &Vma, stored: &[Range<u64>]) -> V
         }
         Backing::Vdso => vec![part(vma.range, Content::Vdso)],
         // What the kernel shows there changes all the time.
-        Backing::Vvar | Backing::AioRing => vec![part(vma.range, Content::Elsewhere)],
+        Backing::Vvar | Backing::AioRing | Backing::IoUring { .. } => {
+            vec![part(vma.range, Content::Elsewhere)]
+        }
     }
 }
 

@@ -247,7 +247,7 @@ processes 1: 4ee52b775b8ab422
 address spaces 1: 84fa32c53d7c4946
 descriptor tables 1: 57eeab907ce8a0f2
 directories 1: 3c499a6e7a7216da
-open files 1: 00984ed975399eb4
+open files 1: ccce114b100dd7b5
 inodes 1: 86e2dbdd843245e4
 pipes 1: 77ac232272860133
 outputs 1: ff10bfa70eeb4f9a

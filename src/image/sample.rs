@@ -22,6 +22,7 @@ use crate::model::memory::{
 use crate::model::process::{
     Credentials, PosixTimer, Process, ProcessState, ResourceLimit, TimerNotification,
 };
+use crate::model::ring::{Ring, RingLayout};
 use crate::model::signal::{PendingSignal, SIGINFO_SIZE, SignalAction, SignalSet};
 use crate::model::socket::{
     InetConnection, InetMessage, InetSocket, MulticastGroup, Socket, SocketCredentials,
@@ -200,6 +201,7 @@ fn address_space() -> AddressSpace {
     let data = AddrRange::new(0x40_0000, 0x40_4000).unwrap();
     let shared = AddrRange::new(0x7f00_0000_0000, 0x7f00_0000_2000).unwrap();
     let ring = AddrRange::new(0x7f00_0001_0000, 0x7f00_0001_1000).unwrap();
+    let rings = AddrRange::new(0x7f00_0002_0000, 0x7f00_0002_1000).unwrap();
     let vdso = AddrRange::new(0x7ffd_1000_0000, 0x7ffd_1000_2000).unwrap();
     let vma = |range, backing| Vma {
         range,
@@ -220,6 +222,7 @@ fn address_space() -> AddressSpace {
             },
             vma(shared, file(2, true)),
             vma(ring, Backing::AioRing),
+            vma(rings, Backing::IoUring { file: OpenFileId(20), offset: 0 }),
             vma(vdso, Backing::Vdso),
         ],
         areas: MmAreas { auxv: vec![0; 32], ..MmAreas::default() },
@@ -340,6 +343,17 @@ fn open_files() -> Vec<OpenFile> {
         }),
         open(OpenFileKind::PidFd { process: Pid(110), thread: true }),
         open(OpenFileKind::MessageQueue { queue: PosixQueueId(0) }),
+        open(OpenFileKind::IoUring {
+            ring: Box::new(Ring {
+                entries: 8,
+                completions: 16,
+                has_array: true,
+                done: 5,
+                layout: RingLayout { request_tail: 4, completion_entry: 64, ..Default::default() },
+                memory: bytes("ends"),
+                requests: bytes("requests"),
+            }),
+        }),
     ]
 }
 
@@ -463,7 +477,7 @@ fn ipc() -> Ipc {
 fn fd_table() -> FdTable {
     let entries = (0_u32..)
         .zip(0_i32..)
-        .take(20)
+        .take(21)
         .map(|(file, number)| Fd { number, file: OpenFileId(file), close_on_exec: false })
         .collect();
     FdTable { entries }

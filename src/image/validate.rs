@@ -21,6 +21,7 @@ use crate::model::job::Job;
 use crate::model::memory::{AddressSpace, AioContext, Backing, MemoryPolicy, Prot, Vma, VmaFlags};
 use crate::model::number::{PAGE_SIZE, to_u64, to_usize};
 use crate::model::process::{Process, ProcessState};
+use crate::model::ring::{REQUEST_SIZE, RING_ENTRIES_LIMIT, RING_REQUESTS_LIMIT, Ring};
 use crate::model::signal::{PendingSignal, SIGINFO_SIZE};
 use crate::model::thread::Thread;
 use crate::model::time::{TimeSpec, TimerSpec};
@@ -46,6 +47,8 @@ const TERMIOS_SIZE: usize = 44;
 const WINDOW_SIZE: usize = 8;
 /// Bytes of an XXH3 hash of 128 bits.
 const DIGEST_SIZE: usize = 16;
+/// More bytes than the memory of the largest ring of io_uring has.
+const RING_MEMORY_LIMIT: usize = 2 << 20;
 /// Largest size of, and position in, a file (`loff_t`).
 const FILE_LIMIT: u64 = i64::MAX.cast_unsigned();
 
@@ -261,7 +264,8 @@ fn private_pages(space: &AddressSpace) -> Vec<(u64, u64)> {
             Backing::File { shared: true, .. }
             | Backing::Vdso
             | Backing::Vvar
-            | Backing::AioRing => false,
+            | Backing::AioRing
+            | Backing::IoUring { .. } => false,
         };
         let (start, end) = (vma.range.start.0 / PAGE_SIZE, vma.range.end.0 / PAGE_SIZE);
         match ranges.last_mut() {
@@ -404,6 +408,12 @@ fn check_mapping(job: &Job, record: Record, vma: &Vma) -> Checked {
             let aligned = offset.is_multiple_of(PAGE_SIZE);
             demand(inside && aligned, record, "its offset in the file is impossible")
         }
+        Backing::IoUring { file, .. } => {
+            refer(record, "open file", file.0, job.open_files.len())?;
+            let file = &job.open_files[to_usize(u64::from(file.0))];
+            let is_ring = matches!(file.kind, OpenFileKind::IoUring { .. });
+            demand(is_ring, record, "what it shows is no ring of io_uring")
+        }
         Backing::Anonymous | Backing::Vdso | Backing::Vvar | Backing::AioRing => Ok(()),
     }
 }
@@ -472,6 +482,7 @@ fn check_open_file(job: &Job, record: Record, file: &OpenFile) -> Checked {
             let known = process.0 == 0 || job.processes.iter().any(|found| found.pid == *process);
             demand(known, record, "it stands for a process that there is not")
         }
+        OpenFileKind::IoUring { ring } => check_ring(record, ring),
         OpenFileKind::MessageQueue { queue } => {
             refer(record, "message queue", queue.0, job.ipc.posix_queues.len())
         }
@@ -481,6 +492,18 @@ fn check_open_file(job: &Job, record: Record, file: &OpenFile) -> Checked {
             check_path(record, path)
         }
     }
+}
+
+/// A size that the kernel gives rings, a place that one can be brought to, and no more memory than it has.
+fn check_ring(record: Record, ring: &Ring) -> Checked {
+    let Ring { entries, completions, done, memory, requests, .. } = ring;
+    let within = |entries: u32, limit| entries.is_power_of_two() && entries <= limit;
+    let sized =
+        within(*entries, RING_ENTRIES_LIMIT) && within(*completions, 2 * RING_ENTRIES_LIMIT);
+    demand(sized && *done <= RING_REQUESTS_LIMIT, record, "its ring is of an impossible size")?;
+    let fits = memory.0.len() <= RING_MEMORY_LIMIT
+        && to_u64(requests.0.len()) <= REQUEST_SIZE * u64::from(*entries);
+    demand(fits, record, "its ring holds more than it has room for")
 }
 
 fn check_watched(job: &Job, record: Record, item: &EpollItem) -> Checked {

@@ -6,6 +6,7 @@ use super::event::{BusyPoll, EpollItem, FileWatch};
 use super::id::{
     Bytes, InodeId, ObjectId, OpenFileId, Pid, PipeId, PosixQueueId, SocketId, TerminalId,
 };
+use super::ring::Ring;
 use super::signal::SignalSet;
 use super::terminal::TerminalEnd;
 use super::time::{TimeSpec, TimerSpec};
@@ -214,6 +215,11 @@ pub enum OpenFileKind {
         process: Pid,
         /// PIDFD_THREAD: it stands for the main thread alone.
         thread: bool,
+    },
+    /// `io_uring_setup`. No request is under way in it.
+    IoUring {
+        /// Where it stands.
+        ring: Box<Ring>,
     },
     /// `mq_open`.
     MessageQueue {

@@ -4,7 +4,7 @@ use bitflags::bitflags;
 use serde::{Deserialize, Serialize};
 
 use super::address::{AddrRange, RemoteAddr};
-use super::id::{Bytes, InodeId, ObjectId};
+use super::id::{Bytes, InodeId, ObjectId, OpenFileId};
 
 bitflags! {
     /// Access that a mapping allows: PROT_* bits.
@@ -84,6 +84,13 @@ pub enum Backing {
     Vvar,
     /// The ring of a context of asynchronous I/O, by whose address this is known.
     AioRing,
+    /// Memory of a ring of io_uring, shared with the kernel and everybody who has it mapped.
+    IoUring {
+        /// The ring.
+        file: OpenFileId,
+        /// Which part of it, as an offset that the kernel knows.
+        offset: u64,
+    },
 }
 
 /// A context of asynchronous I/O (`io_setup`), in which no request is under way.

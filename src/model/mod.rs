@@ -17,6 +17,7 @@ pub mod job;
 pub mod memory;
 pub mod number;
 pub mod process;
+pub mod ring;
 pub mod signal;
 pub mod socket;
 pub mod terminal;

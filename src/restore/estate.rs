@@ -89,7 +89,7 @@ fn found(pid: Pid, estate: &Estate, opened: &Opened) -> Result<Holding, EstateEr
     let source = match estate.file {
         None => Source::Nothing,
         Some((inode, offset)) => {
-            let descriptor = opened.mapped.get(&(inode, false)).copied();
+            let descriptor = opened.mapped.files.get(&(inode, false)).copied();
             let descriptor = descriptor.ok_or(EstateError::FindFile { pid, address })?;
             Source::File { descriptor, offset }
         }

@@ -537,7 +537,8 @@ const fn executes(plan: &ProcessPlan) -> bool {
 /// Closes what was opened for the job in the supervisor.
 fn close_opened(opened: &Opened) -> Result<(), RestoreError> {
     let contents = opened.contents.values().map(|place| &place.number);
-    let numbers = opened.files.iter().chain(opened.mapped.values()).chain(contents);
+    let mapped = opened.mapped.files.values().chain(opened.mapped.rings.values());
+    let numbers = opened.files.iter().chain(mapped).chain(contents);
     for number in numbers {
         let number = number.unsigned_abs();
         descriptor::close_range(number, number)

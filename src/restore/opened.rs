@@ -20,8 +20,8 @@ pub struct Opened {
     pub first: RawFd,
     /// One descriptor an open file description, by [`crate::model::id::OpenFileId`].
     pub files: Vec<RawFd>,
-    /// Descriptors to map files with, by inode and whether the mapping may write through.
-    pub mapped: BTreeMap<(InodeId, bool), RawFd>,
+    /// Descriptors to map with.
+    pub mapped: Mapped,
     /// Where the content of inodes is to be written before the job runs, by object. The files have their
     /// sizes already.
     pub contents: BTreeMap<ObjectId, ContentPlace>,
@@ -32,6 +32,15 @@ pub struct Opened {
     pub late: BTreeSet<OpenFileId>,
     /// The reaper.
     pub reaper: Pid,
+}
+
+/// Descriptors to map with, which stay open when the blob is executed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mapped {
+    /// Of files, by inode and whether the mapping may write through.
+    pub files: BTreeMap<(InodeId, bool), RawFd>,
+    /// Of rings of io_uring.
+    pub rings: BTreeMap<OpenFileId, RawFd>,
 }
 
 /// Where content is written: page `n` at byte `base + n * 4096` of a descriptor.

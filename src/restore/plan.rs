@@ -11,6 +11,7 @@ use thiserror::Error;
 
 use super::blob::{self, Placement};
 use super::inheritance::{self, Hashes, Inheritance};
+use super::opened::Mapped;
 use super::script::{self, Capabilities, Occupancy};
 use super::vdso::{self, Placed, VdsoError};
 use crate::image::Chunk;
@@ -207,7 +208,7 @@ impl Plan {
         &'a self,
         job: &'a Job,
         placement: Placement,
-        (mapped, files): (&'a BTreeMap<(InodeId, bool), RawFd>, &'a [RawFd]),
+        (mapped, files): (&'a Mapped, &'a [RawFd]),
         places: &'a BTreeMap<usize, RemoteAddr>,
     ) -> script::Context<'a> {
         script::Context {
@@ -470,7 +471,7 @@ fn place(plan: &mut Plan, job: &Job, index: usize) -> Result<(), PlanError> {
     ranges.sort();
     // The length of a script depends neither on where it lies nor on the numbers of the mapped files:
     // write it once to learn it, and once more to learn where it begins.
-    let (mapped, places) = (BTreeMap::new(), BTreeMap::new());
+    let (mapped, places) = (Mapped::default(), BTreeMap::new());
     let context = plan.script_context(job, Placement::at(0, 0), (&mapped, &[]), &places);
     let length = script::write(&plan.member(job, index), &context).bytes.len();
     let placement =

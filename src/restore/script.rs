@@ -6,6 +6,7 @@
 mod aio;
 mod attributes;
 mod regions;
+mod rings;
 mod semaphores;
 mod signal_watch;
 
@@ -19,10 +20,11 @@ pub use regions::{segment_of, writes_through};
 use super::blob::layout::{STEP_SIZE, Step, kind};
 use super::blob::{Placement, TASK_SIZE};
 use super::inheritance::{Estate, Kept, Share};
+use super::opened::Mapped;
 use super::vdso::{Placed, StandIn};
 use crate::model::address::{AddrRange, RemoteAddr};
 use crate::model::file::{FileLock, FileLockKind};
-use crate::model::id::{Bytes, InodeId, OpenFileId, Pid};
+use crate::model::id::{Bytes, OpenFileId, Pid};
 use crate::model::job::Job;
 use crate::model::memory::{AddressSpace, Prot};
 use crate::model::number::{PAGE_SIZE, to_u64, to_usize};
@@ -126,8 +128,8 @@ pub struct Context<'a> {
     pub job: &'a Job,
     /// Where the blob lies.
     pub placement: Placement,
-    /// Descriptors of mapped files, by inode and whether the mapping may write through.
-    pub mapped: &'a BTreeMap<(InodeId, bool), i32>,
+    /// Descriptors to map with.
+    pub mapped: &'a Mapped,
     /// Descriptors of all open file descriptions, in their order.
     pub files: &'a [i32],
     /// Where estates lie that are kept in part, when not in their own places.
@@ -176,6 +178,7 @@ fn member_steps(
     }
     if !member.shares_memory {
         empty_address_space(&mut steps, member, context);
+        rings::map(&mut steps, member, context);
         regions::map(author, &mut steps, member, context);
         steps.push(stop(STOP_FILL));
     }

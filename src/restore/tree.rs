@@ -437,7 +437,7 @@ fn keep_for_sharers(index: usize, site: &Site<'_>) -> io::Result<()> {
 fn name_executables(index: usize, site: &Site<'_>) -> io::Result<()> {
     let Some(plan) = &site.plan.processes[index] else { return Ok(()) };
     let space = &site.job.address_spaces[index_of(site.job.processes[index].mm.0)];
-    let opened = site.opened.opened.mapped.get(&(space.executable, false));
+    let opened = site.opened.opened.mapped.files.get(&(space.executable, false));
     let opened = opened.ok_or(io::ErrorKind::NotFound)?;
     clone::duplicate_to(*opened, plan.executable_fd, false)?;
     // Who shares memory has the same executable.

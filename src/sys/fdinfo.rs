@@ -41,6 +41,31 @@ pub struct FdInfo {
     /// `Pid`: the process that a pidfd stands for, as the reader sees it; -1 once it has been waited for,
     /// 0 when the reader cannot see it.
     pub process: Option<i32>,
+    /// What a ring of io_uring shows; `None` when it does not tell all of it.
+    pub ring: Option<RingInfo>,
+}
+
+/// A ring of io_uring (io_uring/fdinfo.c).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RingInfo {
+    /// `SqMask`: one less than the entries for requests.
+    pub request_mask: u32,
+    /// `SqTail`: requests that the program has put into it.
+    pub request_tail: u32,
+    /// `CachedSqHead`: requests that the kernel has taken out of it.
+    pub taken: u32,
+    /// `CqMask`: one less than the entries for completions.
+    pub completion_mask: u32,
+    /// `CqTail`: completions that the program can see.
+    pub completion_tail: u32,
+    /// `CachedCqTail`: completions that there have been.
+    pub completed: u32,
+    /// `SqThread`: whether a thread of the kernel takes the requests.
+    pub watched: bool,
+    /// `UserFiles`, `UserBufs`, `Personalities`: whether any are registered.
+    pub registered: bool,
+    /// Whether requests are listed that wait for something, or completions that found no room.
+    pub pending: bool,
 }
 
 /// Something that an inotify instance watches.
@@ -121,9 +146,11 @@ pub struct HeldLock {
 /// Parses the content of an fdinfo file. Lines of kinds not needed here are passed over.
 pub fn parse(content: &[u8]) -> Result<FdInfo, ParseFdInfoError> {
     let mut info = FdInfo::default();
-    for line in content.split(|byte| *byte == b'\n') {
+    let lines = || content.split(|byte| *byte == b'\n');
+    for line in lines() {
         parse_line(line, &mut info).ok_or_else(|| ParseFdInfoError { line: line.to_vec() })?;
     }
+    info.ring = parse_ring(lines());
     Ok(info)
 }
 
@@ -149,6 +176,38 @@ fn parse_line(line: &[u8], info: &mut FdInfo) -> Option<()> {
         _ => {}
     }
     Some(())
+}
+
+/// The lines of a ring of io_uring, which only tells all of them when nobody is at it.
+fn parse_ring<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Option<RingInfo> {
+    const NEEDED: u32 = 9;
+    let mut ring = RingInfo::default();
+    let mut told = 0;
+    for line in lines.filter_map(|line| std::str::from_utf8(line).ok()) {
+        // What is under way, and what found no room, is set in.
+        ring.pending |= line.starts_with("  op=") || line.starts_with("  user_data=");
+        let Some((name, value)) = line.split_once(':') else { continue };
+        let value = value.trim();
+        let mask = || u32::from_str_radix(value.strip_prefix("0x")?, 16).ok();
+        match name {
+            "SqMask" => ring.request_mask = mask()?,
+            "CqMask" => ring.completion_mask = mask()?,
+            "SqTail" => ring.request_tail = value.parse().ok()?,
+            "CachedSqHead" => ring.taken = value.parse().ok()?,
+            "CqTail" => ring.completion_tail = value.parse().ok()?,
+            "CachedCqTail" => ring.completed = value.parse().ok()?,
+            "SqThread" => ring.watched = value != "-1",
+            "UserFiles" | "UserBufs" => ring.registered |= value != "0",
+            // Not there when there are none.
+            "Personalities" => {
+                ring.registered = true;
+                continue;
+            }
+            _ => continue,
+        }
+        told += 1;
+    }
+    (told == NEEDED).then_some(ring)
 }
 
 fn timer(info: &mut FdInfo) -> &mut TimerInfo {
@@ -275,6 +334,33 @@ mod tests {
                 ..FdInfo::default()
             },
         );
+    }
+
+    #[test]
+    fn rings() {
+        let lines = "flags:\t02\nSqMask:\t0xff\nSqHead:\t7\nSqTail:\t8\nCachedSqHead:\t7\n\
+                     CqMask:\t0x1ff\nCqHead:\t5\nCqTail:\t6\nCachedCqTail:\t6\nSQEs:\t1\n\
+                     SqThread:\t-1\nUserFiles:\t0\nUserBufs:\t0\nPollList:\nCqOverflowList:\n";
+        let idle = RingInfo {
+            request_mask: 0xff,
+            request_tail: 8,
+            taken: 7,
+            completion_mask: 0x1ff,
+            completion_tail: 6,
+            completed: 6,
+            ..RingInfo::default()
+        };
+        let check =
+            |lines: &str, ring| check(lines, FdInfo { flags: 2, ring, ..FdInfo::default() });
+        check(lines, Some(idle));
+        let pending = lines.replace("PollList:\n", "PollList:\n  op=6, task_works=0\n");
+        check(&pending, Some(RingInfo { pending: true, ..idle }));
+        let registered = lines.replace("UserFiles:\t0", "UserFiles:\t2");
+        check(&registered, Some(RingInfo { registered: true, ..idle }));
+        let watched = lines.replace("SqThread:\t-1", "SqThread:\t77");
+        check(&watched, Some(RingInfo { watched: true, ..idle }));
+        // Somebody was at it.
+        check(&lines.replace("UserFiles:\t0\n", ""), None);
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub mod guardian;
 pub mod huge_pages;
 pub mod inet_diag;
 pub mod inotify;
+pub mod io_uring;
 pub mod ipc;
 pub mod launch;
 pub mod machine;

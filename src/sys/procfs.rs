@@ -217,6 +217,18 @@ pub fn name(tid: Pid) -> Result<Vec<u8>, ProcError> {
     Ok(bytes)
 }
 
+/// Whether a thread is one of the kernel's own, which works for io_uring in a process and never stops for
+/// a tracer.
+///
+/// # Errors
+/// When /proc/TID/comm or stat cannot be read.
+pub fn is_kernel_worker(tid: Pid) -> Result<bool, ProcError> {
+    // PF_IO_WORKER, include/linux/sched.h.
+    const IO_WORKER: u32 = 0x10;
+    // Threads of programs may have such a name, too, but the name is told faster.
+    Ok(name(tid)?.starts_with(b"iou-") && stat(tid)?.flags & IO_WORKER != 0)
+}
+
 /// The mappings of a process, ascending, with their flags.
 ///
 /// # Errors

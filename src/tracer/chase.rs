@@ -288,6 +288,12 @@ impl Held {
         let known: HashSet<Pid> = self.threads.iter().map(|thread| thread.tid).collect();
         let mut grown = false;
         for tid in tids.into_iter().filter(|tid| !known.contains(tid)) {
+            match procfs::is_kernel_worker(tid) {
+                Ok(false) => {}
+                Ok(true) => continue,
+                Err(error) if error.is_gone() => continue,
+                Err(error) => return Err(error.into()),
+            }
             match ptrace::seize(tid) {
                 Ok(()) => {}
                 Err(Errno::ESRCH) => continue,

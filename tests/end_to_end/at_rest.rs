@@ -45,6 +45,7 @@ crate::fixtures! {
     memory_large;
     memory_locked;
     memory_memfd;
+    io_uring;
     memory_droppable;
     memory_names;
     memory_past_end;

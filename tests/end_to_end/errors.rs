@@ -238,7 +238,7 @@ fn shared_huge_pages() {
 
 #[test]
 fn io_uring() {
-    refused("io_uring", &["descriptor 3"]);
+    refused("io_uring", &["descriptor 3", "io_uring", "eventfd", "registered"]);
 }
 
 #[test]

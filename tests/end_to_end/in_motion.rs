@@ -7,6 +7,7 @@ crate::fixtures! {
     motion_epoll;
     motion_exec;
     motion_files;
+    motion_io_uring;
     motion_forks;
     motion_inotify;
     motion_ipc;

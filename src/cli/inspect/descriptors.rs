@@ -108,6 +108,9 @@ pub fn what(job: &Job, file: &OpenFile) -> String {
             "pidfd of a process that has ended".to_owned()
         }
         OpenFileKind::PidFd { process, .. } => format!("pidfd of process {process}"),
+        OpenFileKind::IoUring { ring } => {
+            format!("io_uring with room for {} requests", ring.entries)
+        }
         OpenFileKind::MessageQueue { queue } => {
             let queue = job.ipc.posix_queues.get(to_usize(u64::from(queue.0)));
             let name = queue.map(|queue| queue.name.to_string()).unwrap_or_default();

@@ -113,7 +113,7 @@ pub fn space_report(job: &Job, number: u32, space: &AddressSpace, stored: &Store
 pub fn kind_of(job: &Job, space: &AddressSpace, vma: &Vma) -> &'static str {
     match vma.backing {
         Backing::Vdso | Backing::Vvar => "kernel",
-        Backing::AioRing => "asynchronous I/O",
+        Backing::AioRing | Backing::IoUring { .. } => "asynchronous I/O",
         Backing::Anonymous if vma.range.contains(space.areas.start_brk) => "heap",
         Backing::Anonymous if vma.range.contains(space.areas.start_stack) => "stack",
         Backing::Anonymous => "anonymous",
@@ -136,7 +136,7 @@ fn mapping(job: &Job, space: &AddressSpace, vma: &Vma, stored: &Stored) -> Mappi
     let own = stored.bytes(space.object, start, end);
     let kind = kind_of(job, space, vma);
     let (inode, bytes) = match vma.backing {
-        Backing::Vdso | Backing::Vvar | Backing::AioRing => (None, 0),
+        Backing::Vdso | Backing::Vvar | Backing::AioRing | Backing::IoUring { .. } => (None, 0),
         Backing::Anonymous => (None, own),
         Backing::File { inode, offset, shared } => {
             let record = &job.inodes[to_usize(u64::from(inode.0))];
@@ -163,7 +163,10 @@ fn mapping(job: &Job, space: &AddressSpace, vma: &Vma, stored: &Stored) -> Mappi
 /// Access as /proc/pid/maps shows it.
 fn access(vma: &Vma) -> String {
     let bit = |bit, letter| if vma.prot.contains(bit) { letter } else { '-' };
-    let shared = matches!(vma.backing, Backing::File { shared: true, .. } | Backing::AioRing);
+    let shared = matches!(
+        vma.backing,
+        Backing::File { shared: true, .. } | Backing::AioRing | Backing::IoUring { .. }
+    );
     [
         bit(Prot::READ, 'r'),
         bit(Prot::WRITE, 'w'),

@@ -203,6 +203,7 @@ const fn kind_name(kind: &OpenFileKind) -> &'static str {
         OpenFileKind::Epoll { .. } => "epoll",
         OpenFileKind::Inotify { .. } => "inotify",
         OpenFileKind::PidFd { .. } => "pidfd",
+        OpenFileKind::IoUring { .. } => "io_uring",
         OpenFileKind::MessageQueue { .. } => "message queue",
         OpenFileKind::Stream { .. } => "stream",
         OpenFileKind::Proc { .. } => "proc",

@@ -37,6 +37,8 @@ pub(super) enum Class {
     Epoll,
     /// `inotify_init`.
     Inotify,
+    /// `io_uring_setup`.
+    IoUring,
     /// `pidfd_open`.
     PidFd,
     /// Something that cannot be saved.
@@ -73,7 +75,7 @@ fn anonymous(name: &[u8]) -> Class {
         b"inotify" | b"[inotify]" => return Class::Inotify,
         b"[fanotify]" => RefusalKind::Fanotify,
         b"[pidfd]" => return Class::PidFd,
-        b"[io_uring]" => RefusalKind::IoUring,
+        b"[io_uring]" => return Class::IoUring,
         b"[perf_event]" => RefusalKind::PerfEvent,
         b"[userfaultfd]" => RefusalKind::UserFault,
         name if name.starts_with(b"bpf") || name.starts_with(b"[bpf") => RefusalKind::Bpf,
@@ -136,6 +138,7 @@ mod tests {
         check("anon_inode:[eventpoll]", 0o600, none, Class::Epoll);
         check("anon_inode:inotify", 0o600, none, Class::Inotify);
         check("anon_inode:[pidfd]", 0o600, none, Class::PidFd);
+        check("anon_inode:[io_uring]", 0o600, none, Class::IoUring);
         check("pidfd:[12]", libc::S_IFREG | 0o600, none, Class::PidFd);
         check("/dev/null", libc::S_IFCHR | 0o666, (1, 3), Class::Device);
         check("/dev/tty", libc::S_IFCHR | 0o666, (5, 0), Class::ControllingTerminal);
@@ -147,7 +150,6 @@ mod tests {
     fn what_cannot_be_saved_is_named() {
         let none = (0, 0);
         let refused = |link, mode, device, kind| check(link, mode, device, Class::Refused(kind));
-        refused("anon_inode:[io_uring]", 0o600, none, RefusalKind::IoUring);
         refused("anon_inode:[fanotify]", 0o600, none, RefusalKind::Fanotify);
         refused("anon_inode:bpf-map", 0o600, none, RefusalKind::Bpf);
         refused("anon_inode:[new]", 0o600, none, RefusalKind::UnknownKernelObject);

@@ -14,6 +14,7 @@ mod event;
 pub mod identity;
 mod inode;
 mod inotify;
+mod io_uring;
 mod kernel_file;
 pub mod later;
 mod locks;
@@ -42,6 +43,7 @@ use nix::unistd::Pid;
 use thiserror::Error;
 
 pub use self::content::{Content, ContentReader, PageRun, Residency};
+pub use self::io_uring::RingRefusal;
 pub use self::message_queue::MessageQueueRefusal;
 pub use self::refusal::{Place, Refusal, RefusalKind};
 pub use self::socket::ForeignSocket;
@@ -264,6 +266,8 @@ pub struct Collector {
     zombies: HashMap<Pid, id::Pid>,
     /// Recorded ids of processes that share the table of descriptors of one before them.
     sharers: HashSet<id::Pid>,
+    /// Rings of io_uring, by their device and inode numbers, which mappings of them show.
+    rings: HashMap<(u64, u64), OpenFileId>,
     /// Inotify instances whose watched files are still to be found.
     unresolved: Vec<inotify::Unresolved>,
     /// For each subject, its table and its directories.
@@ -298,6 +302,7 @@ impl Collector {
             recorded: recorded_ids(scope.subjects),
             zombies: scope.zombies.iter().copied().collect(),
             sharers: sharers(scope, &tables.class_of),
+            rings: HashMap::new(),
             unresolved: Vec::new(),
             sharing,
             fd_tables: vec![FdTable::default(); tables.firsts.len()],
@@ -581,6 +586,10 @@ impl Collector {
             Class::Inotify => {
                 let id = OpenFileId(index(self.open_files.len())?);
                 inotify::collect(self, found, id)?
+            }
+            Class::IoUring => {
+                let id = OpenFileId(index(self.open_files.len())?);
+                io_uring::collect(self, found, id)?
             }
             Class::PidFd => pidfd::collect(self, found)?,
             Class::Socket => sockets.collect(self, found)?,

@@ -7,6 +7,7 @@ use std::fmt;
 use nix::unistd::Pid;
 use thiserror::Error;
 
+use super::io_uring::RingRefusal;
 use super::message_queue::MessageQueueRefusal;
 use super::socket::ForeignSocket;
 use crate::model::address::AddrRange;
@@ -213,8 +214,8 @@ pub enum RefusalKind {
     #[error("fanotify groups cannot be saved")]
     Fanotify,
     /// `io_uring_setup`.
-    #[error("io_uring rings cannot be saved")]
-    IoUring,
+    #[error("this ring of io_uring cannot be saved: {0}")]
+    IoUring(RingRefusal),
     /// `perf_event_open`.
     #[error("performance counters cannot be saved")]
     PerfEvent,
@@ -366,7 +367,7 @@ impl RefusalKind {
             Self::MessageQueue(error) => error.code(),
             Self::MessageQueueDirectory => code::files::QUEUE_DIRECTORY,
             Self::Fanotify => code::files::FANOTIFY,
-            Self::IoUring => code::files::IO_URING,
+            Self::IoUring(_) => code::files::IO_URING,
             Self::PerfEvent => code::files::PERF_EVENT,
             Self::Bpf => code::files::BPF,
             Self::UserFault => code::files::USERFAULTFD,
@@ -417,8 +418,10 @@ impl RefusalKind {
     /// Whether it will be gone in a moment if the job runs on.
     #[must_use]
     pub const fn is_passing(&self) -> bool {
-        if let Self::MessageQueue(refusal) = self {
-            return refusal.is_passing();
+        match self {
+            Self::MessageQueue(refusal) => return refusal.is_passing(),
+            Self::IoUring(refusal) => return refusal.is_passing(),
+            _ => {}
         }
         matches!(
             self,

@@ -196,15 +196,16 @@ pub(super) fn on_its_way(number: i32) -> Result<Description, CollectFilesError> 
 
 fn look_at(table: usize, pid: Pid, number: i32) -> Result<(FileStat, Entry), CollectFilesError> {
     let stat = stat(&descriptor_path(pid, number))?;
+    let info = info(pid, number)?;
+    Ok((stat, Entry { table, number, info }))
+}
+
+/// What fdinfo says through a descriptor right now.
+pub(super) fn info(pid: Pid, number: i32) -> Result<FdInfo, CollectFilesError> {
     let path = PathBuf::from(format!("/proc/{pid}/fdinfo/{number}"));
     let content = match std::fs::read(&path) {
         Ok(content) => content,
         Err(source) => return Err(CollectFilesError::ReadProc { path, source }),
     };
-    let info = fdinfo::parse(&content).map_err(|source| CollectFilesError::ParseFdInfo {
-        pid,
-        number,
-        source,
-    })?;
-    Ok((stat, Entry { table, number, info }))
+    fdinfo::parse(&content).map_err(|source| CollectFilesError::ParseFdInfo { pid, number, source })
 }

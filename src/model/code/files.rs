@@ -125,8 +125,9 @@ area! {
     because "Its marks and events cannot be read.";
     remedy CLOSE;
 
-    IO_URING = 428, "an io_uring ring";
-    because "Requests that the kernel works on cannot be seen from outside.";
+    IO_URING = 428, "an io_uring ring that is not at rest, or has more than requests";
+    because "Rings are saved in which nothing is under way. What the kernel works on, polls for by itself, or \
+             has registered (files, buffers, an eventfd) cannot be seen from outside.";
     remedy "switch io_uring off in the program (for node: UV_USE_IO_URING=0)";
 
     PERF_EVENT = 429, "a performance counter";

@@ -72,4 +72,8 @@ area! {
     MAPPED_CONTENT_UNREADABLE = 517, "a deleted file is mapped and cannot be read";
     because "Its content has to go into the checkpoint, as nothing leads to it any more, and no page could be read.";
     remedy "keep the mapped file until the job has ended";
+
+    IO_URING_MEMORY = 518, "memory of an io_uring ring is mapped that cannot be saved";
+    because "The ring itself is refused, or nobody has it open any more.";
+    remedy "switch io_uring off in the program (for node: UV_USE_IO_URING=0)";
 }

@@ -9,6 +9,7 @@ mod decide;
 mod epoll;
 mod hidden;
 mod inotify;
+mod io_uring;
 mod judge;
 mod late;
 mod names;
@@ -28,6 +29,7 @@ use nix::errno::Errno;
 use thiserror::Error;
 
 pub use self::decide::{Choices, Connection, Cut, Decisions, Problem, Problems, decide, survey};
+pub use self::io_uring::RingError;
 pub use self::judge::{Action, Policy, ProblemKind};
 pub use self::rollback::RollbackError;
 pub use self::socket::SocketError;
@@ -107,6 +109,8 @@ pub enum OpenError {
     MakeSignalFd { source: io::Error },
     #[error("making an inotify instance again: {source}; see /proc/sys/fs/inotify")]
     MakeInotify { source: io::Error },
+    #[error(transparent)]
+    Ring(#[from] RingError),
     #[error("opening a POSIX message queue again: {source}")]
     OpenMessageQueue { source: io::Error },
     #[error("opening the descriptor of {} again: {source}", late::name_of(*process))]

@@ -15,6 +15,7 @@ use nix::sys::stat::Mode;
 use super::decide::{Connection, Decisions};
 use super::epoll;
 use super::hidden;
+use super::io_uring;
 use super::late;
 use super::pipe::Pipes;
 use super::socket::Sockets;
@@ -192,6 +193,12 @@ impl Opener<'_> {
             OpenFileKind::Stream { stream, target } => self.open_stream(*stream, target, flags),
             OpenFileKind::Socket { socket } => Ok(self.sockets.open(*socket, flags)?),
             OpenFileKind::MessageQueue { queue } => self.open_queue(*queue, flags),
+            OpenFileKind::IoUring { ring } => {
+                let made = io_uring::make(ring, flags)?;
+                let to_map = stay_open(duplicate(&made, self.opened.first)?)?;
+                self.opened.mapped.rings.insert(id, to_map);
+                Ok(made)
+            }
             OpenFileKind::Inotify { .. } => inotify::create()
                 .and_then(|instance| with_flags(instance, flags))
                 .map_err(|errno| OpenError::MakeInotify { source: errno.into() }),
@@ -291,10 +298,8 @@ impl Opener<'_> {
         for (inode, writes) in wanted {
             let flags = if writes { libc::O_RDWR } else { libc::O_RDONLY };
             let made = self.open_inode(inode, flags)?;
-            let made = move_up(made, self.opened.first)?;
-            descriptor::set_close_on_exec(&made, false)
-                .map_err(|errno| OpenError::MoveUp { source: errno.into() })?;
-            self.opened.mapped.insert((inode, writes), descriptor::leave_open(made));
+            let made = stay_open(move_up(made, self.opened.first)?)?;
+            self.opened.mapped.files.insert((inode, writes), made);
         }
         Ok(())
     }
@@ -454,6 +459,13 @@ fn raise_limit() -> Result<(), OpenError> {
 pub(super) fn duplicate(file: &OwnedFd, first: RawFd) -> Result<OwnedFd, OpenError> {
     descriptor::duplicate_above(file, first)
         .map_err(|errno| OpenError::MoveUp { source: errno.into() })
+}
+
+/// Leaves a descriptor open for good, also when the blob is executed.
+fn stay_open(file: OwnedFd) -> Result<RawFd, OpenError> {
+    descriptor::set_close_on_exec(&file, false)
+        .map_err(|errno| OpenError::MoveUp { source: errno.into() })?;
+    Ok(descriptor::leave_open(file))
 }
 
 fn move_up(file: OwnedFd, first: RawFd) -> Result<OwnedFd, OpenError> {

@@ -64,6 +64,7 @@ pub fn of_all(job: &Job) -> Vec<Usage> {
             }
             OpenFileKind::PidFd { .. }
             | OpenFileKind::MessageQueue { .. }
+            | OpenFileKind::IoUring { .. }
             | OpenFileKind::Stream { .. }
             | OpenFileKind::Pipe { .. }
             | OpenFileKind::ControllingTerminal

@@ -44,7 +44,7 @@ pub(super) fn map(
             flags |= libc::MAP_HUGETLB;
         }
         let (fd, offset) = match vma.backing {
-            Backing::Vdso | Backing::Vvar | Backing::AioRing => continue,
+            Backing::Vdso | Backing::Vvar | Backing::AioRing | Backing::IoUring { .. } => continue,
             Backing::Anonymous => {
                 let droppable = vma.flags.contains(VmaFlags::DROPPABLE);
                 flags |= if droppable { MAP_DROPPABLE } else { libc::MAP_PRIVATE };
@@ -111,12 +111,13 @@ pub fn writes_through(vma: &Vma) -> bool {
 }
 
 pub(super) fn mapped_descriptor(inode: InodeId, write: bool, context: &Context<'_>) -> i32 {
-    context.mapped.get(&(inode, write)).copied().unwrap_or(-1)
+    context.mapped.files.get(&(inode, write)).copied().unwrap_or(-1)
 }
 
 /// The protection that a region has while it is filled: private memory with data is writable.
 fn filling_protection(vma: &Vma, member: &Member<'_>) -> Prot {
-    let private = !matches!(vma.backing, Backing::File { shared: true, .. });
+    let private =
+        !matches!(vma.backing, Backing::File { shared: true, .. } | Backing::IoUring { .. });
     if member.share.is_some_and(|share| share.has(&vma.range)) {
         Prot::READ | Prot::WRITE
     } else if private && member.occupancy.touches(&vma.range) {
