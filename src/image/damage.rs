@@ -244,8 +244,8 @@ fn forged_records_never_panic_a_reader() {
 const SAMPLE_CHECKSUMS: &str = "\
 job 1: e000e467385894d4
 processes 1: 4ee52b775b8ab422
-address spaces 1: 84fa32c53d7c4946
-descriptor tables 1: 57eeab907ce8a0f2
+address spaces 1: 2506636d41672e80
+descriptor tables 1: ad4fdd5232a00308
 directories 1: 3c499a6e7a7216da
 open files 1: ccce114b100dd7b5
 inodes 1: 86e2dbdd843245e4
