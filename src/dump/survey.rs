@@ -209,9 +209,11 @@ fn visit(page_map: &PageMap, range: AddrRange, count: &mut dyn FnMut(PageRun)) -
 fn is_private(vma: &&Vma) -> bool {
     match vma.backing {
         Backing::Anonymous | Backing::File { shared: false, .. } => true,
-        Backing::File { shared: true, .. } | Backing::Vdso | Backing::Vvar | Backing::AioRing => {
-            false
-        }
+        Backing::File { shared: true, .. }
+        | Backing::Vdso
+        | Backing::Vvar
+        | Backing::AioRing
+        | Backing::IoUring { .. } => false,
     }
 }
 
