@@ -7,6 +7,7 @@
 mod check;
 mod completions;
 mod core;
+mod demo;
 mod diff;
 mod dump;
 mod explain;
@@ -90,6 +91,7 @@ enum Command {
     Prune(prune::Arguments),
     Check(check::Arguments),
     Explain(explain::Arguments),
+    Demo(demo::Arguments),
     Completions(completions::Arguments),
     Man(man::Arguments),
 }
@@ -112,6 +114,7 @@ impl Command {
             Self::Prune(arguments) => prune::execute(arguments),
             Self::Check(arguments) => check::execute(arguments),
             Self::Explain(arguments) => explain::execute(arguments),
+            Self::Demo(arguments) => demo::execute(arguments),
             Self::Completions(arguments) => completions::execute(arguments),
             Self::Man(arguments) => man::execute(arguments),
         }

@@ -21,6 +21,7 @@ mod inside;
 mod inspected;
 mod judged;
 mod life;
+mod manual;
 mod other_kernel;
 mod pace;
 mod programs;

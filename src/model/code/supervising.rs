@@ -22,4 +22,7 @@ area! {
     because "A mistake in rckpt.";
     remedy "please report it, with the message";
 
+    DEMO_FAILED = 920, "the demonstration did not go as it should";
+    because "A checkpoint or a restore of the small job failed; the lines above say why.";
+    remedy "rckpt check says what this machine allows, and what to ask the administrator for";
 }
