@@ -244,6 +244,9 @@ fn check_task(
     if ptrace::dispatches_system_calls(tid).map_err(ask("read the system call dispatch"))? {
         refuse(StateRefusal::SystemCallDispatch(tid));
     }
+    if ptrace::may_use_ports(tid).map_err(ask("read the port permissions"))? {
+        refuse(StateRefusal::PortPermissions(tid));
+    }
     if task::core_cookie(tid) != task::core_cookie(getpid()) {
         refuse(StateRefusal::CoreScheduling(tid));
     }

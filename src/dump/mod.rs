@@ -36,6 +36,7 @@ pub use self::tracking::{Tracking, Use};
 
 use self::collect::{Collected, Purpose};
 use self::files::saved::Wanted;
+use self::refusal::{Obstacle, Obstacles, StateRefusal};
 use self::survey::{Survey, Surveyor};
 use self::tracking::{Session, watches};
 use crate::image::Reader;
@@ -222,7 +223,7 @@ fn collect_frozen(
     let mut pause = Duration::from_millis(2);
     loop {
         let begun = Instant::now();
-        let mut tree = Tree::freeze(request.root, request.adopter, PATIENCE)?;
+        let mut tree = freeze(request)?;
         let is_own = |pid, range| session.is_own(pid, range);
         match collect::collect(request, directory, &mut tree, purpose, &is_own) {
             Err(error)
@@ -235,6 +236,30 @@ fn collect_frozen(
             }
             outcome => return outcome.map(|collected| (begun, tree, collected)),
         }
+    }
+}
+
+/// Freezes the job. Where it may not all be traced, everybody of whom that is so is named.
+fn freeze(request: &Request) -> Result<Tree, DumpError> {
+    Tree::freeze(request.root, request.adopter, PATIENCE).map_err(|error| {
+        if !matches!(error, FreezeError::NotPermitted { .. } | FreezeError::AlreadyTraced { .. }) {
+            return error.into();
+        }
+        let all = Tree::untraceable(request.root, request.adopter);
+        let obstacles: Vec<Obstacle> = all.iter().filter_map(untraceable).collect();
+        if obstacles.len() > 1 { DumpError::Refused(Obstacles(obstacles)) } else { error.into() }
+    })
+}
+
+fn untraceable(error: &FreezeError) -> Option<Obstacle> {
+    match *error {
+        FreezeError::NotPermitted { pid, .. } => {
+            Some(Obstacle::State { pid, kind: StateRefusal::NotPermitted })
+        }
+        FreezeError::AlreadyTraced { pid, tracer, .. } => {
+            Some(Obstacle::State { pid, kind: StateRefusal::AlreadyTraced(tracer) })
+        }
+        _ => None,
     }
 }
 
@@ -255,7 +280,7 @@ fn look_for_writes(collected: &mut Collected, tree: &Tree, session: &mut Session
 /// [`DumpError::Refused`] with all that is in the way, or when looking fails.
 pub fn examine(request: &Request, directory: &Path) -> Result<(Vec<String>, Survey), DumpError> {
     let begun = Instant::now();
-    let mut tree = Tree::freeze(request.root, request.adopter, PATIENCE)?;
+    let mut tree = freeze(request)?;
     // Whoever watches, it is the job's supervisor: it would be none of the job's own processes.
     let is_own = |_, _| request.supervisor.is_some_and(watches);
     let mut collected = collect::collect(request, directory, &mut tree, Purpose::Look, &is_own);

@@ -245,6 +245,18 @@ pub enum StateRefusal {
          which is not supported"
     )]
     SystemCallDispatch(Pid),
+    /// ioperm(2).
+    #[error("its thread {0} may use I/O ports of this machine (ioperm), which is not supported")]
+    PortPermissions(Pid),
+    /// It may not be traced.
+    #[error(
+        "not allowed to trace it: it belongs to another user, is not dumpable, or only its ancestors may \
+         trace it; start it under `rckpt run`, or run rckpt as its owner"
+    )]
+    NotPermitted,
+    /// A debugger, strace or another checkpointer is attached.
+    #[error("it is already traced by process {0}; detach that first")]
+    AlreadyTraced(Pid),
     /// PR_SCHED_CORE.
     #[error(
         "its thread {0} shares CPU cores only with certain others (PR_SCHED_CORE), which is not \
@@ -301,6 +313,9 @@ impl StateRefusal {
             Self::Speculation(_) => code::processes::SPECULATION,
             Self::IoFlusher(_) => code::processes::IO_FLUSHER,
             Self::SystemCallDispatch(_) => code::processes::SYSTEM_CALL_DISPATCH,
+            Self::PortPermissions(_) => code::processes::PORT_PERMISSIONS,
+            Self::NotPermitted => code::attaching::NOT_PERMITTED,
+            Self::AlreadyTraced(_) => code::attaching::ALREADY_TRACED,
             Self::CoreScheduling(_) => code::processes::CORE_SCHEDULING,
             Self::SharedActions(_) => code::processes::SHARED_ACTIONS,
             Self::ThreadOwns { .. } => code::processes::THREAD_OWNS,

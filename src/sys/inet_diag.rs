@@ -1,11 +1,12 @@
 //! What the kernel tells about the internet sockets of the caller's network namespace, also about those
 //! that no process has open: NETLINK_SOCK_DIAG (sock_diag(7)); and TCP_INFO.
 
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 
 use nix::errno::Errno;
 
-use super::sock_diag::{ask_all, attributes, word};
+use super::sock_diag::{ask_all, ask_one, attributes, word};
 use super::socket;
 use crate::model::internet::Endpoint;
 
@@ -103,6 +104,39 @@ pub fn inet_sockets(protocol: u8) -> Result<Vec<InetSocketInfo>, Errno> {
     Ok(sockets)
 }
 
+/// The one TCP connection from `local` to `remote`; `None` when the kernel has none.
+///
+/// # Errors
+/// As netlink(7).
+pub fn tcp_connection(local: Endpoint, remote: Endpoint) -> Result<Option<InetSocketInfo>, Errno> {
+    const TCP: u8 = 6;
+    let family = if local.ip.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    // `struct inet_diag_req_v2`: in any state, with these addresses, and any cookie.
+    let mut body = vec![u8::try_from(family).map_err(|_| Errno::EINVAL)?, TCP, 0, 0];
+    body.extend(u32::MAX.to_ne_bytes());
+    body.extend([local.port, remote.port].map(u16::to_be_bytes).as_flattened());
+    for endpoint in [local, remote] {
+        let mut ip = match endpoint.ip {
+            IpAddr::V4(ip) => ip.octets().to_vec(),
+            IpAddr::V6(ip) => ip.octets().to_vec(),
+        };
+        ip.resize(16, 0);
+        body.extend(ip);
+    }
+    body.extend(local.scope.to_ne_bytes());
+    body.extend([u8::MAX; 8]);
+    let mut found = None;
+    let asked = ask_one(&body, &mut |message| {
+        found = Some(parse(message)?);
+        Ok(())
+    });
+    match asked {
+        Ok(()) => Ok(found),
+        Err(Errno::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 fn parse(body: &[u8]) -> Result<InetSocketInfo, Errno> {
     let [family, state, ..] = body else { return Err(Errno::EBADMSG) };
     let mut found = InetSocketInfo {
@@ -193,5 +227,8 @@ mod tests {
         let client =
             all.iter().find(|found| Some(found.local) == own && Some(found.remote) == served);
         assert_eq!(client.map(|found| found.shutdown), Some(2));
+        let found = tcp_connection(own.unwrap(), served.unwrap()).unwrap();
+        assert_eq!(found.map(|found| found.inode), client.map(|client| client.inode));
+        assert_eq!(tcp_connection(own.unwrap(), own.unwrap()), Ok(None));
     }
 }

@@ -17,6 +17,7 @@ use crate::model::signal::{PendingSignal, SIGINFO_SIZE, SignalSet};
 use crate::model::thread::{Registers, Rseq};
 
 const NT_X86_XSTATE: usize = 0x202;
+const NT_386_IOPERM: usize = 0x201;
 const PTRACE_GETSIGMASK: libc::c_uint = 0x420a;
 const PTRACE_SETSIGMASK: libc::c_uint = 0x420b;
 const PTRACE_GET_RSEQ_CONFIGURATION: libc::c_uint = 0x420f;
@@ -308,6 +309,26 @@ pub fn set_xstate(tid: Pid, bytes: &[u8]) -> nix::Result<()> {
     // SAFETY: SETREGSET reads at most `iov_len` bytes from `iov_base`, which is a buffer of that
     // size, and writes only `vector`.
     unsafe { request_with(libc::PTRACE_SETREGSET, tid, NT_X86_XSTATE, (&raw mut vector).cast()) }
+}
+
+/// Whether the thread may use I/O ports (ioperm(2)). Nobody tells of iopl(2).
+///
+/// # Errors
+/// ESRCH when it is not stopped or has ended.
+pub fn may_use_ports(tid: Pid) -> nix::Result<bool> {
+    let mut word = [0_u8; 8];
+    let mut vector = libc::iovec { iov_base: word.as_mut_ptr().cast(), iov_len: word.len() };
+    // SAFETY: GETREGSET writes at most `iov_len` bytes to `iov_base`, which is a buffer of that size, and
+    // updates `iov_len`.
+    let asked = unsafe {
+        request_with(libc::PTRACE_GETREGSET, tid, NT_386_IOPERM, (&raw mut vector).cast())
+    };
+    match asked {
+        Ok(()) => Ok(true),
+        // None; or a kernel without.
+        Err(Errno::ENXIO | Errno::ENODEV | Errno::EINVAL | Errno::EIO) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Whether the thread has its system calls raise SIGSYS (PR_SET_SYSCALL_USER_DISPATCH). A kernel before

@@ -5,6 +5,7 @@
 //! everything go. It knows nothing of what is done with a tree that has been stopped.
 
 use std::collections::HashSet;
+use std::io::ErrorKind;
 use std::thread::{sleep, yield_now};
 use std::time::{Duration, Instant};
 
@@ -471,6 +472,28 @@ fn read_wait(tid: Pid, address: RemoteAddr) -> Option<Wait> {
     let nanoseconds = u64::from_le_bytes(nanoseconds.try_into().ok()?);
     let length = Duration::from_secs(seconds).checked_add(Duration::from_nanos(nanoseconds))?;
     Some(Wait::For(length))
+}
+
+/// Why a process cannot be traced; `None` when it can, as far as that is to be seen.
+pub(super) fn untraceable(pid: Pid) -> Option<FreezeError> {
+    let status = procfs::status(pid).ok()?;
+    if matches!(status.state, b'Z' | b'X') {
+        return None;
+    }
+    if status.tracer != 0 {
+        if procfs::name(pid).is_ok_and(|name| name == copy::NAME) {
+            return None;
+        }
+        let tracer = Pid::from_raw(status.tracer);
+        return Some(FreezeError::AlreadyTraced { pid, tid: pid, tracer });
+    }
+    // Whoever may open this may trace.
+    match memory::RemoteMemory::open(pid) {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            Some(FreezeError::NotPermitted { pid, source: Errno::EPERM })
+        }
+        Ok(_) | Err(_) => None,
+    }
 }
 
 /// What an attempt to seize that failed means, when it is no reason to give up.

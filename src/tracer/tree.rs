@@ -29,7 +29,7 @@ use crate::model::address::{AddrRange, RemoteAddr};
 use crate::model::thread::Registers;
 use crate::sys::memory::RemoteMemory;
 use crate::sys::ptrace::{self, Resume, Stop};
-use crate::sys::signal;
+use crate::sys::{procfs, signal};
 
 /// The longest pause between two attempts.
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
@@ -100,6 +100,28 @@ impl Tree {
             sleep(pause);
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
+    }
+
+    /// Everything under `root` that cannot be traced, by what /proc tells and allows: nothing is touched.
+    #[must_use]
+    pub fn untraceable(root: Pid, adopter: Option<Pid>) -> Vec<FreezeError> {
+        let mut known = vec![root];
+        let parents: Vec<(Pid, Pid)> = procfs::processes()
+            .unwrap_or_default()
+            .into_iter()
+            .filter_map(|pid| Some((pid, Pid::from_raw(procfs::stat(pid).ok()?.ppid))))
+            .collect();
+        let of = |parent: Pid| parents.iter().filter(move |(_, of)| *of == parent);
+        known.extend(adopter.into_iter().flat_map(of).map(|(pid, _)| *pid));
+        let mut next = 0;
+        while let Some(parent) = known.get(next).copied() {
+            let children: Vec<Pid> = of(parent).map(|(pid, _)| *pid).collect();
+            known.extend(children.into_iter().filter(|pid| *pid != root));
+            next += 1;
+        }
+        known.sort_unstable();
+        known.dedup();
+        known.into_iter().filter_map(chase::untraceable).collect()
     }
 
     /// The living processes; a process comes after the one that it was found through.

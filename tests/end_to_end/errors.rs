@@ -92,7 +92,7 @@ fn not_my_process() {
 
 #[test]
 fn already_traced() {
-    refused("traced", &["traced"]);
+    refused_as(User::Plain, "traced", &["traced"]);
 }
 
 #[test]
@@ -183,7 +183,19 @@ fn sockets_of_other_kinds() {
 
 #[test]
 fn events_that_nobody_reads() {
-    refused("inotify", &["descriptor 3", "inotify", "events", "again"]);
+    refused_as(User::Plain, "inotify", &["descriptor 3", "inotify", "events", "again"]);
+}
+
+#[test]
+fn directories_that_are_watched_in_the_old_way() {
+    refused("dnotify", &["descriptor 3", "dnotify", "inotify"]);
+}
+
+#[test]
+fn streams_that_hide_what_is_in_them() {
+    refused("urgent", &["urgent data", "MSG_OOB"]);
+    refused("urgent-read", &["urgent data", "MSG_OOB"]);
+    refused("tcp-peek", &["SO_PEEK_OFF"]);
 }
 
 #[test]
@@ -203,6 +215,7 @@ fn packet_sockets_and_other_strange_things() {
         refused_as(User::Caller, "bpf", &["descriptor 3", "BPF"]);
         refused_as(User::Caller, "fuse", &["descriptor 3", "character device 10:229"]);
         refused_as(User::Caller, "packet", &["descriptor 3", "socket"]);
+        refused_as(User::Caller, "ports", &["process"]);
         refused_as(User::Caller, "unshared", &["another uts namespace"]);
         refused_as(User::Caller, "unshared-children", &["children", "pid namespace"]);
         refused_as(User::Caller, "raw", &["descriptor 3", "raw"]);
@@ -218,7 +231,8 @@ fn packet_sockets_and_other_strange_things() {
 
 #[test]
 fn messages_that_nobody_can_look_at() {
-    refused("queue", &["descriptor 3", "POSIX message queue", "1 messages wait"]);
+    let words = ["descriptor 3", "POSIX message queue", "1 messages wait"];
+    refused_as(User::Plain, "queue", &words);
 }
 
 #[test]
@@ -244,6 +258,7 @@ fn io_uring() {
 #[test]
 fn system_v_shared_memory_in_parts() {
     refused("sysv-part", &["System V shared memory segment", "only a part"]);
+    refused("sysv-moved", &["System V shared memory segment", "only a part"]);
 }
 
 #[test]
@@ -302,10 +317,18 @@ fn programs_with_other_rights() {
     fs::copy(fixture("memory_brk", Linking::Dynamic), &program).expect("copy a program");
     std::os::unix::fs::chown(&program, Some(0), Some(0)).expect("give it to root");
     fs::set_permissions(&program, Permissions::from_mode(0o4755)).expect("mark it");
-    let child = place.start(place.command("sh").args(["-c", "./other & wait"]));
+    let sleep = place.path("second");
+    fs::copy("/bin/sleep", &sleep).expect("copy a program");
+    std::os::unix::fs::chown(&sleep, Some(0), Some(0)).expect("give it to root");
+    fs::set_permissions(&sleep, Permissions::from_mode(0o4755)).expect("mark it");
+    let script = "./second 1000 & second=$!; ./other & wait $!; kill $second; wait";
+    let child = place.start(place.command("sh").args(["-c", script]));
     assert!(poll(PATIENCE, || place.has("ready").then_some(())).is_some());
-    let other = process::child_named(child, "other").expect("it runs");
-    let words = [&other.to_string(), "another user", "run rckpt as its owner"];
+    let [other, second] = ["other", "second"].map(|name| {
+        poll(PATIENCE, || process::child_named(child, name)).expect("it runs").to_string()
+    });
+    // All are told at once.
+    let words = [other.as_str(), &second, "another user", "run rckpt as its owner"];
     check_refused(&place.ask(&["dump", &child.to_string(), "--dir", "job"]), 1, &words);
     let answer = place.ask(&["check", &child.to_string()]);
     assert_eq!(answer.status, Some(1), "{answer:#?}");
@@ -348,8 +371,12 @@ fn system_calls_that_are_caught() {
     refused("dispatch", &["PR_SET_SYSCALL_USER_DISPATCH"]);
 }
 
+/// As a plain user and as the caller. What may be gone in a moment is waited for, and so is only tried as one.
 fn refused(kind: &'static str, words: &[&str]) {
     refused_as(User::Plain, kind, words);
+    if geteuid().is_root() {
+        refused_as(User::Caller, kind, words);
+    }
 }
 
 fn refused_as(user: User, kind: &'static str, words: &[&str]) {
@@ -361,6 +388,13 @@ fn refused_as(user: User, kind: &'static str, words: &[&str]) {
 fn fixture_refused_in(place: &Workplace, case: &Case, words: &[&str]) {
     let job = Running::start(place, case, Start::Alone);
     let root = job.root().to_string();
+    // `check` tells the same without a trace.
+    let told = place.ask(&["check", &root]);
+    assert_eq!(told.status, Some(1), "{told:#?}");
+    let said = told.output.to_lowercase();
+    for word in words {
+        assert!(said.contains(&word.to_lowercase()), "check does not tell {word:?}: {told:#?}");
+    }
     for _ in 0..2 {
         let answer = place.ask(&["dump", &root, "--dir", "job"]);
         check_refused(&answer, 1, words);

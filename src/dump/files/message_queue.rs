@@ -101,6 +101,11 @@ impl MessageQueueTable {
         self.records
     }
 
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
     /// Whether a queue is recorded.
     pub fn knows(&self, identity: (u64, u64)) -> bool {
         self.known.contains_key(&identity)
@@ -189,6 +194,12 @@ fn holder_outside(job: &HashMap<Pid, id::Pid>, identity: (u64, u64)) -> Option<P
 }
 
 impl Collector {
+    /// Whether any queue is recorded.
+    #[must_use]
+    pub fn has_message_queues(&self) -> bool {
+        !self.message_queues.is_empty()
+    }
+
     /// Whether a queue, known by its device and inode number, is recorded already.
     #[must_use]
     pub fn knows_message_queue(&self, identity: (u64, u64)) -> bool {

@@ -567,6 +567,7 @@ impl Collector {
             &mut TerminalTable,
         ),
     ) -> Result<OpenFile, Failure> {
+        let is_directory = class == Class::Directory;
         let kind = match class {
             Class::Regular | Class::Directory => self.open_named(found, class)?,
             Class::Path => OpenFileKind::Path { inode: self.intern_description(found)? },
@@ -596,10 +597,15 @@ impl Collector {
             Class::Refused(kind) => return Err(kind.into()),
         };
         let opened_as_path = matches!(kind, OpenFileKind::Path { .. });
+        let owner = if opened_as_path { None } else { locks::owner(self, found)? };
+        // Nothing but F_NOTIFY has a use for the owner of a directory, and sets it by itself.
+        if is_directory && owner.is_some_and(|owner| owner.id.0 != 0) {
+            return Err(RefusalKind::DirectoryNotification.into());
+        }
         Ok(OpenFile {
             flags: found.flags(),
             kind,
-            owner: if opened_as_path { None } else { locks::owner(self, found)? },
+            owner,
             locks: locks::collect(self, found, tables)?,
         })
     }

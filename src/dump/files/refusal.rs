@@ -317,6 +317,9 @@ pub enum RefusalKind {
         /// The owner, as rckpt sees it.
         owner: i32,
     },
+    /// dnotify.
+    #[error("its directory is watched by F_NOTIFY (dnotify), and nobody tells for what")]
+    DirectoryNotification,
     /// A lease that another process is waiting for.
     #[error("it holds a lease that another process is waiting for")]
     LeaseBreaking,
@@ -392,6 +395,7 @@ impl RefusalKind {
             Self::KernelFileForWriting => code::files::KERNEL_FILE_FOR_WRITING,
             Self::UnknownFile { .. } => code::files::UNKNOWN_FILE,
             Self::OwnerOutside { .. } => code::files::OWNER_OUTSIDE,
+            Self::DirectoryNotification => code::files::DIRECTORY_NOTIFICATION,
             Self::LeaseBreaking => code::files::LEASE_BREAKING,
             Self::SegmentOfHugePages => code::memory::SEGMENT_OF_HUGE_PAGES,
             Self::SharedHugePages => code::memory::SHARED_HUGE_PAGES,

@@ -66,20 +66,27 @@ pub(super) fn collect(
     };
     let here = own("ipc")?;
     let unopened = if here { Unopened::here(files)? } else { Unopened::default() };
+    let mut remarks = Vec::from_iter(unopened.unseen.then_some(IpcRemark::QueuesUnseen));
     if here && !ipc::any_here() && unopened.is_empty() {
-        return Ok(Collected::default());
+        return Ok(Collected { remarks, ..Collected::default() });
     }
     let sent = Emissary::send(root);
     let mut emissary = sent.map_err(|source| CollectError::Emissary { pid: root, source })?;
     let unopened = if here { unopened } else { Unopened::elsewhere(&mut emissary, files)? };
     let mut acquaintances = Acquaintances::new(census, here, own("pid")?)?;
     unopened.collect(root, &mut acquaintances, files)?;
-    let remarks = Vec::new();
-    let mut look = Look { root, emissary: &mut emissary, acquaintances, files, obstacles, remarks };
+    let mut look = Look {
+        root,
+        emissary: &mut emissary,
+        acquaintances,
+        files,
+        obstacles,
+        remarks: Vec::new(),
+    };
     let segments = look.segments()?;
     let mut semaphores = look.semaphores()?;
     let queues = look.queues()?;
-    let remarks = look.remarks;
+    remarks.append(&mut look.remarks);
     if !semaphores.is_empty() {
         undo::collect(tree, census, emissary.agent(), &mut semaphores, obstacles)?;
     }

@@ -29,13 +29,16 @@ const MAGIC: FsType = FsType(0x1980_0202);
 pub(super) struct Unopened {
     directory: Option<OwnedFd>,
     names: Vec<Vec<u8>>,
+    /// Whether there may be some that cannot be seen, of a job that uses such queues.
+    pub unseen: bool,
 }
 
 impl Unopened {
     /// Those of the ipc namespace that rckpt is in.
     pub fn here(files: &Collector) -> Result<Self, CollectError> {
         let directory = message_queue::directory().or_else(|_| mounted()).ok();
-        Self::list(directory, files)
+        let unseen = directory.is_none() && files.has_message_queues();
+        Ok(Self { unseen, ..Self::list(directory, files)? })
     }
 
     /// Those of the ipc namespace that the emissary is in.
@@ -45,7 +48,7 @@ impl Unopened {
     }
 
     fn list(directory: Option<OwnedFd>, files: &Collector) -> Result<Self, CollectError> {
-        let mut found = Self { directory, names: Vec::new() };
+        let mut found = Self { directory, names: Vec::new(), unseen: false };
         let Some(path) = found.path() else { return Ok(found) };
         for entry in fs::read_dir(path).map_err(failed)? {
             let entry = entry.map_err(failed)?;

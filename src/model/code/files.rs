@@ -232,4 +232,8 @@ area! {
     LEASE_BREAKING = 453, "another process waits for a lease to be given back";
     because "The kernel is in the middle of breaking it.";
     remedy "try again in a moment";
+
+    DIRECTORY_NOTIFICATION = 454, "a directory is watched by F_NOTIFY";
+    because "The kernel does not tell which events a program has asked for in that old way (dnotify).";
+    remedy "let the program use inotify, or close the directory before the checkpoint";
 }

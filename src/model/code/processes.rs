@@ -93,6 +93,10 @@ area! {
     because "It was made by clone with another signal than SIGCHLD in a way that this rckpt cannot repeat.";
     remedy "let the program use fork, or take the checkpoint when the process has ended";
 
+    PORT_PERMISSIONS = 324, "a thread may use the I/O ports of the machine";
+    because "It drives a device by itself (ioperm), which is in a state that nobody can save.";
+    remedy "take the checkpoint when it has given that up, or run that part outside of the job";
+
     IPC_USED_OUTSIDE = 330, "a System V object is used outside of the job, too";
     because "A restored job has its own one, and would talk to nobody.";
     remedy "checkpoint the program that it belongs to, or end the other one first";

@@ -15,12 +15,14 @@ use crate::dump::files::{CollectFilesError, Failure, call_failed};
 use crate::model::id::{Bytes, SocketId};
 use crate::model::internet::Endpoint;
 use crate::model::socket::{InetConnection, InetMessage, InetSocket};
-use crate::sys::inet_diag::{InetSocketInfo, TcpState, tcp_info};
+use crate::sys::inet_diag::{InetSocketInfo, TcpState, tcp_connection, tcp_info};
 use crate::sys::{descriptor, socket};
 
 /// RCV_SHUTDOWN and SEND_SHUTDOWN.
 const RECEIVING: u8 = 1;
 const SENDING: u8 = 2;
+/// Why a socket is not looked into.
+const PLACE_TO_LOOK_AT: &str = "it has the option SO_PEEK_OFF, which a look would move";
 /// TCP_ZEROCOPY_RECEIVE, and the bytes of `struct tcp_zerocopy_receive` up to and with `length`.
 const TCP_ZEROCOPY_RECEIVE: i32 = 35;
 const ZEROCOPY_RECEIVE_LENGTH: usize = 12;
@@ -120,12 +122,18 @@ impl Tcp<'_> {
         numbers: &HashMap<u64, SocketId>,
     ) -> Result<(InetSocket, i32), Failure> {
         let ends = self.ends(&peer)?;
+        if has_place_to_look_at(self.file()) {
+            return Err(refused(PLACE_TO_LOOK_AT));
+        }
         let connection = match self.other(table, ends)? {
             Other::Inside(other) => {
                 let Some(id) = numbers.get(&other.inode) else {
                     return Err(refused("its peer is a standard stream of the job"));
                 };
                 let file = take(other)?;
+                if has_place_to_look_at(&file) {
+                    return Err(refused("its peer has the option SO_PEEK_OFF"));
+                }
                 let delivered = table.only_looks()
                     || self.deliver(self.file(), &file)? && self.deliver(&file, self.file())?;
                 if !delivered {
@@ -144,6 +152,7 @@ impl Tcp<'_> {
                 InetConnection::Gone { peer: Bytes(peer.clone()) }
             }
             Other::Outside if table.gives_up() => {
+                self.check_mark(ends)?;
                 let over = InetConnection::Over { peer: Bytes(peer) };
                 let record = self.record(over, RECEIVING | SENDING, self.queue()?);
                 return Ok((record, libc::ECONNRESET));
@@ -165,9 +174,25 @@ impl Tcp<'_> {
         if events & libc::POLLERR != 0 {
             return Err(refused_now("an error is pending on it (SO_ERROR, or MSG_ERRQUEUE)"));
         }
+        self.check_mark(ends)?;
         let receiving = if events & libc::POLLRDHUP == 0 { 0 } else { RECEIVING };
         let sending = if has_sent_end(state) { SENDING } else { 0 };
         Ok((self.record(connection, receiving | sending, self.queue()?), 0))
+    }
+
+    /// Where urgent data have been read out of turn, what follows them is hidden until the rest has been
+    /// read, too (`tcp_inq` in include/net/tcp.h).
+    fn check_mark(&self, (local, remote): Ends) -> Result<(), Failure> {
+        let known = tcp_connection(local, remote).map_err(self.call_failed("NETLINK_SOCK_DIAG"))?;
+        let Some(known) = known else { return Ok(()) };
+        let seen = socket::input_queued(self.file()).map_err(self.call_failed("SIOCINQ"))?;
+        let end = u64::from(has_received_end(known.state));
+        if u64::from(known.receive_queue) > seen + end {
+            return Err(refused(
+                "urgent data in it were read before what came ahead of them (MSG_OOB)",
+            ));
+        }
+        Ok(())
     }
 
     /// Finds the other end of a connection.
@@ -279,13 +304,17 @@ impl Tcp<'_> {
     }
 
     fn queue(&self) -> Result<Vec<InetMessage>, Failure> {
-        let offset = socket::int_option(self.file(), libc::SOL_SOCKET, libc::SO_PEEK_OFF);
-        if offset.is_ok_and(|offset| offset >= 0) {
-            return Err(refused("it has the option SO_PEEK_OFF, which a look would move"));
+        if has_place_to_look_at(self.file()) {
+            return Err(refused(PLACE_TO_LOOK_AT));
         }
         let queued = tcp_queue::queue(self.file()).map_err(self.call_failed("recvmsg"))?;
         queued.ok_or_else(|| refused_now("what is queued in it cannot be seen whole"))
     }
+}
+
+/// Whether looking into a socket would move the place that SO_PEEK_OFF says.
+fn has_place_to_look_at(file: &OwnedFd) -> bool {
+    socket::int_option(file, libc::SOL_SOCKET, libc::SO_PEEK_OFF).is_ok_and(|place| place >= 0)
 }
 
 /// Whether a socket that nobody has open waits to be accepted. While its backlog is full, a listener
