@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 /// The rooms, by rank: each imports lower ranks only, so `sys` and `image`, and `dump` and
 /// `restore`, do not know each other.
-const RANKS: [(&str, u32); 8] = [
+const RANKS: [(&str, u32); 9] = [
     ("model", 0),
+    ("embed", 1),
     ("sys", 1),
     ("image", 1),
     ("tracer", 2),
