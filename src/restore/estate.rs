@@ -19,7 +19,7 @@ use crate::model::address::RemoteAddr;
 use crate::model::id::Pid;
 use crate::model::number::{PAGE_SIZE, to_usize};
 use crate::sys::huge_pages;
-use crate::sys::own_memory::{Holding, Source};
+use crate::sys::own_memory::{self, Holding, Source};
 
 /// Why a process could not be given its estates.
 #[derive(Debug, Error)]
@@ -47,6 +47,8 @@ type Pieces<'a> = Vec<(u64, &'a mut [u8])>;
 const SIGN_OF_LIFE: usize = 64;
 /// Most threads in one process: others may be at the same.
 const WORKERS_LIMIT: usize = 8;
+/// Bytes of a piece whose pages are had in one call: fewer are had as quickly by faults.
+const WORTH_POPULATING: usize = 64 << 10;
 /// How many chunks or huge pages make another thread worth its while.
 const PIECES_OF_WORKER: usize = 16;
 
@@ -236,6 +238,9 @@ fn put(
     buffers: &mut Buffers,
 ) -> Result<(), ReadError> {
     let Some(chunk) = reader.chunks().get(number) else { return Ok(()) };
+    for (_, piece) in pieces.iter_mut().filter(|(_, piece)| piece.len() >= WORTH_POPULATING) {
+        own_memory::populate(piece);
+    }
     if let [(0, whole)] = pieces.as_mut_slice()
         && whole.len() == chunk.length()
     {

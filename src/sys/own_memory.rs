@@ -7,7 +7,7 @@ use std::ptr;
 use nix::errno::Errno;
 
 use crate::model::address::AddrRange;
-use crate::model::number::{to_u64, to_usize};
+use crate::model::number::{PAGE_SIZE, to_u64, to_usize};
 
 /// What a mapping shows before anything is written to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +87,16 @@ impl Holding {
     }
 }
 
+/// Has pages where `bytes` have none yet, all in one call, which takes less time than a fault for each of them.
+/// Where that cannot be had (before Linux 5.14), they come when they are written to.
+pub fn populate(bytes: &mut [u8]) {
+    let (start, length) = (bytes.as_mut_ptr(), bytes.len());
+    let skipped = start.align_offset(to_usize(PAGE_SIZE));
+    let Some(length) = length.checked_sub(skipped).filter(|length| *length > 0) else { return };
+    // SAFETY: the range lies in `bytes`, and this advice changes no content.
+    unsafe { libc::madvise(start.wrapping_add(skipped).cast(), length, libc::MADV_POPULATE_WRITE) };
+}
+
 /// Maps a part of a program at the free place `range`, to be executed, or else to be read and written.
 ///
 /// # Errors
@@ -136,7 +146,7 @@ fn map(range: AddrRange, prot: i32, flags: i32, source: Source) -> nix::Result<(
 
 #[cfg(test)]
 mod tests {
-    use super::{Holding, Source};
+    use super::{Holding, Source, populate};
     use crate::model::address::AddrRange;
     use nix::errno::Errno;
 
@@ -153,5 +163,18 @@ mod tests {
         assert_eq!(holding.forget(8192, 4096), Err(Errno::EINVAL));
         let again = Holding::map(range, Source::Nothing, true);
         assert_eq!(again.map(drop), Err(Errno::EEXIST));
+    }
+    #[test]
+    fn pages_that_are_had_beforehand_show_what_they_did() {
+        const START: u64 = 0x0012_5000_0000;
+        let range = AddrRange::new(START, START + 16384).unwrap();
+        let mut holding = Holding::map(range, Source::Nothing, false).unwrap();
+        holding.bytes(5000, 1).unwrap()[0] = 7;
+        for (offset, length) in [(0, 16384), (1, 16383), (1, 100), (4096, 0)] {
+            populate(holding.bytes(offset, length).unwrap());
+        }
+        let mut expected = [0; 16384];
+        expected[5000] = 7;
+        assert_eq!(holding.bytes(0, 16384), Some(&mut expected[..]));
     }
 }
