@@ -221,11 +221,7 @@ pub(super) fn collect(
         id: request.job_id.clone(),
         command: command(root)?,
         root: census.recorded(request.root).unwrap_or_default(),
-        machine: Machine {
-            temporary: temporary(request, root)?,
-            ..machine::describe()
-                .map_err(|source| CollectError::Machine { what: "the description", source })?
-        },
+        machine: Machine { temporary: temporary(request, root)?, ..Machine::default() },
         clocks,
         vdso: vdso(tree)?,
         processes,
@@ -326,18 +322,38 @@ pub(super) fn add_details(
     collected.check(obstacles)
 }
 
-/// Adds the details that are missing from `copies`, of a job that runs again.
+/// Adds the details that are missing from `copies`, of a job that runs again. What only the processes
+/// themselves tell is looked up at the same time: each is a walk over all pages.
 fn add_copied_details(
     collected: &mut Collected,
     copies: &mut [Option<Copy>],
 ) -> Result<(), DumpError> {
     let mut obstacles = Vec::new();
-    for Postponed { space: number, pid, .. } in take(&mut collected.postponed) {
-        let space = &mut collected.job.address_spaces[number];
-        let Some(copy) = &mut copies[number] else { continue };
-        detail::add_from_copy(space, pid, copy, &mut obstacles)?;
-        detail::check_faults((space, &collected.known[number]), pid, &mut obstacles)?;
-    }
+    let postponed = take(&mut collected.postponed);
+    let known = &collected.known;
+    let spaces = &mut collected.job.address_spaces;
+    let watchers = thread::scope(|scope| {
+        let running: Vec<_> = postponed
+            .iter()
+            .map(|postponed| (postponed.pid, detail::ranges(&spaces[postponed.space])))
+            .collect();
+        let look = || {
+            let mut obstacles = Vec::new();
+            for (Postponed { space, .. }, (pid, ranges)) in postponed.iter().zip(running) {
+                detail::check_faults(&ranges, &known[*space], pid, &mut obstacles)?;
+            }
+            Ok::<_, CollectError>(obstacles)
+        };
+        let looking = thread::Builder::new()
+            .spawn_scoped(scope, look)
+            .map_err(|source| WriteError::StartThread { source })?;
+        for Postponed { space: number, pid, .. } in &postponed {
+            let Some(copy) = &mut copies[*number] else { continue };
+            detail::add_from_copy(&mut spaces[*number], *pid, copy, &mut obstacles)?;
+        }
+        Ok::<_, DumpError>(looking.join().unwrap_or_else(|panic| resume_unwind(panic))?)
+    })?;
+    obstacles.extend(watchers);
     collected.check(obstacles)
 }
 
@@ -383,6 +399,7 @@ pub(super) fn store(
         let part = if copy.is_some() { Part::NotInherited } else { Part::All };
         let process = &tree.processes()[*holder];
         let source = (process.task(), &process.memory);
+        // Which guard pages it has is known, or its copy will tell.
         memory::store(&|| request.check_wanted(), (space, part), known, source, writer)?;
     }
     let swapping = swap_is_on();
@@ -442,25 +459,31 @@ pub(super) fn store_copies(
     for copy in copies.iter_mut().flatten() {
         copy.hide()?;
     }
+    let awaited: Vec<usize> = collected.postponed.iter().map(|it| it.space).collect();
     add_copied_details(collected, &mut copies)?;
     let spaces = collected.job.address_spaces.iter().zip(&collected.known);
     let later = take(&mut collected.later);
     let watch = MemoryWatch::default();
     let check = || request.check_wanted().and_then(|()| watch.check());
     // In a thread of its own, as priority once given up is not had again.
-    thread::scope(|scope| {
+    let guards = thread::scope(|scope| {
         let store = || {
             give_way();
             writer.advise(give_way);
-            for ((space, known), copy) in spaces.zip(copies) {
+            let mut guards = Vec::new();
+            for ((number, (space, known)), copy) in spaces.enumerate().zip(copies) {
                 let Some(copy) = copy else { continue };
                 let source = (copy.pid(), copy.memory());
-                memory::store(&check, (space, Part::Inherited), known, source, writer)?;
+                let part = (space, Part::Inherited);
+                let found = memory::store(&check, part, known, source, writer)?;
+                if awaited.contains(&number) {
+                    guards.push((number, found));
+                }
             }
             for content in later {
                 content.store(writer, &check)?;
             }
-            Ok(())
+            Ok(guards)
         };
         let storing = thread::Builder::new()
             .spawn_scoped(scope, store)
@@ -470,7 +493,11 @@ pub(super) fn store_copies(
             Some(available) => Err(DumpError::MemoryShort { available }),
             None => stored,
         }
-    })
+    })?;
+    for (number, found) in guards {
+        detail::add_guards(&mut collected.job.address_spaces[number], found);
+    }
+    Ok(())
 }
 
 /// Asks every process, in the order of the census, for what only it can tell.

@@ -9,13 +9,13 @@ use std::io;
 use nix::unistd::Pid;
 
 use super::error::{CollectError, DumpError};
-use super::memory;
+use super::memory::{self, Part};
 use super::policy;
 use super::refusal::{MappingRefusal, Obstacle};
 use super::tracking::Known;
 use crate::model::address::{AddrRange, RemoteAddr};
 use crate::model::id::Bytes;
-use crate::model::memory::{AddressSpace, Backing, GuardRange, MemoryPolicy};
+use crate::model::memory::{AddressSpace, Backing, GuardRange, MemoryPolicy, Vma};
 use crate::model::number::PAGE_SIZE;
 use crate::sys::memory::{PageMap, PageState, RemoteMemory};
 use crate::sys::procfs::{self, Mapping, Status};
@@ -48,7 +48,7 @@ pub(super) fn add(
     obstacles: &mut Vec<Obstacle>,
 ) -> Result<(), CollectError> {
     let task = process.task();
-    add_from(space, task, (task, &process.memory), policies, is_own, obstacles)
+    add_from(space, task, (task, &process.memory), (policies, is_own), &|_| true, obstacles)
 }
 
 /// Whether a copy has all the details of a process that is still frozen: fork leaves out what is locked
@@ -88,7 +88,8 @@ pub(super) fn has_all(
     Ok(true)
 }
 
-/// Adds the details of a process from its copy, which has all of them. The process runs.
+/// Adds the details of a process from its copy, which has all of them. The process runs. Guard pages that
+/// are come by when the copy's pages are stored are left for [`add_guards`].
 ///
 /// # Errors
 /// As for [`add`].
@@ -100,17 +101,33 @@ pub(super) fn add_from_copy(
 ) -> Result<(), DumpError> {
     let policies = policy::ask_copy(pid, copy)?;
     let source = (copy.pid(), copy.memory());
+    let is_stored = |vma: &Vma| Part::Inherited.has(vma) && memory::zeros_of(vma).is_some();
+    let looks = |vma: &Vma| !is_stored(vma);
     // A copy is watched by nobody.
-    Ok(add_from(space, pid, source, &policies, &|_, _| false, obstacles)?)
+    Ok(add_from(space, pid, source, (&policies, &|_, _| false), &looks, obstacles)?)
 }
 
-/// Finds mappings whose missing pages somebody else provides, or which somebody but us watches, which a copy
-/// does not tell: `running` is the process itself, which may have ended.
+/// Adds the guard pages that were come by when a copy's pages were stored.
+pub(super) fn add_guards(space: &mut AddressSpace, found: Vec<GuardRange>) {
+    let mut all: Vec<AddrRange> =
+        space.guards.drain(..).chain(found).map(|GuardRange(range)| range).collect();
+    all.sort_unstable();
+    all.into_iter().for_each(|range| add_guard(&mut space.guards, range));
+}
+
+/// The mappings of an address space.
+pub(super) fn ranges(space: &AddressSpace) -> Vec<AddrRange> {
+    space.vmas.iter().map(|vma| vma.range).collect()
+}
+
+/// Finds those of the mappings `ranges`, which ascend, whose missing pages somebody else provides, or which
+/// somebody but us watches, which a copy does not tell: `running` is the process itself, which may have ended.
 ///
 /// # Errors
 /// When its mappings cannot be read.
 pub(super) fn check_faults(
-    (space, known): (&AddressSpace, &Known),
+    ranges: &[AddrRange],
+    known: &Known,
     running: Pid,
     obstacles: &mut Vec<Obstacle>,
 ) -> Result<(), CollectError> {
@@ -120,7 +137,10 @@ pub(super) fn check_faults(
         Err(error) if error.is_gone() => return Ok(()),
         Err(error) => return Err(error.into()),
     };
-    let has = |range: AddrRange| space.vmas.iter().any(|vma| vma.range.overlaps(&range));
+    let has = |range: AddrRange| {
+        let place = ranges.partition_point(|own| own.end <= range.start);
+        ranges.get(place).is_some_and(|own| own.overlaps(&range))
+    };
     for mapping in mappings {
         let provided = PROVIDED.iter().any(|code| mapping.codes.contains(code));
         let watched = mapping.codes.contains(&WATCHED) && !known.is_watched(mapping.range);
@@ -131,13 +151,13 @@ pub(super) fn check_faults(
     Ok(())
 }
 
-/// Adds the details of process `pid` as `source` has them.
+/// Adds the details of process `pid` as `source` has them: guard pages of the mappings that `looks` tells.
 fn add_from(
     space: &mut AddressSpace,
     pid: Pid,
     (source, memory): (Pid, &RemoteMemory),
-    policies: &[(AddrRange, MemoryPolicy)],
-    is_own: &IsOwn<'_>,
+    (policies, is_own): (&[(AddrRange, MemoryPolicy)], &IsOwn<'_>),
+    looks: &dyn Fn(&Vma) -> bool,
     obstacles: &mut Vec<Obstacle>,
 ) -> Result<(), CollectError> {
     let failed = |operation| move |source| CollectError::Memory { operation, pid, source };
@@ -164,6 +184,9 @@ fn add_from(
             continue;
         }
         if page_map.tells_guards() {
+            if !looks(vma) {
+                continue;
+            }
             page_map
                 .visit::<io::Error>(vma.range, PageState::GUARD, &mut |run| {
                     add_guard(&mut guards, run.range);
@@ -196,7 +219,7 @@ fn obstacle(pid: Pid, mapping: &Mapping, kind: MappingRefusal) -> Obstacle {
 }
 
 /// Adds a range of guard pages, joined to the last one when it continues that.
-fn add_guard(guards: &mut Vec<GuardRange>, range: AddrRange) {
+pub(super) fn add_guard(guards: &mut Vec<GuardRange>, range: AddrRange) {
     match guards.last_mut() {
         Some(GuardRange(last)) if last.end == range.start => last.end = range.end,
         _ => guards.push(GuardRange(range)),

@@ -6,6 +6,7 @@ use std::io;
 use nix::unistd::Pid;
 use thiserror::Error;
 
+use super::detail;
 use super::error::{CollectError, DumpError};
 use super::files::{Collector, FileMapping};
 use super::process::MemoryInsight;
@@ -15,7 +16,7 @@ use crate::image::error::WriteError;
 use crate::image::writer::{Writer, ZeroPages};
 use crate::model::address::RemoteAddr;
 use crate::model::id::{Bytes, InodeId, ObjectId};
-use crate::model::memory::{AddressSpace, Backing, MmAreas, Prot, Vma, VmaFlags};
+use crate::model::memory::{AddressSpace, Backing, GuardRange, MmAreas, Prot, Vma, VmaFlags};
 use crate::model::number::PAGE_SIZE;
 use crate::sys::memory::{PageMap, PageState, RemoteMemory};
 use crate::sys::procfs::{self, Mapping};
@@ -133,6 +134,7 @@ impl Part {
     const NOT_INHERITED: VmaFlags =
         VmaFlags::DONT_FORK.union(VmaFlags::WIPE_ON_FORK).union(VmaFlags::HUGETLB);
 
+    /// Whether a mapping belongs to it.
     pub(super) const fn has(self, vma: &Vma) -> bool {
         match self {
             Self::All => true,
@@ -142,8 +144,24 @@ impl Part {
     }
 }
 
+/// Which mappings have pages that only the process has: for each, whether pages of zeros mean something.
+pub(super) const fn zeros_of(vma: &Vma) -> Option<ZeroPages> {
+    match vma.backing {
+        Backing::Anonymous if vma.flags.contains(VmaFlags::DROPPABLE) => None,
+        Backing::Anonymous => Some(ZeroPages::Drop),
+        // An absent page is the file's.
+        Backing::File { shared: false, .. } => Some(ZeroPages::Keep),
+        Backing::File { shared: true, .. }
+        | Backing::Vdso
+        | Backing::Vvar
+        | Backing::AioRing
+        | Backing::IoUring { .. } => None,
+    }
+}
+
 /// Writes the pages in a part of an address space that only the process has, read from a process that
-/// has it, or its copy. Those that are known not to have been written are taken over.
+/// has it, or its copy. Those that are known not to have been written are taken over. Gives the guard pages
+/// that it came by, as far as the kernel tells them.
 ///
 /// `check` is called before each piece is read.
 ///
@@ -155,29 +173,23 @@ pub(super) fn store(
     known: &Known,
     (pid, memory): (Pid, &RemoteMemory),
     writer: &mut Writer,
-) -> Result<(), DumpError> {
+) -> Result<Vec<GuardRange>, DumpError> {
     let failed = |source| CollectError::Memory { operation: "read the page map", pid, source };
+    let mut guards = Vec::new();
     let page_map = PageMap::open(pid).map_err(failed)?;
     let read = &mut |page: u64, buffer: &mut [u8]| -> io::Result<()> {
         check()?;
         memory.read(RemoteAddr(page * PAGE_SIZE), buffer)
     };
     for vma in space.vmas.iter().filter(|vma| part.has(vma)) {
-        let zeros = match vma.backing {
-            Backing::Anonymous if vma.flags.contains(VmaFlags::DROPPABLE) => continue,
-            Backing::Anonymous => ZeroPages::Drop,
-            // An absent page is the file's.
-            Backing::File { shared: false, .. } => ZeroPages::Keep,
-            Backing::File { shared: true, .. }
-            | Backing::Vdso
-            | Backing::Vvar
-            | Backing::AioRing
-            | Backing::IoUring { .. } => continue,
-        };
+        let Some(zeros) = zeros_of(vma) else { continue };
         let somewhere = PageState::PRESENT | PageState::SWAPPED;
         let not_stored = PageState::FILE | PageState::ZERO | PageState::GUARD;
         page_map
             .visit::<StoreError>(vma.range, somewhere, &mut |run| {
+                if run.state.contains(PageState::GUARD) {
+                    detail::add_guard(&mut guards, run.range);
+                }
                 if run.state.intersects(not_stored) {
                     return Ok(());
                 }
@@ -196,7 +208,7 @@ pub(super) fn store(
                 StoreError::Changed(page) => DumpError::Changed { pid, page },
             })?;
     }
-    Ok(())
+    Ok(guards)
 }
 
 /// Takes pages over from the generation before. Development builds make sure that this is right.

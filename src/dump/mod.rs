@@ -24,6 +24,7 @@ mod thread;
 mod tracking;
 
 use std::io;
+use std::mem::take;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,6 +32,7 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::{Pid, getppid};
 
+use self::error::CollectError;
 pub use self::error::{DumpError, NotCommitted};
 pub use self::tracking::{Tracking, Use};
 
@@ -42,8 +44,9 @@ use self::tracking::{Session, watches};
 use crate::image::Reader;
 use crate::image::writer::{WriteOptions, Writer};
 use crate::model::id::Bytes;
-use crate::model::job::Job;
+use crate::model::job::{Job, Machine};
 use crate::model::number::PAGE_SIZE;
+use crate::sys::machine;
 use crate::tracer::error::FreezeError;
 use crate::tracer::tree::Tree;
 
@@ -153,7 +156,12 @@ pub fn dump(
     let mut writer = Writer::create_on(directory, request.write, parent)?;
     let mut session = Session::begin(tracking, writer.parent().map(Reader::id));
     let has_parent = writer.parent().is_some();
+    // Before the job is stopped: where there are many processors it takes its time.
+    let machine = machine::describe()
+        .map_err(|source| CollectError::Machine { what: "the description", source })?;
     let (begun, mut tree, mut collected) = collect_frozen(request, directory, &session)?;
+    let temporary = take(&mut collected.job.machine.temporary);
+    collected.job.machine = Machine { temporary, ..machine };
     look_for_writes(&mut collected, &tree, &mut session);
     inherit::compare_all(&collected.job, &mut writer);
     let copies = match request.after {

@@ -68,12 +68,7 @@ pub(super) fn ask_copy(
     pid: Pid,
     copy: &mut Copy,
 ) -> Result<Vec<(AddrRange, MemoryPolicy)>, DumpError> {
-    let Some(unusual) = procfs::policy_places(copy.pid()).map_err(CollectError::from)? else {
-        return Ok(Vec::new());
-    };
-    let mut ranges = mappings_of(copy.pid())?;
-    ranges.retain(|range| unusual.binary_search(&range.start).is_ok());
-    ask_by(ranges, pid, |range, content| {
+    ask_by(candidates(copy.pid())?, pid, |range, content| {
         Ok(copy.ask(&|area| mapping_question(area, range), content)?)
     })
 }
@@ -103,7 +98,7 @@ fn ask_by<E: From<CollectError>>(
     Ok(policies)
 }
 
-/// The mappings of a frozen process that may have policies of their own.
+/// The mappings of a process that stands still, or of a copy, that may have policies of their own.
 fn candidates(pid: Pid) -> Result<Vec<AddrRange>, CollectError> {
     let mut own = mappings_of(pid)?;
     let questions = u64::try_from(own.len()).unwrap_or(u64::MAX);
