@@ -94,6 +94,15 @@ impl<'bench> Job<'bench> {
         }
     }
 
+    /// The most memory that the supervisor has had, in bytes, all checkpoints so far among them.
+    pub fn supervisors_memory(&self) -> f64 {
+        let path = format!("/proc/{}/status", self.supervisor.id());
+        let status = fs::read_to_string(path).expect("read the supervisor's status");
+        let words = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kibibytes = words.and_then(|words| words.trim().strip_suffix(" kB"));
+        kibibytes.and_then(|it| it.parse::<f64>().ok()).expect("it tells its memory") * 1024.0
+    }
+
     /// Takes a checkpoint into `directory`; into the job's own when that is `None`.
     pub fn dump(&self, directory: Option<&str>, more: &[&str]) -> Dumped {
         let supervisor = self.supervisor.id();

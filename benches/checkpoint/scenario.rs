@@ -111,6 +111,8 @@ impl Figures<'_> {
             let floor = Some(("full", whole.bytes / MEBIBYTE));
             self.add(&(name + "bytes"), Unit::Mebibytes, dumped.bytes / MEBIBYTE, floor);
         }
+        let memory = job.supervisors_memory() / MEBIBYTE;
+        self.add("rckpt's own memory, at most", Unit::Mebibytes, memory, None);
         let job = self.restore(job, "", None, &[], copy);
         self.restore(job, "uncompressed, ", Some("plain"), &["--compress", "none"], copy).end();
     }

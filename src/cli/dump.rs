@@ -1,5 +1,6 @@
 //! `rckpt dump`: takes a checkpoint of a running job.
 
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use nix::unistd::Pid;
@@ -31,6 +32,10 @@ pub struct Arguments {
     /// How page data is stored (default: as the job's supervisor was told, else lz4)
     #[arg(long, value_enum)]
     compress: Option<Compression>,
+    /// Most that is written in a second while the job runs on, at least 1M (default: as the job's supervisor
+    /// was told, else no limit)
+    #[arg(long, value_name = "SIZE", value_parser = options::rate)]
+    rate: Option<NonZeroU64>,
     /// Files that the job appends to and closes (path, pattern or directory; repeatable)
     #[arg(long, value_name = "WHAT")]
     outputs: Vec<PathBuf>,
@@ -74,6 +79,7 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
         kill,
         stop,
         compress,
+        rate,
         outputs,
         save_files,
         tcp_close,
@@ -89,7 +95,7 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
             (false, false) => Then::Continue,
         },
         compress: compress.map(|compression| compression == Compression::Lz4),
-        write: compress.unwrap_or_default().write_options(),
+        write: compress.unwrap_or_default().write_options(rate),
         outputs: options::absolute(outputs)?,
         tcp_close,
         ext_unix,

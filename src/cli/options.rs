@@ -29,12 +29,12 @@ pub enum Compression {
 
 impl Compression {
     /// The same for the room that writes.
-    pub fn write_options(self) -> WriteOptions {
+    pub fn write_options(self, rate: Option<NonZeroU64>) -> WriteOptions {
         let codec = match self {
             Self::Lz4 => Codec::Lz4,
             Self::None => Codec::None,
         };
-        WriteOptions { codec, ..WriteOptions::default() }
+        WriteOptions { codec, rate, ..WriteOptions::default() }
     }
 }
 
@@ -207,6 +207,9 @@ pub enum SizeError {
     /// It is more than can be counted.
     #[error("it is too large")]
     TooLarge,
+    /// It is less than a checkpoint can do with.
+    #[error("it must be 1M at least")]
+    Slow,
 }
 
 /// Reads `1048576` (bytes), `512K`, `512M`, `4G`, `1T`, each 1024 times the one before.
@@ -229,6 +232,12 @@ pub fn bytes(word: &str) -> Result<NonZeroU64, SizeError> {
     let number: u64 = digits.parse().map_err(|_| SizeError::TooLarge)?;
     let bytes = number.checked_mul(1 << shift).ok_or(SizeError::TooLarge)?;
     NonZeroU64::new(bytes).ok_or(SizeError::Zero)
+}
+
+/// Reads how many bytes may be written in a second, as [`bytes`] does: 1 MiB at least, or a checkpoint would
+/// take for ever.
+pub fn rate(word: &str) -> Result<NonZeroU64, SizeError> {
+    bytes(word).and_then(|rate| if rate.get() < 1 << 20 { Err(SizeError::Slow) } else { Ok(rate) })
 }
 
 fn seconds_of_units(word: &str) -> Result<u64, DurationError> {
@@ -263,7 +272,7 @@ mod tests {
 
     use super::{
         DurationError, SizeError, beginning, bytes, duration, duration_or_none, instant, printable,
-        size, span,
+        rate, size, span,
     };
 
     #[test]
@@ -325,6 +334,8 @@ mod tests {
         check("0M", Err(SizeError::Zero));
         check("99999999T", Err(SizeError::TooLarge));
         check("99999999999999999999", Err(SizeError::TooLarge));
+        assert_eq!(rate("1M").map(NonZeroU64::get), Ok(1 << 20));
+        assert_eq!(rate("1023K"), Err(SizeError::Slow));
     }
 
     #[test]

@@ -57,6 +57,9 @@ pub struct Supervision {
     /// How page data is stored
     #[arg(long, value_enum, default_value_t)]
     compress: Compression,
+    /// Most that is written in a second while the job runs on (64M, 1G; at least 1M)
+    #[arg(long, value_name = "SIZE", value_parser = options::rate)]
+    rate: Option<NonZeroU64>,
     /// Files that the job appends to and closes (path, pattern or directory; repeatable)
     #[arg(long, value_name = "WHAT")]
     outputs: Vec<PathBuf>,
@@ -169,7 +172,7 @@ impl Supervision {
 
     /// The same, validated.
     pub fn settings(self) -> Result<Settings, Failure> {
-        let Self { every, mtbi, keep, max_bytes, compress, outputs, .. } = self;
+        let Self { every, mtbi, keep, max_bytes, compress, rate, outputs, .. } = self;
         let pace = match (every, mtbi) {
             (Some(Every::Auto), mtbi) => {
                 Pace::Auto { interruptions: mtbi.unwrap_or(INTERRUPTIONS) }
@@ -194,7 +197,7 @@ impl Supervision {
             grace: self.grace,
             local: self.local.map(|local| options::absolute_path(&local)).transpose()?,
             retention: Retention { number: keep.or(every.map(|_| KEPT)), bytes: max_bytes },
-            write: compress.write_options(),
+            write: compress.write_options(rate),
             outputs: options::absolute(outputs)?,
             tcp_close: self.tcp_close,
             ext_unix: self.ext_unix,

@@ -60,7 +60,7 @@ impl Line {
         fs::create_dir(&path).unwrap();
         let parent = self.length.checked_sub(1).map(|before| self.path(before));
         let parent = parent.map(|path| Reader::open(&path).unwrap());
-        let options = WriteOptions { codec: Codec::Lz4, workers: 2 };
+        let options = WriteOptions { codec: Codec::Lz4, workers: 2, rate: None };
         let mut writer = Writer::create_on(&path, options, parent)?;
         writer.compare(SPACE, SPACE);
         for (page, value) in memory {

@@ -20,7 +20,7 @@ use crate::model::number::{to_u64, to_usize};
 
 /// Writes a small image that has a compressed chunk, padding, and a plain chunk.
 fn write(directory: &Path) {
-    let options = WriteOptions { codec: Codec::Lz4, workers: 1 };
+    let options = WriteOptions { codec: Codec::Lz4, workers: 1, rate: None };
     let mut writer = Writer::create(directory, options).unwrap();
     let (start, _) = sample::MEMORY_PAGES;
     let mut read = |first: u64, buffer: &mut [u8]| {

@@ -6,11 +6,13 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::num::NonZeroU64;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
@@ -169,8 +171,9 @@ impl Pipeline {
         let (emptied, free) = queue();
         let advice = Advice::default();
         let own = advice.clone();
+        let rate = options.rate;
         let writing =
-            spawn("rckpt-write", move || write_chunks(file, path, to_write, emptied, own))?;
+            spawn("rckpt-write", move || write_chunks(file, path, to_write, emptied, (own, rate)))?;
         let workers = (0..workers)
             .map(|_| {
                 let (to_pack, packed, own) = (to_pack.clone(), packed.clone(), advice.clone());
@@ -262,12 +265,13 @@ fn write_chunks(
     path: PathBuf,
     to_write: Receiver<Numbered<Packed>>,
     emptied: Sender<Box<Slot>>,
-    mut advice: Advice,
+    (mut advice, rate): (Advice, Option<NonZeroU64>),
 ) -> Result<Written, WriteError> {
     let mut early = BTreeMap::new();
     let mut chunks: Vec<Chunk> = Vec::new();
     let mut end = to_u64(PAGES_HEADER_LENGTH);
     let mut cache = Cache::default();
+    let mut pacer = Pacer::default();
     while let Some(arrived) = to_write.receive() {
         advice.follow();
         early.insert(arrived.number, arrived);
@@ -288,6 +292,9 @@ fn write_chunks(
                     source,
                 })
             };
+            if let Some(rate) = rate.filter(|_| advice.followed) {
+                thread::sleep(pacer.delay(to_u64(stored.len()), rate, Instant::now()));
+            }
             write(Part::Chunk(number), stored, offset)?;
             write(Part::Hashes(number), &slot.hashes, offset + to_u64(stored.len()))?;
             let chunk = Chunk {
@@ -336,6 +343,24 @@ impl Cache {
     }
 }
 
+/// Spreads what is written over time, so that others get the rest of the disk.
+#[derive(Debug, Default)]
+struct Pacer {
+    /// When what was written so far has had its time.
+    due: Option<Instant>,
+}
+
+impl Pacer {
+    /// How long to wait, at the time `now`, before `bytes` more are written, at most `rate` a second.
+    fn delay(&mut self, bytes: u64, rate: NonZeroU64, now: Instant) -> Duration {
+        let due = self.due.unwrap_or(now).max(now);
+        // Microseconds: chunks are small, and a rate is at least a page a second.
+        let took = Duration::from_micros(bytes.saturating_mul(1_000_000) / rate);
+        self.due = due.checked_add(took);
+        due.duration_since(now)
+    }
+}
+
 /// Asks the kernel to let go of a file's bytes in memory. It may as well not do so.
 pub(super) fn forget(file: &File, start: u64, end: u64) {
     let (Ok(start), Ok(length)) = (i64::try_from(start), i64::try_from(end - start)) else {
@@ -347,14 +372,36 @@ pub(super) fn forget(file: &File, start: u64, end: u64) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Codec, PageHash, Pipeline, Run, WriteOptions};
+    use std::num::NonZeroU64;
+    use std::time::{Duration, Instant};
+
+    use super::{Codec, Pacer, PageHash, Pipeline, Run, WriteOptions};
     use crate::model::id::ObjectId;
+
+    #[test]
+    fn what_is_written_is_spread_over_time() {
+        let rate = NonZeroU64::new(1 << 20).unwrap();
+        let begun = Instant::now();
+        let at = |milliseconds| begun + Duration::from_millis(milliseconds);
+        let mut pacer = Pacer::default();
+        let mut check = |bytes: u64, milliseconds: u64, expected: u64| {
+            let delay = pacer.delay(bytes, rate, at(milliseconds));
+            assert_eq!(delay, Duration::from_millis(expected), "{bytes} at {milliseconds}");
+        };
+        check(1 << 20, 0, 0);
+        check(1 << 19, 0, 1000);
+        check(1 << 19, 1000, 500);
+        check(1 << 20, 1800, 200);
+        // A slow disk is no credit for later.
+        check(1 << 20, 9000, 0);
+        check(1 << 20, 9000, 1000);
+    }
 
     #[test]
     fn a_full_disk_is_told_as_such() {
         // Every write to this device fails with ENOSPC; the pipeline has to hand that on.
         let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-        let options = WriteOptions { codec: Codec::None, workers: 2 };
+        let options = WriteOptions { codec: Codec::None, workers: 2, rate: None };
         let mut pipeline = Pipeline::start(full, "pages.rckpt".into(), options).unwrap();
         let mut taken = 0;
         while let Some(mut filling) = pipeline.begin() {

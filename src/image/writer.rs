@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::num::NonZero;
+use std::num::{NonZero, NonZeroU64};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -45,12 +45,15 @@ pub struct WriteOptions {
     pub codec: Codec,
     /// Threads that compress, 1..=8; other numbers are brought into that range.
     pub workers: usize,
+    /// Bytes a second of page data that are written at most once the writer has been told to give way
+    /// ([`Writer::advise`]): as long as a job stands still nothing is gained by taking longer.
+    pub rate: Option<NonZeroU64>,
 }
 
 impl Default for WriteOptions {
     fn default() -> Self {
         let workers = thread::available_parallelism().map_or(1, NonZero::get);
-        Self { codec: Codec::default(), workers: workers.min(WORKER_LIMIT) }
+        Self { codec: Codec::default(), workers: workers.min(WORKER_LIMIT), rate: None }
     }
 }
 
@@ -295,14 +298,21 @@ impl Writer {
         let index = PageIndex {
             hash_seed: self.hash_seed,
             files: [vec![own], inherited.files].concat(),
-            chunks: [written.chunks, inherited.chunks].concat(),
+            chunks: written.chunks.into_iter().chain(inherited.chunks).collect(),
         };
-        check_job(job)
-            .and_then(|()| check_index(job, &index))
-            .map_err(|source| WriteError::CheckRecords { source })?;
-        let image_length = self.write_image(job, &index)?;
-
-        sync(&written.file, self.directory.join(PAGES_FILE))?;
+        let pages_path = self.directory.join(PAGES_FILE);
+        let image_length = thread::scope(|scope| {
+            // Both files wait for the disk: not one after the other.
+            let syncing = thread::Builder::new()
+                .spawn_scoped(scope, || sync(&written.file, pages_path))
+                .map_err(|source| WriteError::StartThread { source })?;
+            check_job(job)
+                .and_then(|()| check_index(job, &index))
+                .map_err(|source| WriteError::CheckRecords { source })?;
+            let length = self.write_image(job, &index)?;
+            syncing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            Ok(length)
+        })?;
         forget(&written.file, 0, written.length);
         sync(&self.directory_file, self.directory.clone())?;
         Ok(Summary {
@@ -530,7 +540,8 @@ mod tests {
     fn round_trip(codec: Codec, fill: fn(u64, &mut [u8])) {
         let directory = tempfile::tempdir().unwrap();
         let mut writer =
-            Writer::create(directory.path(), WriteOptions { codec, workers: 3 }).unwrap();
+            Writer::create(directory.path(), WriteOptions { codec, workers: 3, rate: None })
+                .unwrap();
         let memory = sample::MEMORY_PAGES;
         let mut read = |first: u64, buffer: &mut [u8]| {
             for (number, page) in (first..).zip(buffer.chunks_exact_mut(PAGE)) {

@@ -144,6 +144,7 @@ impl Task {
         if let Some(compress) = order.compress {
             write.codec = if compress { Codec::Lz4 } else { Codec::None };
         }
+        write.rate = order.rate.or(write.rate);
         Self {
             job: job.identity.clone(),
             root: job.root.pid(),

@@ -310,6 +310,7 @@ fn ask(connection: Connection, options: &Options) -> Result<Outcome, RequestErro
         then: options.then,
         directory: options.directory.clone().map(Bytes::from),
         compress: options.compress,
+        rate: options.write.rate,
         outputs: options.outputs.iter().cloned().map(Bytes::from).collect(),
         tcp_close: options.tcp_close,
         ext_unix: options.ext_unix,

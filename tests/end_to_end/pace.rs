@@ -140,3 +140,26 @@ fn quiet() {
     assert!(answer.words.contains("no checkpoint"), "{answer:#?}");
     assert!(!answer.words.contains("to bring the job back"), "{answer:#?}");
 }
+
+/// A limit on how much is written in a second holds while the job runs on, and only then.
+#[test]
+fn a_limit_on_what_is_written() {
+    let place = Workplace::new(User::Plain);
+    let program = "import os, time\n\
+        held = os.urandom(12 << 20)\nopen('ready', 'w').close()\ntime.sleep(1000)\n";
+    let mut run = place.rckpt(&["run", "--dir", "job", "--rate", "4M"]);
+    let child = place.start(run.args(["--", "python3", "-c", program]));
+    assert!(poll(PATIENCE, || place.has("ready").then_some(())).is_some());
+    let root = listed(&place, child)["root"].to_string();
+    let seconds = |words: &[&str]| {
+        let told = place.tell(&[&["dump", "--json", &root], words].concat());
+        let report: Value = serde_json::from_str(&told).expect("JSON");
+        report["seconds"].as_f64().expect("seconds")
+    };
+    // Its 12 chunks of random bytes, but for the first.
+    assert!(seconds(&["--dir", "one"]) > 2.5);
+    assert!(seconds(&["--dir", "two", "--rate", "8M"]) > 1.2);
+    let begun = Instant::now();
+    place.tell(&["dump", "--dir", "three", "--rate", "1M", "--kill", &root]);
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}

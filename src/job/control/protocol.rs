@@ -4,6 +4,8 @@
 //! The socket keeps messages apart (SOCK_SEQPACKET), so no length is sent. The version is not the
 //! program's: it changes when a record does.
 
+use std::num::NonZeroU64;
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -40,6 +42,8 @@ pub struct Order {
     pub directory: Option<Bytes>,
     /// Whether page data is compressed; `None`: as the supervisor was told at its start.
     pub compress: Option<bool>,
+    /// Bytes a second that are written at most while the job runs; `None`: as the supervisor was told.
+    pub rate: Option<NonZeroU64>,
     /// Outputs named in addition to those that the supervisor knows, absolute.
     pub outputs: Vec<Bytes>,
     /// Whether TCP connections to outside the job are given up, beside what the supervisor was told.
@@ -244,6 +248,8 @@ const _: () = assert!(HEADER == 8);
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU64;
+
     use super::{
         Bytes, LARGEST, Order, ProtocolError, Refusal, Reply, Request, Then, decode, encode,
         shorten,
@@ -254,6 +260,7 @@ mod tests {
             then: Then::Kill,
             directory: Some(Bytes(b"/scratch/\xff".to_vec())),
             compress: Some(false),
+            rate: NonZeroU64::new(1 << 20),
             outputs: vec![Bytes(vec![b'x'; 1000]); outputs],
             tcp_close: true,
             ext_unix: false,

@@ -278,6 +278,7 @@ impl Loop<'_> {
             then,
             directory: None,
             compress: None,
+            rate: None,
             outputs: Vec::new(),
             save: Vec::new(),
             tcp_close: false,
