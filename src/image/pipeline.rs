@@ -129,6 +129,8 @@ pub(super) struct Written {
     pub file: File,
     pub length: u64,
     pub chunks: Vec<Chunk>,
+    /// Whether it is to leave no trace in the page cache.
+    pub gives_way: bool,
 }
 
 /// Something that each thread does once, as soon as it is told to.
@@ -313,13 +315,15 @@ fn write_chunks(
             slot.runs.clear();
             // Perhaps the caller fills no more; what is under way is still written.
             emptied.send(slot);
-            cache.spare(&file, end);
+            cache.spare(&file, end, advice.followed);
         }
     }
-    Ok(Written { file, length: end, chunks })
+    let gives_way = advice.told.get().is_some();
+    Ok(Written { file, length: end, chunks, gives_way })
 }
 
-/// Keeps what is written from filling the page cache, which is the job's.
+/// Keeps what is written from filling the page cache, which is the job's as long as it runs. What is written
+/// of a job that stands still stays there: if it ends with this checkpoint, it is likely to come back soon.
 #[derive(Default)]
 struct Cache {
     /// Up to here the kernel has been told to write.
@@ -329,16 +333,18 @@ struct Cache {
 }
 
 impl Cache {
-    /// Told whenever a file has grown to `end`.
-    fn spare(&mut self, file: &File, end: u64) {
+    /// Told whenever a file has grown to `end`, and whether the job runs.
+    fn spare(&mut self, file: &File, end: u64, gives_way: bool) {
         if end - self.begun < WRITE_BACK {
             return;
         }
         // Of what is not on the disk yet, this advice makes the kernel begin to write; what is, it
         // drops (mm/fadvise.c). The stretch before has mostly come to the disk by now.
         forget(file, self.begun, end);
-        forget(file, self.dropped, self.begun);
-        self.dropped = self.begun;
+        if gives_way {
+            forget(file, self.dropped, self.begun);
+            self.dropped = self.begun;
+        }
         self.begun = end;
     }
 }

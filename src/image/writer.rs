@@ -313,7 +313,9 @@ impl Writer {
             syncing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
             Ok(length)
         })?;
-        forget(&written.file, 0, written.length);
+        if written.gives_way {
+            forget(&written.file, 0, written.length);
+        }
         sync(&self.directory_file, self.directory.clone())?;
         Ok(Summary {
             stored_bytes: image_length + written.length,
