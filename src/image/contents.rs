@@ -167,7 +167,7 @@ mod tests {
     fn equal_pages_are_equal_whatever_the_seed() {
         let write = |changed: u64| {
             let directory = tempfile::tempdir().unwrap();
-            let options = WriteOptions { codec: Codec::Lz4, workers: 1 };
+            let options = WriteOptions { codec: Codec::Lz4, workers: 1, rate: None };
             let mut writer = Writer::create(directory.path(), options).unwrap();
             let (start, _) = sample::MEMORY_PAGES;
             let mut read = |first: u64, buffer: &mut [u8]| {
