@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::fcntl::OFlag;
 use nix::sys::utsname::uname;
 use nix::unistd::{Pid, getpid};
 use serde::{Deserialize, Serialize};
@@ -20,6 +20,7 @@ use thiserror::Error;
 
 use crate::sys::procfs;
 
+use super::lock::Locked;
 use super::supervisor::seconds_since_1970;
 use crate::model::code::{self, Code};
 
@@ -83,13 +84,13 @@ fn name(holder: Option<&Holder>) -> String {
 /// A directory taken charge of. Dropping it gives it free.
 #[derive(Debug)]
 pub struct Claim {
-    file: Locked,
+    file: Held,
 }
 
 /// The lock file, as far as the file system goes along.
 #[derive(Debug)]
-enum Locked {
-    Lock(Flock<File>),
+enum Held {
+    Lock(Locked),
     Word(File),
 }
 
@@ -112,13 +113,13 @@ impl Claim {
             .open(&path)
             .map_err(failed)?;
         let holder = read(&mut file).map_err(failed)?;
-        let locked = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Locked::Lock(lock),
+        let file = match Locked::take(file) {
+            Ok(lock) => Held::Lock(lock),
             Err((_, Errno::EWOULDBLOCK)) => return Err(held(holder)),
             Err((_, _)) if holder.as_ref().is_some_and(may_live) => return Err(held(holder)),
-            Err((file, _)) => Locked::Word(file),
+            Err((file, _)) => Held::Word(file),
         };
-        let mut claim = Self { file: locked };
+        let mut claim = Self { file };
         claim.sign().map_err(failed)?;
         Ok(claim)
     }
@@ -138,8 +139,8 @@ impl Claim {
 
     fn file(&mut self) -> &mut File {
         match &mut self.file {
-            Locked::Lock(lock) => lock,
-            Locked::Word(file) => file,
+            Held::Lock(lock) => lock,
+            Held::Word(file) => file,
         }
     }
 }

@@ -83,6 +83,8 @@ fn remove(
 ) -> Result<Vec<Generation>, DirectoryError> {
     // A writer that was killed may have left the link at one of those that go now.
     directory.name_latest()?;
+    // It may have left half of one, too, which takes as much room.
+    directory.remove_leftovers()?;
     let latest = directory.latest()?;
     generations.retain(|generation| Some(generation) != latest.as_ref());
     for generation in &generations {

@@ -162,6 +162,11 @@ impl SupervisorSide {
         Ok(())
     }
 
+    /// Closes every gate: whoever waits at one, or comes to it, ends.
+    pub fn close(&mut self) {
+        self.gates.clear();
+    }
+
     /// Waits until a report can be received; false when `patience` ends first.
     ///
     /// # Errors

@@ -519,6 +519,8 @@ impl<'a> Supervisor<'a> {
 
     /// Ends everything that was started, after a failure.
     fn end_all(&mut self) {
+        // Those that have not reported yet are not known, and wait.
+        self.line.close();
         let started = self.init.into_iter().chain(self.hosts.values().copied());
         for process in started {
             // One that has ended already is as it should be.

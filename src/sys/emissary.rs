@@ -227,7 +227,10 @@ fn set_out(doors: &[(OwnedFd, i32)], line: RawFd) -> ! {
         match clone::fork(0, 0, None) {
             Ok(Fork::Child) => {}
             Ok(Fork::Parent(agent)) => {
-                answer(line, i64::from(agent.as_raw()));
+                if !answer(line, i64::from(agent.as_raw())) {
+                    // SAFETY: kill takes integers only.
+                    unsafe { libc::kill(agent.as_raw(), libc::SIGKILL) };
+                }
                 close_all_but(None);
                 while waitpid(agent, Some(WaitPidFlag::__WALL)) == Err(Errno::EINTR) {}
                 clone::exit_now(0);
@@ -237,8 +240,8 @@ fn set_out(doors: &[(OwnedFd, i32)], line: RawFd) -> ! {
                 clone::exit_now(1);
             }
         }
-    } else {
-        answer(line, 0);
+    } else if !answer(line, 0) {
+        clone::exit_now(1);
     }
     // Not least the other end of the line: else it would never end.
     close_all_but(Some(line));
@@ -248,21 +251,33 @@ fn set_out(doors: &[(OwnedFd, i32)], line: RawFd) -> ! {
         let read = unsafe {
             libc::recv(line, request.as_mut_ptr().cast(), REQUEST_SIZE, libc::MSG_WAITALL)
         };
+        if read == -1 && Errno::last() == Errno::EINTR {
+            continue;
+        }
         if usize::try_from(read) != Ok(REQUEST_SIZE) {
             clone::exit_now(0);
         }
         let [number, a, b, c, d, e, f] = request;
         // SAFETY: rckpt sends only calls whose memory is in the shared room or of the kernel's choice.
         let result = unsafe { libc::syscall(as_signed(number), a, b, c, d, e, f) };
-        answer(line, if result == -1 { -i64::from(Errno::last_raw()) } else { result });
+        // Whoever waits for an answer that cannot be given is to see the end of the line.
+        if !answer(line, if result == -1 { -i64::from(Errno::last_raw()) } else { result }) {
+            clone::exit_now(1);
+        }
     }
 }
 
-fn answer(line: RawFd, result: i64) {
+/// Whether it could be given.
+fn answer(line: RawFd, result: i64) -> bool {
     let bytes = result.to_le_bytes();
-    // SAFETY: the kernel reads eight bytes from the array. Should nobody listen any more, the next
-    // read tells.
-    unsafe { libc::send(line, bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL) };
+    loop {
+        // SAFETY: the kernel reads eight bytes from the array.
+        let sent =
+            unsafe { libc::send(line, bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL) };
+        if sent != -1 || Errno::last() != Errno::EINTR {
+            return usize::try_from(sent) == Ok(bytes.len());
+        }
+    }
 }
 
 fn close_all_but(line: Option<RawFd>) {

@@ -336,7 +336,9 @@ impl<'tree> Injector<'tree> {
         if self.guests.is_empty() {
             return Ok(());
         }
-        let areas = self.unmap_areas();
+        // Where one of several threads has gone back already, or nobody can unmap what they share, all go
+        // back by themselves, which unmaps the part of each.
+        self.unmap_areas()?;
         self.leave_from(1)?;
         self.complete_call(0)?;
         let unmapped = match self.mapped {
@@ -355,7 +357,7 @@ impl<'tree> Injector<'tree> {
             address: self.mapped.start,
             source,
         })?;
-        areas.and(unmapped)
+        unmapped
     }
 
     /// Maps memory for calls, by the first thread.
@@ -386,9 +388,9 @@ impl<'tree> Injector<'tree> {
     /// Unmaps what is mapped for the others, none of which needs it any more.
     fn unmap_areas(&mut self) -> Result<(), InjectError> {
         let Some(areas) = self.areas.take() else { return Ok(()) };
-        for guest in 0..self.guests.len() {
-            self.complete_call(guest)?;
-        }
+        // All are stopped, whatever becomes of one of them.
+        let completed = (0..self.guests.len()).map(|guest| self.complete_call(guest));
+        completed.fold(Ok(()), Result::and)?;
         self.unmap(areas)
     }
 
@@ -686,10 +688,12 @@ pub(super) fn trace<T>(
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::io::Read;
     use std::mem::forget;
-    use std::process::{Child, Command};
+    use std::process::{Child, Command, Stdio};
     use std::thread::{self, sleep};
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use super::*;
     use crate::tracer::tree::Tree;
@@ -754,6 +758,24 @@ mod tests {
         }
     }
 
+    /// A process of four threads that sleep.
+    fn start_threads() -> Sleeper {
+        let script = "import threading, time\n\
+            for _ in range(3): threading.Thread(target=time.sleep, args=(1000,)).start()\n\
+            print(flush=True)\ntime.sleep(1000)";
+        let mut command = Command::new("python3");
+        let mut child =
+            command.args(["-c", script]).stdout(Stdio::piped()).spawn().expect("python3");
+        let mut word = [0];
+        child.stdout.as_mut().expect("a pipe").read_exact(&mut word).expect("it is ready");
+        let sleeper = Sleeper(child);
+        let sleeps = |tid| procfs::status(tid).is_ok_and(|status| status.state == b'S');
+        while !procfs::threads(sleeper.pid()).expect("its threads").into_iter().all(sleeps) {
+            sleep(Duration::from_millis(1));
+        }
+        sleeper
+    }
+
     impl Drop for Sleeper {
         fn drop(&mut self) {
             self.0.kill().expect("it is not reaped yet");
@@ -788,6 +810,33 @@ mod tests {
         tree.thaw().expect("it is let go");
         sleeper.await_sleep();
         sleeper.check_unharmed(&before);
+    }
+
+    #[test]
+    fn threads_of_which_one_is_not_stopped_in_time_go_on_unharmed() {
+        let sleeper = start_threads();
+        let before = procfs::mapping_heads(sleeper.pid()).expect("its mappings");
+        let mut tree = sleeper.freeze();
+        let mut injector = tree.inject(0).expect("there is room");
+        let asked = Cell::new(0);
+        // The main thread is asked first, by itself; then the others, the last of them much later.
+        let calls = |_| {
+            asked.set(asked.get() + 1);
+            if asked.get() == 4 {
+                sleep(Duration::from_millis(1500));
+            }
+            vec![Call::new(libc::SYS_getpid, &[])]
+        };
+        let late = injector.on_each_thread(&calls, &mut |_, _, _| Ok::<_, InjectError>(()));
+        assert!(matches!(late, Err(InjectError::Late { .. })), "{late:?}");
+        drop(injector);
+        tree.thaw().expect("it is let go");
+        let end = Instant::now() + Duration::from_secs(10);
+        let mut after = Vec::new();
+        while after != before && Instant::now() < end {
+            after = procfs::mapping_heads(sleeper.pid()).expect("its mappings");
+        }
+        assert_eq!(after, before);
     }
 
     #[test]

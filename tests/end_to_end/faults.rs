@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 use rckpt::image::reader::{Depth, Reader, Trust};
@@ -19,9 +20,11 @@ use crate::harness::workplace::{User, Workplace};
 /// Set to 1, this has every call fail that can, instead of some.
 const EVERY_CALL: &str = "RCKPT_TEST_EVERY_CALL";
 
-/// Records that are the same in no two checkpoints: points in time, and the registers of a thread that looks
-/// around now and then.
-const CHANGING: [&str; 24] = [
+/// Records that are the same in no two checkpoints: points in time, the registers of a thread that looks
+/// around now and then, and what other tests of the same user have in common with everybody.
+const CHANGING: [&str; 26] = [
+    "segments",
+    "objects",
     "seconds",
     "nanoseconds",
     "eflags",
@@ -51,6 +54,9 @@ const CHANGING: [&str; 24] = [
 /// How long a job may take to go back to what it was.
 const SOON: Duration = Duration::from_secs(5);
 
+/// Set to the name of a call (sendto), this has each of those fail that can, and no others.
+const ONE_KIND: &str = "RCKPT_TEST_CALLS";
+
 /// Of the calls that an undisturbed run has made, some that can fail or all of them, each with one of the
 /// errors that are plausible for it: every kind of call goes through its own in turn.
 fn points(calls: &[Call], some: usize) -> Vec<Point> {
@@ -65,7 +71,13 @@ fn points(calls: &[Call], some: usize) -> Vec<Point> {
             Point { call: place + 1, deed: Deed::Fail(*turn) }
         })
         .collect();
+    let kind = std::env::var(ONE_KIND).ok();
+    let is_wanted = |point: &Point| {
+        kind.as_ref().is_none_or(|kind| faults::name(calls[point.call - 1].number) == *kind)
+    };
+    let all: Vec<Point> = all.into_iter().filter(is_wanted).collect();
     let stride = match std::env::var(EVERY_CALL) {
+        _ if kind.is_some() => 1,
         Ok(value) if value == "1" => 1,
         _ => (all.len() / some).max(1),
     };
@@ -307,7 +319,12 @@ fn survives_failing_restores(case: &Case, user: User, scope: Scope) {
         verdict
     };
     assert_eq!(verdict(), "PASS\n");
-    let files = || [names(&place.path(""), ""), names(&place.path("job"), "")];
+    // Whether the job has finished is for its last supervisor to say.
+    let files = || {
+        let mut of_job = names(&place.path("job"), "");
+        of_job.retain(|name| name != "finished.json");
+        [names(&place.path(""), ""), of_job]
+    };
     let before = files();
     let mut tally = Tally::default();
     for point in points(&undisturbed.calls, 25) {
@@ -361,6 +378,10 @@ impl Tally {
             self.unharmed += 1;
         } else {
             self.told += 1;
+        }
+        let mut defects = defects;
+        if matches!(outcome.ended, Some(WaitStatus::Signaled(_, Signal::SIGKILL, _))) {
+            defects.push("it hangs".to_owned());
         }
         let panic = outcome.words.contains("panicked") && !outcome.was_killed();
         for defect in defects.into_iter().chain(panic.then(|| outcome.words.clone())) {

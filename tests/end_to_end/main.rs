@@ -20,6 +20,7 @@ mod in_motion;
 mod inside;
 mod inspected;
 mod judged;
+mod kept;
 mod life;
 mod manual;
 mod other_kernel;

@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::fcntl::OFlag;
 
 use super::error::DirectoryError;
 use super::generation::Generation;
 use super::steps::{gone, open_private, remove_tree, rename, sync_directory};
 use super::{JobDirectory, LATEST};
 use crate::image::format::GenerationId;
+use crate::job::lock::Locked;
 use crate::job::record::RENAMING;
 
 /// How the names of generations begin that are being written.
@@ -59,7 +60,7 @@ impl JobDirectory {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             other => other.map_err(failed)?,
         };
-        pending.lock = match lock(file) {
+        pending.lock = match Locked::take(file) {
             Ok(lock) => Some(Lock::Held(lock)),
             Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
             // No such locks on this file system: nobody can take it for a leftover then.
@@ -83,7 +84,10 @@ impl JobDirectory {
     }
 
     /// Removes what writers and removers left behind when they died.
-    fn remove_leftovers(&self) -> Result<(), DirectoryError> {
+    ///
+    /// # Errors
+    /// When something stays.
+    pub fn remove_leftovers(&self) -> Result<(), DirectoryError> {
         for entry in self.entries()? {
             let name = entry.file_name();
             let starts = |prefix: &str| name.as_encoded_bytes().starts_with(prefix.as_bytes());
@@ -93,7 +97,7 @@ impl JobDirectory {
             } else if starts(WRITING) {
                 // Its writer holds a lock as long as it lives.
                 let Ok(file) = open_private(&path, OFlag::O_DIRECTORY) else { continue };
-                if let Ok(_lock) = lock(file) {
+                if let Ok(_lock) = Locked::take(file) {
                     remove_tree(&path)?;
                 }
             } else if starts(RENAMING) {
@@ -192,19 +196,9 @@ pub struct Pending {
     published: bool,
 }
 
-/// Locks a directory that is being written, unless somebody else has.
-fn lock(mut file: File) -> Result<Flock<File>, (File, Errno)> {
-    loop {
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Err((same, Errno::EINTR)) => file = same,
-            outcome => return outcome,
-        }
-    }
-}
-
 #[derive(Debug)]
 enum Lock {
-    Held(Flock<File>),
+    Held(Locked),
     Unsupported(File),
 }
 

@@ -142,6 +142,8 @@ fn errors(call: &Call) -> &'static [Errno] {
         libc::SYS_mmap | libc::SYS_mremap | libc::SYS_mprotect | libc::SYS_brk => &[ENOMEM],
         libc::SYS_madvise => &[ENOMEM, EAGAIN],
         libc::SYS_clone | libc::SYS_clone3 | libc::SYS_fork | libc::SYS_vfork => &[EAGAIN, ENOMEM],
+        // Only a thread that was killed meanwhile cannot be let go on.
+        libc::SYS_ptrace if lets_go(call) => &[EPERM, EIO],
         libc::SYS_ptrace => &[ESRCH, EPERM, EIO],
         libc::SYS_process_vm_readv | libc::SYS_process_vm_writev => &[ESRCH, EPERM, ENOMEM],
         libc::SYS_wait4 | libc::SYS_waitid => &[EINTR],
@@ -204,6 +206,12 @@ fn is_duplication(call: &Call) -> bool {
     [libc::F_DUPFD, libc::F_DUPFD_CLOEXEC]
         .map(|it| u64::from(it.unsigned_abs()))
         .contains(&call.arguments[1])
+}
+
+fn lets_go(call: &Call) -> bool {
+    [libc::PTRACE_CONT, libc::PTRACE_SYSCALL, libc::PTRACE_SINGLESTEP, libc::PTRACE_DETACH]
+        .map(u64::from)
+        .contains(&call.arguments[0])
 }
 
 /// The name of a call, for messages.

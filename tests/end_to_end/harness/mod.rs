@@ -9,4 +9,5 @@ pub mod process;
 pub mod rounds;
 pub mod slurm;
 pub mod stepping;
+pub mod storage;
 pub mod workplace;

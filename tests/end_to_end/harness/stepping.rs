@@ -15,6 +15,7 @@ use nix::unistd::{Pid, gettid};
 
 use super::faults::{self, Call, Fault, Mending};
 use super::process;
+use super::storage::{self, Step};
 use super::workplace::{Workplace, rckpt_binary};
 
 /// What has calls told from signals.
@@ -108,7 +109,7 @@ pub fn run(place: &Workplace, words: &[&str], scope: Scope, point: Option<Point>
     drop(patience);
     let words = place.text(WORDS);
     fs::remove_file(place.path(WORDS)).expect("remove what it said");
-    Outcome { calls: steps.calls, ended, happened: steps.happened, words }
+    Outcome { calls: steps.calls, steps: steps.steps, ended, happened: steps.happened, words }
 }
 
 /// Has something happen to the supervisor of a job at `point` of what it does for `client`, a child of this
@@ -130,7 +131,13 @@ pub fn run_supervisor(
     let mut steps = Steps::new(client, Scope::All, living, true);
     let ended = steps.run(point);
     drop(patience);
-    Outcome { calls: steps.calls, ended, happened: steps.happened, words: String::new() }
+    Outcome {
+        calls: steps.calls,
+        steps: steps.steps,
+        ended,
+        happened: steps.happened,
+        words: String::new(),
+    }
 }
 
 /// Kills what does not end, and says what it was about; to be dropped when all has ended.
@@ -159,6 +166,8 @@ fn watch(root: Pid) -> Sender<()> {
 pub struct Outcome {
     /// The calls that it has made.
     pub calls: Vec<Call>,
+    /// What it has done with files.
+    pub steps: Vec<Step>,
     /// How it ended, or whoever asked it.
     pub ended: Option<WaitStatus>,
     /// The call that failed, and how.
@@ -192,6 +201,7 @@ struct Steps {
     /// Those that are in a call, and what is to be put right at its end.
     inside: HashMap<Pid, Option<Mending>>,
     calls: Vec<Call>,
+    steps: Vec<Step>,
     done: bool,
     happened: Option<(Call, Fault)>,
     /// Whether the command is there, and not only the shell that becomes it.
@@ -209,6 +219,7 @@ impl Steps {
             living,
             inside: HashMap::new(),
             calls: Vec::new(),
+            steps: Vec::new(),
             done: false,
             happened: None,
             begun,
@@ -261,6 +272,7 @@ impl Steps {
         let mut mending = None;
         if self.begun {
             self.calls.push(call);
+            self.steps.extend(storage::step_of(thread, &call));
         }
         self.begun |= call.number == libc::SYS_execve;
         if let Some(Point { call: chosen, deed }) = point
