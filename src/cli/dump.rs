@@ -13,6 +13,7 @@ use crate::job::request::{self, Outcome, RequestError};
 use super::failure::{self, Failure};
 use super::options::{self, Compression};
 use super::output;
+use super::progress::Progress;
 
 /// Take a checkpoint of a process and everything under it
 #[derive(clap::Args)]
@@ -86,6 +87,7 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
         ext_unix,
         json,
     } = arguments;
+    let progress = Progress::begin("writing the checkpoint", None);
     let options = request::Options {
         pid,
         directory: dir.map(|dir| options::absolute_path(&dir)).transpose()?,
@@ -100,22 +102,25 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
         tcp_close,
         ext_unix,
         save: options::wanted(save_files)?,
+        watch: progress.watch(),
     };
-    match request::dump(&options)? {
+    let outcome = request::dump(&options);
+    progress.end();
+    match outcome? {
         Outcome::Taken(taken) if json => output::print_json(&Report::of(&taken))?,
         Outcome::Taken(taken) => {
             for warning in &taken.warnings {
                 output::say(format_args!("warning: {warning}"));
             }
-            output::say(options::summary(&taken));
+            output::tell(options::summary(&taken));
             if let Some(hint) = &taken.hint {
-                output::say(format_args!("hint: {hint}"));
+                output::tell(format_args!("hint: {hint}"));
             }
             output::print(format_args!("{}\n", taken.path))?;
         }
         Outcome::Restored if json => output::print_json(&serde_json::json!({"restored": true}))?,
         Outcome::Restored => {
-            output::say("this job was brought back from the checkpoint");
+            output::tell("this job was brought back from the checkpoint");
             output::print("restored\n")?;
         }
     }

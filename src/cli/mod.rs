@@ -17,10 +17,12 @@ mod hold;
 mod inspect;
 mod list;
 mod man;
+mod metrics;
 mod narrator;
 mod options;
 #[allow(dead_code)] // Until every command is in place.
 mod output;
+mod progress;
 mod prune;
 mod restore;
 mod run;
@@ -28,6 +30,7 @@ mod spark;
 mod supervision;
 mod top;
 mod verify;
+mod voice;
 mod wrong_way;
 
 use std::ffi::{OsStr, OsString};
@@ -36,22 +39,30 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use self::failure::Failure;
+use self::voice::Voice;
 
 /// Runs the command that `arguments` (program name first) ask for.
 pub fn run(arguments: std::env::ArgsOs) -> ExitCode {
     let arguments: Vec<OsString> = arguments.collect();
     let convention = Convention::of(&arguments);
     match CommandLine::try_parse_from(&arguments) {
-        Ok(line) => match line.command.execute() {
-            Ok(status) => ExitCode::from(status),
-            Err(failure) => {
-                if wants_json(&arguments) {
-                    output::print_failure(&failure);
+        Ok(CommandLine { command, voice }) => {
+            match voice.take(&arguments).and_then(|()| command.execute()) {
+                Ok(status) => {
+                    voice::end(status);
+                    ExitCode::from(status)
                 }
-                output::say_failure(&failure);
-                ExitCode::from(failure.status.unwrap_or(convention.failed()))
+                Err(failure) => {
+                    if wants_json(&arguments) {
+                        output::print_failure(&failure);
+                    }
+                    output::say_failure(&failure);
+                    let status = failure.status.unwrap_or(convention.failed());
+                    voice::end(status);
+                    ExitCode::from(status)
+                }
             }
-        },
+        }
         Err(message) => {
             output::print_clap(&message);
             ExitCode::from(if message.use_stderr() { convention.misused() } else { 0 })
@@ -72,6 +83,8 @@ fn wants_json(arguments: &[OsString]) -> bool {
 struct CommandLine {
     #[command(subcommand)]
     command: Command,
+    #[command(flatten)]
+    voice: Voice,
 }
 
 /// One variant for each subcommand, in the order in which help lists them.

@@ -6,16 +6,19 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::image::watch::Watch;
 use crate::job::checkpoint::CheckpointError;
 use crate::job::copy::Brought;
 use crate::job::places::Moved;
-use crate::job::report::{Event, Explanation, Observer, Totals};
+use crate::job::report::{Event, Explanation, Observer, Taken, Totals};
 use crate::job::root::Ended;
 use crate::job::supervisor::{Cause, Ending};
 use crate::model::terminal::assembles_lines;
 use crate::sys::terminal;
 
 use super::failure::Failure;
+use super::progress::Progress;
+use super::voice::{self, Weight};
 use super::{options, output};
 
 /// Lines kept for later; those before are in the journal.
@@ -24,49 +27,39 @@ const MOST_KEPT: usize = 10;
 /// Tells what happens to one job.
 #[derive(Debug, Default)]
 pub struct Narrator {
-    /// Whether to tell only what went wrong.
-    is_quiet: bool,
+    /// What is shown while memory is brought back.
+    progress: Option<Progress>,
     /// What the last checkpoint hinted at, told once at the end.
     hint: Option<String>,
     /// What was not said because the job draws on the screen.
-    kept: VecDeque<String>,
+    kept: VecDeque<(Weight, String)>,
 }
 
 impl Observer for Narrator {
     fn tell(&mut self, event: Event<'_>) {
+        self.end_progress();
         match event {
-            Event::Started { .. }
-            | Event::Resumed { .. }
-            | Event::BringingHome { .. }
-            | Event::Ending { .. }
-            | Event::PlaceMoved(_)
-            | Event::PutOff
-            | Event::Requeued
-            | Event::StartedOver
-            | Event::HadFinished { .. }
-                if self.is_quiet => {}
-            Event::Started { directory } => output::say(format_args!(
+            Event::Started { directory } => output::tell(format_args!(
                 "checkpoints go to {0}; to bring the job back: rckpt restore {1}",
                 directory.display(),
                 shell_word(directory)
             )),
             Event::Resumed { generation, root, directory } => {
-                output::say(format_args!(
+                output::tell(format_args!(
                     "brought back from {}; its root is process {root}",
                     generation.display()
                 ));
                 if !generation.starts_with(directory) {
-                    output::say(format_args!("its checkpoints go to {}", directory.display()));
+                    output::tell(format_args!("its checkpoints go to {}", directory.display()));
                 }
             }
             Event::Taken(taken) => {
                 for warning in &taken.warnings {
                     self.say(format_args!("warning: {warning}"));
                 }
-                if !self.is_quiet {
-                    self.say(options::summary(taken));
-                    self.hint.clone_from(&taken.hint);
-                }
+                self.tell_usual(options::summary(taken));
+                self.speak(Weight::More, in_detail(taken));
+                self.hint.clone_from(&taken.hint);
             }
             Event::Failed { explanation, runs_on } => {
                 self.say(format_args!(
@@ -80,8 +73,16 @@ impl Observer for Narrator {
                     self.say("the job runs on");
                 }
             }
-            // Those are the usual; the journal has them.
-            Event::Copied(Brought { warning, .. }) => {
+            Event::Copied(Brought { warning, path, bytes, elapsed }) => {
+                self.speak(
+                    Weight::More,
+                    format_args!(
+                        "copied to {} ({}, {:.2} s)",
+                        path.display(),
+                        options::size(*bytes),
+                        elapsed.as_secs_f64()
+                    ),
+                );
                 if let Some(warning) = warning {
                     self.say(format_args!("warning: {warning}"));
                 }
@@ -89,28 +90,28 @@ impl Observer for Narrator {
             Event::NotCopied { reason } => self.say(format_args!(
                 "the newest checkpoint is in the local directory only: {reason}"
             )),
-            Event::BringingHome { directory } => self.say(format_args!(
+            Event::BringingHome { directory } => self.tell_usual(format_args!(
                 "copying the newest checkpoint to {} (TERM gives that up)",
                 directory.display()
             )),
             Event::NoLocal { reason } => self.say(format_args!(
                 "checkpoints are not written to a local directory first: {reason}"
             )),
-            Event::Ending { cause } => self.say(match cause {
+            Event::Ending { cause } => self.tell_usual(match cause {
                 Cause::Request => "told to end: taking a last checkpoint",
                 Cause::Limit => "the time allowed here is nearly over: taking a last checkpoint",
                 Cause::Budget => {
                     "the time allowed by --max-total is over: taking a last checkpoint"
                 }
             }),
-            Event::PlaceMoved(Moved { variable, old, new }) => self.say(format_args!(
+            Event::PlaceMoved(Moved { variable, old, new }) => self.tell_usual(format_args!(
                 "what was under {old} is looked for under {new} (${variable} at the checkpoint and now)"
             )),
             Event::HolderEnded => self.say(
                 "the process that held checkpoints off has ended: they are taken again",
             ),
-            Event::PutOff => self.say("a checkpoint is put off until rckpt release"),
-            Event::Requeued => self.say("the batch system will start the job again"),
+            Event::PutOff => self.tell_usual("a checkpoint is put off until rckpt release"),
+            Event::Requeued => self.tell_usual("the batch system will start the job again"),
             Event::NotRequeued { reason } => {
                 self.say(format_args!("the job is not requeued: {reason}"));
             }
@@ -119,26 +120,25 @@ impl Observer for Narrator {
                 "{} is damaged, and passed over for the one before it: {reason}",
                 generation.display()
             )),
-            Event::StartedOver => self.say(
+            Event::StartedOver => self.tell_usual(
                 "there is no checkpoint to go on from: the job starts over, and what it had written \
                  is taken back",
             ),
-            Event::HadFinished { finish, directory } => self.say(format_args!(
+            Event::HadFinished { finish, directory } => self.tell_usual(format_args!(
                 "the job had finished at {} with status {}, and is not run again; --fresh would start \
                  it over and keep {} aside",
                 options::instant(finish.at),
                 finish.status,
                 directory.display()
             )),
-            // The journal has it; people know what they sent.
-            Event::Signal(_) => {}
+            Event::Signal(signal) => {
+                self.speak(Weight::More, format_args!("got the signal {}", signal.as_str()));
+            }
             Event::Over { ending, ran, totals } => {
-                self.kept.drain(..).for_each(output::say);
-                if !self.is_quiet {
-                    say_last_words(ending, ran, totals);
-                }
+                self.kept.drain(..).for_each(|(weight, words)| output::speak(weight, words));
+                say_last_words(ending, ran, totals);
                 if let Some(hint) = self.hint.take() {
-                    output::say(format_args!("hint: {hint}"));
+                    output::tell(format_args!("hint: {hint}"));
                 }
             }
             Event::Trouble(words) => self.say(words),
@@ -151,21 +151,63 @@ impl Observer for Narrator {
 }
 
 impl Narrator {
-    /// One that tells everything, or only what went wrong.
-    pub fn new(is_quiet: bool) -> Self {
-        Self { is_quiet, ..Self::default() }
+    /// Shows `progress` until something is told.
+    pub fn bring_back(&mut self, progress: Progress) {
+        self.progress = Some(progress);
+    }
+
+    /// What tells of the bytes that are brought back.
+    pub fn watch(&self) -> Option<Watch> {
+        self.progress.as_ref()?.watch()
+    }
+
+    fn end_progress(&mut self) {
+        if let Some(progress) = self.progress.take() {
+            progress.end();
+        }
+    }
+
+    /// Says what went wrong.
+    fn say(&mut self, words: impl Display) {
+        self.speak(Weight::Wrong, words);
+    }
+
+    /// Says what people want to know.
+    fn tell_usual(&mut self, words: impl Display) {
+        self.speak(Weight::Usual, words);
     }
 
     /// Says something, or keeps it for later when a program has the whole screen for itself.
-    fn say(&mut self, words: impl Display) {
-        if !screen_is_taken() {
-            return output::say(words);
+    fn speak(&mut self, weight: Weight, words: impl Display) {
+        if !voice::says(weight) || !screen_is_taken() {
+            return output::speak(weight, words);
         }
         if self.kept.len() == MOST_KEPT {
             self.kept.pop_front();
         }
-        self.kept.push_back(words.to_string());
+        self.kept.push_back((weight, words.to_string()));
     }
+}
+
+impl Drop for Narrator {
+    fn drop(&mut self) {
+        self.end_progress();
+    }
+}
+
+/// How a checkpoint was made, in one line.
+fn in_detail(taken: &Taken) -> String {
+    let way = match &taken.parent {
+        Some(parent) => format!("on top of {parent}"),
+        None => "in full".to_owned(),
+    };
+    format!(
+        "it was made {way}: {} of {} of memory new, {} processes, {} threads",
+        options::percent(taken.dirty_share()),
+        options::size(taken.raw_bytes.saturating_add(taken.kept_bytes)),
+        taken.processes,
+        taken.threads
+    )
 }
 
 /// Whether standard error is a terminal on which a program draws.
@@ -186,7 +228,7 @@ fn say_last_words(ending: &Ending, ran: Duration, totals: Totals) {
         }
     };
     let seconds = i64::try_from(ran.as_secs()).unwrap_or(i64::MAX);
-    output::say(format_args!(
+    output::tell(format_args!(
         "{end} after {}; {} checkpoints ({}), {} failed, paused {:.3} s in all",
         options::span(seconds),
         totals.taken,

@@ -1,8 +1,10 @@
 //! Printing: words for people on standard error, results on standard output.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
 
+use anstyle::AnsiColor;
 use serde::Serialize;
 
 use crate::job::report::Kind;
@@ -10,15 +12,61 @@ use crate::model::code::{Code, requests, supervising};
 
 use super::failure::Failure;
 use super::options;
+use super::voice::{self, Weight};
 
-/// Says one line to the person, on standard error.
+/// Says what went wrong to the person, on standard error.
 pub fn say(words: impl fmt::Display) {
+    speak(Weight::Wrong, words);
+}
+
+/// Says what people want to know.
+pub fn tell(words: impl fmt::Display) {
+    speak(Weight::Usual, words);
+}
+
+/// Says what they may want to know: with -v.
+pub fn more(words: impl fmt::Display) {
+    speak(Weight::More, words);
+}
+
+/// Says what helps to find out what happened: with -vv.
+pub fn most(words: impl fmt::Display) {
+    speak(Weight::Most, words);
+}
+
+/// Says words of some weight.
+pub fn speak(weight: Weight, words: impl fmt::Display) {
     // Errors quote paths and command lines, which may come from anybody.
     let words = words.to_string();
     let lines: Vec<_> = words.split('\n').map(options::printable).collect();
-    if writeln!(io::stderr().lock(), "rckpt: {}", lines.join("\n")).is_err() {
+    let words = lines.join("\n");
+    voice::log(&words);
+    if !voice::says(weight) {
+        return;
+    }
+    // Colours are left out where they are not wanted: NO_COLOR, CLICOLOR, TERM, no terminal.
+    let words = format!("rckpt: {}\n", coloured(&words));
+    if anstream::stderr().lock().write_all(words.as_bytes()).is_err() {
         // Standard error is closed: there is nobody to tell, and no other place to tell it.
     }
+}
+
+/// The same, with the word in front in the colour of what it says.
+fn coloured(words: &str) -> Cow<'_, str> {
+    let colours = [
+        ("error[", "]:", AnsiColor::Red),
+        ("warning", ":", AnsiColor::Yellow),
+        ("hint", ":", AnsiColor::Cyan),
+    ];
+    let found = colours.into_iter().find_map(|(begin, end, colour)| {
+        let rest = words.strip_prefix(begin)?;
+        let length = begin.len() + rest.find(end)? + end.len();
+        (rest.starts_with(end) || begin.ends_with('[')).then_some((length, colour))
+    });
+    let Some((length, colour)) = found else { return words.into() };
+    let (head, rest) = words.split_at(length);
+    let style = colour.on_default().bold();
+    format!("{style}{head}{style:#}{rest}").into()
 }
 
 /// Says what failed, and what to do about it.
@@ -93,5 +141,22 @@ pub fn print_clap(message: &clap::Error) {
     };
     if printed.is_err() {
         // The stream is closed; the exit status still tells.
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::coloured;
+
+    #[test]
+    fn only_the_word_in_front_is_coloured() {
+        let check = |words: &str, expected: &str| {
+            assert_eq!(coloured(words).replace('\u{1b}', "!"), expected);
+        };
+        check("hint: do warning: that", "![1m![36mhint:![0m do warning: that");
+        check("error[RCKPT-E0101]: no", "![1m![31merror[RCKPT-E0101]:![0m no");
+        check("hinted: x", "hinted: x");
+        check("the error[1]: x", "the error[1]: x");
+        check("", "");
     }
 }

@@ -15,6 +15,9 @@ use crate::restore::files::Policy;
 use crate::restore::plan::{Identity, PlanError};
 
 use super::failure::{self, Failure};
+use super::metrics::{Metrics, program_of};
+use super::narrator::Narrator;
+use super::progress::Progress;
 use super::supervision::Supervision;
 use super::{options, output};
 
@@ -74,7 +77,8 @@ impl From<Files> for Policy {
 pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
     let Arguments { dir, at, detach, pidfile, map, files, dry_run, json, supervision } = arguments;
     let statuses = supervision.statuses();
-    let mut narrator = supervision.narrator();
+    let mut narrator = Narrator::default();
+    let metrics = supervision.metrics()?;
     let prepared = restore::prepare(Options {
         path: dir,
         at,
@@ -92,7 +96,7 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
         }
         return Ok(0);
     }
-    let prepared = if detach {
+    let mut prepared = if detach {
         match prepared.detach()? {
             Detached::Background(prepared) => *prepared,
             Detached::Foreground(_) => return Ok(0),
@@ -100,7 +104,14 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
     } else {
         prepared
     };
-    Ok(statuses.of(&prepared.run(&mut narrator)?))
+    let program = program_of(&prepared.reader().job().command);
+    let all = prepared.reader().page_bytes();
+    narrator.bring_back(Progress::begin("bringing memory back", Some(all)));
+    if let Some(watch) = narrator.watch() {
+        prepared.watch(watch);
+    }
+    let mut metrics = Metrics::new(&mut narrator, metrics, program);
+    Ok(statuses.of(&prepared.run(&mut metrics)?))
 }
 
 /// Reads `OLD=NEW`, two absolute paths.

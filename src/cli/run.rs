@@ -11,11 +11,13 @@ use crate::job::run::{self, Earlier, Outcome, RunError};
 use crate::job::start::StartError;
 use crate::job::supervisor::Ending;
 use crate::model::code::requests;
+use crate::model::id::Bytes;
 use crate::sys::launch::LaunchError;
 
 use super::check;
 use super::failure::{self, Failure};
-use super::narrator::shell_word;
+use super::metrics::{Metrics, program_of};
+use super::narrator::{Narrator, shell_word};
 use super::restore::{Files, moved};
 use super::supervision::{OVER_BUDGET, Supervision};
 use super::{output, wrong_way};
@@ -64,10 +66,12 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
         ));
     }
     let statuses = supervision.statuses();
-    let mut narrator = supervision.narrator();
+    let mut narrator = Narrator::default();
+    let words: Vec<Bytes> = command.iter().cloned().map(Bytes::from).collect();
+    let mut metrics = Metrics::new(&mut narrator, supervision.metrics()?, program_of(&words));
     let settings = supervision.settings()?;
     let options = run::Options { command, directory: dir, settings, earlier };
-    Ok(match run::run(options, &mut narrator)? {
+    Ok(match run::run(options, &mut metrics)? {
         Outcome::Supervised(ending) => statuses.of(&ending),
         Outcome::HadFinished(status) => statuses.of(&Ending::Ended(Ended::Exited(status))),
     })

@@ -16,7 +16,6 @@ use crate::job::signals::{Action, Actions, CONFIGURABLE, Farewell};
 use crate::job::supervisor::{Cause, Ending, Settings};
 
 use super::failure::Failure;
-use super::narrator::Narrator;
 use super::options::{self, Compression, DurationError};
 use crate::model::code::requests;
 
@@ -88,9 +87,9 @@ pub struct Supervision {
     /// How long the job may run in all, over every start of it
     #[arg(long, value_name = "DUR", value_parser = options::duration)]
     max_total: Option<Duration>,
-    /// Say nothing but what went wrong
-    #[arg(long, short)]
-    quiet: bool,
+    /// Keep FILE up to date with what Prometheus's node exporter collects (FILE.prom in its directory)
+    #[arg(long, value_name = "FILE")]
+    metrics: Option<PathBuf>,
     /// The exit status when the job was stopped and can go on (default: 85; 99 with --requeue under Grid
     /// Engine)
     #[arg(long, value_name = "N")]
@@ -157,9 +156,9 @@ pub struct Statuses {
 }
 
 impl Supervision {
-    /// Whoever tells people what happens.
-    pub fn narrator(&self) -> Narrator {
-        Narrator::new(self.quiet)
+    /// Where metrics go, absolute.
+    pub fn metrics(&self) -> Result<Option<PathBuf>, Failure> {
+        self.metrics.as_deref().map(options::absolute_path).transpose()
     }
 
     /// The exit statuses.

@@ -183,6 +183,7 @@ fn checkpoint(root: i32) -> String {
         tcp_close: false,
         ext_unix: false,
         save: Wanted::default(),
+        watch: None,
     });
     match asked {
         Ok(Outcome::Taken(taken)) => options::summary(&taken),

@@ -8,8 +8,10 @@ use serde::Serialize;
 use crate::image::reader::{Depth, Reader, Trust};
 use crate::job::directory::{FindError, Found, Generation, GenerationError, JobDirectory, find};
 use crate::model::code::Code;
+use crate::model::number::to_u64;
 
 use super::failure::{Failure, chain};
+use super::progress::Progress;
 use super::{options, output};
 
 /// Check every checksum and cross-reference in DIR
@@ -102,7 +104,12 @@ fn checkpoint(
     depth: Depth,
 ) -> Checkpoint {
     let verified = read.and_then(|reader| {
-        reader.verify(depth, &|_| ())?;
+        let (all, chunks) = (reader.page_bytes(), to_u64(reader.chunks().len()).max(1));
+        let progress = Progress::begin("checking", Some(all));
+        let reached = |done: usize| progress.reach(all / chunks * to_u64(done));
+        let checked = reader.verify(depth, &reached);
+        progress.end();
+        checked?;
         Ok(reader.stored_bytes())
     });
     Checkpoint {

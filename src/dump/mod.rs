@@ -42,6 +42,7 @@ use self::refusal::{Obstacle, Obstacles, StateRefusal};
 use self::survey::{Survey, Surveyor};
 use self::tracking::{Session, watches};
 use crate::image::Reader;
+use crate::image::watch::Watch;
 use crate::image::writer::{WriteOptions, Writer};
 use crate::model::id::Bytes;
 use crate::model::job::{Job, Machine};
@@ -97,6 +98,9 @@ pub struct Request {
     pub given_up: Arc<AtomicBool>,
     /// Directories of the job's with checkpoints, beside the one that this goes to: never its outputs.
     pub job_directories: Vec<PathBuf>,
+    /// Who is told of the bytes that are looked at. As long as a job stands still that is to run on, nobody
+    /// is: whoever is told may take their time.
+    pub watch: Option<Watch>,
 }
 
 impl Request {
@@ -104,6 +108,13 @@ impl Request {
     fn is_given_up(&self) -> bool {
         self.given_up.load(Ordering::Relaxed)
             || self.caller.is_some_and(|caller| getppid() != caller)
+    }
+
+    /// From now on whoever wants to know is told what `writer` looks at.
+    fn have_watched(&self, writer: &mut Writer) {
+        if let Some(watch) = &self.watch {
+            writer.watch(watch.clone());
+        }
     }
 
     /// The error with which writing ends when nobody wants the checkpoint any more.
@@ -154,6 +165,9 @@ pub fn dump(
     commit: &mut dyn FnMut() -> Result<(), NotCommitted>,
 ) -> Result<Report, DumpError> {
     let mut writer = Writer::create_on(directory, request.write, parent)?;
+    if request.after != After::Continue {
+        request.have_watched(&mut writer);
+    }
     let mut session = Session::begin(tracking, writer.parent().map(Reader::id));
     let has_parent = writer.parent().is_some();
     // Before the job is stopped: where there are many processors it takes its time.
@@ -180,6 +194,7 @@ pub fn dump(
         After::Continue => {
             release(tree.thaw(), "let go")?;
             let pause = begun.elapsed();
+            request.have_watched(&mut writer);
             let stored = collect::store_copies(request, &mut collected, copies, &mut writer);
             wanted(request, stored)?;
             add_digests(&mut collected.job)?;

@@ -32,6 +32,7 @@ pub mod validate;
 mod validate_ipc;
 mod validate_sockets;
 mod validate_terminals;
+pub mod watch;
 pub mod writer;
 
 pub use codec::Codec;

@@ -27,6 +27,7 @@ use super::format::{
 use super::index::{CHUNK_PAGES_LIMIT, Chunk, PageIndex, PagesFile, parent_pages_file};
 use super::section::{JobHeader, SECTION_LENGTH_LIMIT, SECTIONS, SectionKind, decode};
 use super::validate::{check_index, check_job};
+use super::watch::Watch;
 use crate::model::job::Job;
 use crate::model::number::{PAGE_SIZE, page_align_up, to_u64, to_usize};
 
@@ -67,6 +68,7 @@ pub struct Reader {
     files: Vec<OpenPages>,
     sections: Vec<SectionEntry>,
     stored_bytes: u64,
+    watch: Option<Watch>,
 }
 
 #[derive(Debug)]
@@ -134,7 +136,19 @@ impl Reader {
             files,
             sections,
             stored_bytes,
+            watch: None,
         })
+    }
+
+    /// Has somebody told of the bytes of page data that are decoded.
+    pub fn watch(&mut self, watch: Watch) {
+        self.watch = Some(watch);
+    }
+
+    /// Bytes of all page data, once decoded.
+    #[must_use]
+    pub fn page_bytes(&self) -> u64 {
+        self.chunks.iter().map(|chunk| to_u64(chunk.length())).sum()
     }
 
     /// The generation's directory, as it was given.
@@ -288,7 +302,11 @@ impl Reader {
         }
         // A restore has no use for these, but an image in which any byte has changed is not restored.
         self.read_hashes(chunk, &mut Vec::new())?;
-        self.check_padding(chunk)
+        self.check_padding(chunk)?;
+        if let Some(watch) = &self.watch {
+            watch.tell(to_u64(chunk.length()));
+        }
+        Ok(())
     }
 
     /// Reads the hashes of a chunk's pages into `hashes`.

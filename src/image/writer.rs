@@ -32,6 +32,7 @@ use super::pipeline::{Filling, Pipeline, WORKER_LIMIT, forget};
 use super::reader::Reader;
 use super::section::{JobHeader, SECTION_LENGTH_LIMIT, SECTIONS, SectionKind, encode};
 use super::validate::{check_index, check_job};
+use super::watch::Watch;
 use crate::model::id::ObjectId;
 use crate::model::job::Job;
 use crate::model::number::{PAGE_SIZE, to_u64, to_usize};
@@ -103,6 +104,7 @@ pub struct Writer {
     pipeline: Option<Pipeline>,
     filling: Option<Filling>,
     summary: Summary,
+    watch: Option<Watch>,
 }
 
 impl Writer {
@@ -155,7 +157,13 @@ impl Writer {
             pipeline: Some(pipeline),
             filling: None,
             summary: Summary::default(),
+            watch: None,
         })
+    }
+
+    /// Has somebody told of the bytes that are looked at, stored or not.
+    pub fn watch(&mut self, watch: Watch) {
+        self.watch = Some(watch);
     }
 
     /// The id that the generation will have.
@@ -268,6 +276,9 @@ impl Writer {
                 source,
             })?;
             self.sift(&mut filling, object, page, count, zeros)?;
+            if let Some(watch) = &self.watch {
+                watch.tell(u64::from(count) * PAGE_SIZE);
+            }
             page += u64::from(count);
             if filling.room() == 0 {
                 self.submit(filling)?;

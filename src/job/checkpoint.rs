@@ -18,6 +18,7 @@ use crate::dump::files::saved::Wanted;
 use crate::dump::survey::Survey;
 use crate::dump::{self, After, DumpError, NotCommitted, Tracking, Use};
 use crate::image::reader::{Reader, Trust};
+use crate::image::watch::Watch;
 use crate::image::{Codec, WriteOptions};
 use crate::model::number::to_u64;
 
@@ -120,6 +121,8 @@ pub struct Task {
     pub tracking: Option<Arc<Mutex<Tracking>>>,
     /// Whether this is one of those; one that goes elsewhere is not.
     pub in_line: bool,
+    /// Who is told of the bytes that are written.
+    pub watch: Option<Watch>,
 }
 
 impl Task {
@@ -168,6 +171,7 @@ impl Task {
             given_up: Arc::default(),
             tracking: job.tracking.clone(),
             in_line: order.directory.is_none(),
+            watch: None,
         }
     }
 
@@ -206,6 +210,7 @@ impl Task {
             caller: self.caller,
             given_up: Arc::clone(&self.given_up),
             job_directories: self.beside.iter().chain([&self.home]).cloned().collect(),
+            watch: self.watch.clone(),
         }
     }
 }

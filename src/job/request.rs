@@ -21,6 +21,7 @@ use crate::dump::files::saved::Wanted;
 use crate::dump::survey::Survey;
 use crate::image::WriteOptions;
 use crate::image::reader::Trust;
+use crate::image::watch::Watch;
 use crate::model::id::Bytes;
 use crate::sys::descriptor;
 use crate::sys::launch::{self, LaunchError};
@@ -70,6 +71,8 @@ pub struct Options {
     pub ext_unix: bool,
     /// Files to be saved whole.
     pub save: Wanted,
+    /// Who is told of the bytes that are written, when no supervisor writes them.
+    pub watch: Option<Watch>,
 }
 
 /// What came of it.
@@ -226,6 +229,7 @@ pub fn examine(pid: Pid, directory: &Path) -> Result<(Vec<String>, Survey), Requ
         given_up: Arc::default(),
         tracking: None,
         in_line: true,
+        watch: None,
     })?)
 }
 
@@ -460,6 +464,7 @@ fn dump_directly(pid: Pid, options: &Options) -> Result<Taken, RequestError> {
         given_up: Arc::default(),
         tracking: None,
         in_line: true,
+        watch: options.watch.clone(),
     })?)
 }
 

@@ -16,6 +16,7 @@ use thiserror::Error;
 use crate::image::Reader;
 use crate::image::error::ReadFault;
 use crate::image::reader::Trust;
+use crate::image::watch::Watch;
 use crate::model::id::Bytes;
 use crate::restore::environment::{self, ProbeError};
 use crate::restore::files::{self, Choices, Decisions, Policy, Problem, Problems};
@@ -246,6 +247,11 @@ fn read_newest(
 }
 
 impl Prepared {
+    /// Has somebody told of the bytes of page data that are brought back.
+    pub fn watch(&mut self, watch: Watch) {
+        self.reader.watch(watch);
+    }
+
     /// The checkpoint's directory.
     #[must_use]
     pub fn generation(&self) -> &Path {

@@ -33,5 +33,6 @@ mod studied;
 mod supervision;
 mod terminals;
 mod tiers;
+mod told;
 mod tracking;
 mod watched;

@@ -272,10 +272,10 @@ fn process_line(depth: usize, process: &ProcessReport) -> Markup {
             span.pid { (pid) } strong { (text(name)) }
             span.soft {
                 @match wait_status {
-                    Some(status) => { " " (ending(*status)) }
+                    Some(status) => { " " (ending(*status)) "," }
                     None => {
-                        @if *state != "running" { " " (state) }
-                        @if threads.len() > 1 { " " (threads.len()) " threads" }
+                        @if *state != "running" { " " (state) "," }
+                        @if threads.len() > 1 { " " (threads.len()) " threads," }
                     }
                 }
                 " group " (pgid) ", session " (sid)

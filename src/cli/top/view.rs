@@ -129,6 +129,7 @@ fn draw_jobs(frame: &mut Frame<'_>, area: Rect, screen: &Screen) {
 fn row(job: &Job, now: i64) -> Row<'static> {
     let next = match (job.held, job.next) {
         (true, _) => "held off".to_owned(),
+        (false, Some(next)) if next <= now => "due".to_owned(),
         (false, Some(next)) => format!("in {}", span(next - now)),
         (false, None) => "-".to_owned(),
     };
@@ -172,6 +173,9 @@ fn draw_detail(frame: &mut Frame<'_>, area: Rect, job: &Job, now: i64) {
         ),
     };
     put(frame, words, newest);
+    if job.history.is_empty() {
+        return;
+    }
     let [left, _, right] =
         Layout::horizontal([Constraint::Fill(1), Constraint::Length(2), Constraint::Fill(1)])
             .areas(plots);

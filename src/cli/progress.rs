@@ -1,0 +1,88 @@
+//! What is said while something takes its time: one line on a terminal, with bytes, rate and the time left.
+//!
+//! Nothing is said of what takes less than a second, where standard error is no terminal, or with -q.
+
+use std::io::{self, IsTerminal};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::voice::{self, Weight};
+use crate::image::watch::Watch;
+
+/// What is done within this time is not worth a word.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How often a second the line is drawn again, at most.
+const RATE: u8 = 8;
+
+/// Something that takes its time.
+#[derive(Clone, Debug)]
+pub struct Progress(Option<Arc<Line>>);
+
+#[derive(Debug)]
+struct Line {
+    words: &'static str,
+    /// Bytes in all, where that is known.
+    all: Option<u64>,
+    done: AtomicU64,
+    begun: Instant,
+    bar: OnceLock<ProgressBar>,
+}
+
+impl Progress {
+    /// Begins. `words` say what is being done; `all` is how many bytes that is about.
+    pub fn begin(words: &'static str, all: Option<u64>) -> Self {
+        let is_seen = io::stderr().is_terminal() && voice::says(Weight::Usual);
+        Self(is_seen.then(|| {
+            let (done, begun, bar) = (AtomicU64::new(0), Instant::now(), OnceLock::new());
+            Arc::new(Line { words, all, done, begun, bar })
+        }))
+    }
+
+    /// So many bytes have been done in all.
+    pub fn reach(&self, done: u64) {
+        let Some(line) = &self.0 else { return };
+        line.done.store(done, Ordering::Relaxed);
+        line.show(done);
+    }
+
+    /// What tells of bytes as they are done.
+    pub fn watch(&self) -> Option<Watch> {
+        let line = Arc::clone(self.0.as_ref()?);
+        Some(Watch::new(move |bytes| {
+            let done = line.done.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+            line.show(done);
+        }))
+    }
+
+    /// Takes the line away again.
+    pub fn end(&self) {
+        if let Some(bar) = self.0.as_ref().and_then(|line| line.bar.get()) {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Line {
+    fn show(&self, done: u64) {
+        if self.begun.elapsed() >= PATIENCE {
+            self.bar.get_or_init(|| self.drawn()).set_position(done);
+        }
+    }
+
+    /// The line, from now on on the terminal.
+    fn drawn(&self) -> ProgressBar {
+        let target = ProgressDrawTarget::stderr_with_hz(RATE);
+        let bar = ProgressBar::with_draw_target(self.all, target).with_message(self.words);
+        let template = match self.all {
+            Some(_) => "rckpt: {msg}: {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left",
+            None => "rckpt: {msg}: {bytes}, {bytes_per_sec}",
+        };
+        // The templates are right, as a test shows; and nothing depends on them.
+        let style = ProgressStyle::with_template(template);
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+        bar.with_elapsed(self.begun.elapsed())
+    }
+}
