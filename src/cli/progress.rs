@@ -3,8 +3,8 @@
 //! Nothing is said of what takes less than a second, where standard error is no terminal, or with -q.
 
 use std::io::{self, IsTerminal};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -23,21 +23,24 @@ pub struct Progress(Option<Arc<Line>>);
 
 #[derive(Debug)]
 struct Line {
-    words: &'static str,
-    /// Bytes in all, where that is known.
-    all: Option<u64>,
     done: AtomicU64,
     begun: Instant,
-    bar: OnceLock<ProgressBar>,
+    /// Reckons from the beginning, and is seen once it is worth it.
+    bar: ProgressBar,
+    is_seen: AtomicBool,
 }
 
 impl Progress {
     /// Begins. `words` say what is being done; `all` is how many bytes that is about.
     pub fn begin(words: &'static str, all: Option<u64>) -> Self {
-        let is_seen = io::stderr().is_terminal() && voice::says(Weight::Usual);
-        Self(is_seen.then(|| {
-            let (done, begun, bar) = (AtomicU64::new(0), Instant::now(), OnceLock::new());
-            Arc::new(Line { words, all, done, begun, bar })
+        let is_wanted = io::stderr().is_terminal() && voice::says(Weight::Usual);
+        Self(is_wanted.then(|| {
+            Arc::new(Line {
+                done: AtomicU64::new(0),
+                begun: Instant::now(),
+                bar: bar(words, all),
+                is_seen: AtomicBool::new(false),
+            })
         }))
     }
 
@@ -59,30 +62,29 @@ impl Progress {
 
     /// Takes the line away again.
     pub fn end(&self) {
-        if let Some(bar) = self.0.as_ref().and_then(|line| line.bar.get()) {
-            bar.finish_and_clear();
+        if let Some(line) = &self.0 {
+            line.bar.finish_and_clear();
         }
     }
 }
 
 impl Line {
     fn show(&self, done: u64) {
-        if self.begun.elapsed() >= PATIENCE {
-            self.bar.get_or_init(|| self.drawn()).set_position(done);
+        if self.begun.elapsed() >= PATIENCE && !self.is_seen.swap(true, Ordering::Relaxed) {
+            self.bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(RATE));
         }
+        self.bar.set_position(done);
     }
+}
 
-    /// The line, from now on on the terminal.
-    fn drawn(&self) -> ProgressBar {
-        let target = ProgressDrawTarget::stderr_with_hz(RATE);
-        let bar = ProgressBar::with_draw_target(self.all, target).with_message(self.words);
-        let template = match self.all {
-            Some(_) => "rckpt: {msg}: {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left",
-            None => "rckpt: {msg}: {bytes}, {bytes_per_sec}",
-        };
-        // The templates are right, as a test shows; and nothing depends on them.
-        let style = ProgressStyle::with_template(template);
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
-        bar.with_elapsed(self.begun.elapsed())
-    }
+/// A line that is not seen yet.
+fn bar(words: &'static str, all: Option<u64>) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(all, ProgressDrawTarget::hidden()).with_message(words);
+    let template = match all {
+        Some(_) => "rckpt: {msg}: {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left",
+        None => "rckpt: {msg}: {bytes}, {bytes_per_sec}",
+    };
+    // The templates are right, as a test shows; and nothing depends on them.
+    let style = ProgressStyle::with_template(template);
+    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()))
 }
