@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::harness::process::{self, PATIENCE, poll};
 use crate::harness::workplace::{User, Workplace, rckpt_binary};
@@ -91,30 +92,30 @@ fn progress_on_a_terminal() {
         let terminal = place.start(terminal);
         let name = rckpt_binary().file_name().expect("it has one").display().to_string();
         let name = &name[..name.len().min(15)];
-        let verify = poll(PATIENCE, || {
-            process::descendants(terminal)
-                .into_iter()
-                .find(|it| process::proc_text(*it, "comm").trim_end() == name)
-        });
-        let verify = verify.expect("it has started");
-        // It is held up in the middle of its work for longer than anybody would wait without a word.
-        let begun = poll(PATIENCE, || {
-            let read = process::proc_text(verify, "io");
+        // Where it can be caught at its work, it is held up for longer than anybody would wait without a
+        // word.
+        let at_work = |it: &Pid| {
+            let read = process::proc_text(*it, "io");
             let read = read.lines().find_map(|line| line.strip_prefix("rchar: ")?.parse().ok());
-            read.is_some_and(|read: u64| read > 2 << 20).then_some(())
-        });
-        assert!(begun.is_some(), "it reads nothing");
-        kill(verify, Signal::SIGSTOP).expect("hold it");
-        std::thread::sleep(Duration::from_millis(1100));
-        kill(verify, Signal::SIGCONT).expect("let it go on");
+            process::proc_text(*it, "comm").trim_end() == name
+                && read.is_some_and(|read: u64| read > 2 << 20)
+        };
+        while !process::has_ended(terminal) {
+            let caught = process::descendants(terminal).into_iter().find(at_work);
+            if let Some(caught) = caught.filter(|it| kill(*it, Signal::SIGSTOP).is_ok()) {
+                std::thread::sleep(Duration::from_millis(1100));
+                kill(caught, Signal::SIGCONT).expect("let it go on");
+                break;
+            }
+        }
         assert_eq!(process::exit_status(terminal, PATIENCE), Some(0));
         let shown = place.text("shown");
         fs::remove_file(place.path("shown")).expect("remove it");
         assert!(shown.contains("whole"), "{shown}");
         shown
     };
-    let words = shown("");
-    assert!(words.contains("rckpt: checking: ") && words.contains(" left"), "{words:?}");
+    let words = (0..20).map(|_| shown("")).find(|words| words.contains("rckpt: checking: "));
+    assert!(words.is_some_and(|words| words.contains(" left")), "nothing was shown");
     assert!(!shown(" -q").contains("checking"));
     assert!(!shown(" 2>words").contains("checking"));
     assert_eq!(place.text("words"), "");
