@@ -51,9 +51,10 @@ const KEPT: [([u8; 2], VmaFlags); 17] = [
 
 /// Codes that follow from the access, the file or the other flags, or that mean nothing for what the
 /// program sees: readable, writable, executable, shared; may become each of these; soft-dirty;
-/// expansion forbidden (hugetlb); may hold guard pages, which the page map tells one by one.
-const IMPLIED: [[u8; 2]; 10] =
-    [*b"rd", *b"wr", *b"ex", *b"sh", *b"mr", *b"me", *b"ms", *b"sd", *b"de", *b"gu"];
+/// expansion forbidden (hugetlb); may hold guard pages, which the page map tells one by one; a program's
+/// file that nobody may write to (which kernels before 5.16 say of each of its mappings).
+const IMPLIED: [[u8; 2]; 11] =
+    [*b"rd", *b"wr", *b"ex", *b"sh", *b"mr", *b"me", *b"ms", *b"sd", *b"de", *b"gu", *b"dw"];
 
 /// Collects the address space of a process, without the details of its mappings.
 ///
@@ -409,6 +410,8 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_refused() {
+        let program = mapping(b"r-xp", b"/usr/bin/true", 5, &[b"rd", b"ex", b"mr", b"dw"]);
+        assert_eq!(classify(&program), Ok(Some(Kind::File)));
         let check = |code: &[u8; 2], expected: MappingRefusal| {
             let mapping = mapping(b"rw-p", b"", 0, &[b"rd", code]);
             assert_eq!(classify(&mapping), Err(expected));
