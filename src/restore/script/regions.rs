@@ -70,6 +70,12 @@ pub(super) fn map(
             ],
             vma.range.start.0,
         ));
+        // Pages that are filled come as huge ones where the kernel likes these (Debian's and Red Hat's do
+        // by default), and stay huge when the advice comes later.
+        if vma.flags.contains(VmaFlags::NO_HUGE_PAGE) {
+            let advice = signed(libc::MADV_NOHUGEPAGE);
+            steps.push(call(libc::SYS_madvise, &[vma.range.start.0, vma.range.len(), advice]));
+        }
         if let Some(policy) = &vma.policy {
             attributes::mapping_policy(author, steps, vma.range, policy);
         }
