@@ -6,9 +6,11 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use nix::sys::utsname::uname;
 use nix::unistd::Pid;
 use procfs::FromRead;
 use procfs::process::Stat;
@@ -238,9 +240,31 @@ pub fn mappings(pid: Pid) -> Result<Vec<Mapping>, ProcError> {
     // Some hundred bytes for each of what may be many thousands of mappings: not read as a whole.
     let parsed = File::open(&path).and_then(|file| parse_smaps(BufReader::new(file)));
     match parsed {
-        Ok(Ok(mappings)) => Ok(mappings),
+        Ok(Ok(mut mappings)) => {
+            if uname().is_ok_and(|names| is_before(names.release().as_bytes(), (6, 3))) {
+                mappings.iter_mut().for_each(name_lock_on_fault);
+            }
+            Ok(mappings)
+        }
         Ok(Err(what)) => Err(ProcError::Parse { path, what }),
         Err(source) => Err(ProcError::Read { path, source }),
+    }
+}
+
+/// Gives MLOCK_ONFAULT the code that it has since Linux 6.3. Before that it is the only flag that is shown as
+/// `??`, and only locked memory has it.
+fn name_lock_on_fault(mapping: &mut Mapping) {
+    if mapping.codes.contains(b"lo") {
+        mapping.codes.iter_mut().filter(|code| *code == b"??").for_each(|code| *code = *b"lf");
+    }
+}
+
+/// Whether a kernel's release (`6.1.0-50-amd64`) is older than this version.
+fn is_before(release: &[u8], version: (u32, u32)) -> bool {
+    let mut numbers = release.split(|byte| !byte.is_ascii_digit()).map(number::<u32>);
+    match (numbers.next().flatten(), numbers.next().flatten()) {
+        (Some(major), Some(minor)) => (major, minor) < version,
+        _ => false,
     }
 }
 
@@ -890,5 +914,29 @@ mod tests {
         let expected = [-10 * 1_000_000_000 + 5, 3 * 1_000_000_000];
         assert_eq!(parse_time_offsets(text), Some(expected));
         assert_eq!(parse_time_offsets(b"monotonic 1 0\n"), None);
+    }
+
+    #[test]
+    fn old_kernels_have_no_name_for_lock_on_fault() {
+        let mut mapping = Mapping {
+            range: AddrRange::new(0x1000, 0x2000).unwrap(),
+            permissions: *b"rw-p",
+            offset: 0,
+            device: 0,
+            inode: 0,
+            path: Vec::new(),
+            codes: vec![*b"rd", *b"??"],
+            page_size: 4096,
+            protection_key: 0,
+        };
+        name_lock_on_fault(&mut mapping);
+        assert_eq!(mapping.codes, [*b"rd", *b"??"]);
+        mapping.codes.push(*b"lo");
+        name_lock_on_fault(&mut mapping);
+        assert_eq!(mapping.codes, [*b"rd", *b"lf", *b"lo"]);
+        for (release, expected) in [("5.10.0-46-amd64", true), ("6.2", true), ("6.3.1", false)] {
+            assert_eq!(is_before(release.as_bytes(), (6, 3)), expected, "{release}");
+        }
+        assert!(!is_before(b"6.18.44-fc", (6, 3)) && !is_before(b"?", (6, 3)));
     }
 }

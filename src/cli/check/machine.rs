@@ -81,7 +81,7 @@ const MATTERS: [Matter; 18] = [
     Matter {
         feature: Feature::RseqConfiguration,
         subject: "find rseq areas",
-        without: "programs of glibc 2.35 and later cannot be saved",
+        without: "what programs have registered (glibc 2.35 and later do) does not come back",
         grade_without: Grade::Less,
         ask: "Please give us Linux 5.13 or later.",
     },
