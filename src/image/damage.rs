@@ -15,6 +15,7 @@ use super::reader::{Depth, Reader};
 use super::sample;
 use super::section::{SECTIONS, SectionKind};
 use super::writer::{WriteOptions, Writer, ZeroPages, encode_section};
+use crate::model::address::AddrRange;
 use crate::model::id::ObjectId;
 use crate::model::number::{to_u64, to_usize};
 
@@ -57,25 +58,75 @@ fn the_image_used_here_has_every_kind_of_byte() {
     read(directory.path()).unwrap();
 }
 
+/// How many times as much is tried; the long form of these tests asks for a hundred.
+const ROUNDS: &str = "RCKPT_TEST_ROUNDS";
+
+fn rounds() -> u64 {
+    std::env::var(ROUNDS).map_or(1, |rounds| rounds.parse().unwrap())
+}
+
+/// One bit of every byte, or, in the long form, every bit.
 #[test]
 fn a_flip_of_any_byte_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     write(directory.path());
+    let mut flips = 0;
     for name in [IMAGE_FILE, PAGES_FILE] {
         let path = directory.path().join(name);
         let file = open(&path);
         let bytes = fs::read(&path).unwrap();
         for (place, byte) in bytes.iter().enumerate() {
-            let flipped = [byte ^ (1 << (place % 8))];
-            file.write_all_at(&flipped, to_u64(place)).unwrap();
-            let error = read(directory.path()).expect_err(&format!("{name} byte {place}"));
-            assert!(error.to_string().contains(name), "{error}");
-            let fault = error.fault();
-            assert!(matches!(fault, ReadFault::Damaged | ReadFault::Unsupported), "{error}");
+            let bits = if rounds() > 1 { 0..8 } else { place % 8..place % 8 + 1 };
+            for bit in bits {
+                file.write_all_at(&[byte ^ (1 << bit)], to_u64(place)).unwrap();
+                let error = read(directory.path()).expect_err(&format!("{name} byte {place}"));
+                assert!(error.to_string().contains(name), "{error}");
+                let fault = error.fault();
+                assert!(matches!(fault, ReadFault::Damaged | ReadFault::Unsupported), "{error}");
+                flips += 1;
+            }
             file.write_all_at(&[*byte], to_u64(place)).unwrap();
         }
     }
+    println!("{flips} flips, all found");
     read(directory.path()).unwrap();
+}
+
+/// In an image of 4 MiB, or, in the long form, 64 MiB.
+#[test]
+fn flips_in_a_larger_image_are_found() {
+    let directory = tempfile::tempdir().unwrap();
+    let pages = if rounds() > 1 { 16_384 } else { 1024 };
+    let mut job = sample::job();
+    let (start, _) = sample::MEMORY_PAGES;
+    let range = AddrRange::new(start * 4096, (start + pages) * 4096).unwrap();
+    job.address_spaces[0].vmas[1].range = range;
+    let mut writer = Writer::create(directory.path(), WriteOptions::default()).unwrap();
+    let mut fill = |first: u64, buffer: &mut [u8]| {
+        for (number, page) in (first..).zip(buffer.chunks_exact_mut(4096)) {
+            sample::noise(number, page);
+        }
+        Ok(())
+    };
+    writer.store(ObjectId(0), start, pages, ZeroPages::Drop, &mut fill).unwrap();
+    writer.finish(&job).unwrap();
+    let whole = |depth| Reader::open(directory.path())?.verify(depth, &|_| ()).map(drop);
+    whole(Depth::Decoded).unwrap();
+    let flips = 20 * rounds();
+    for flip in 0..flips {
+        let random = checksum(&flip.to_le_bytes());
+        let name = if flip % 8 == 0 { IMAGE_FILE } else { PAGES_FILE };
+        let file = open(&directory.path().join(name));
+        let place = random / 8 % file.metadata().unwrap().len();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, place).unwrap();
+        file.write_all_at(&[byte[0] ^ 1 << (random % 8)], place).unwrap();
+        let error = whole(Depth::Stored).expect_err(&format!("{name} byte {place}")).to_string();
+        assert!(error.contains(name), "{error}");
+        file.write_all_at(&byte, place).unwrap();
+    }
+    println!("{flips} flips in {} MiB, all found", pages >> 8);
+    whole(Depth::Decoded).unwrap();
 }
 
 #[test]

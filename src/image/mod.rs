@@ -20,6 +20,8 @@ pub(crate) mod damage;
 mod duplicates;
 pub mod error;
 pub mod format;
+#[cfg(test)]
+mod golden;
 pub mod index;
 mod parent;
 mod pipeline;

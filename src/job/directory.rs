@@ -90,6 +90,11 @@ impl JobDirectory {
     /// When it cannot be read, or, with [`Trust::Own`], is another user's.
     pub fn open(path: &Path, trust: Trust) -> Result<Self, DirectoryError> {
         let failed = |source| DirectoryError::Open { path: path.to_owned(), source };
+        let named = fs::symlink_metadata(path).map_err(failed)?;
+        if trust == Trust::Own && named.is_symlink() {
+            // Whoever has put a link here decides where we go.
+            record::check_owner(path, &named)?;
+        }
         // From here on the name leads to this very directory, wherever we change to.
         let path = path.canonicalize().map_err(failed)?;
         let metadata = fs::metadata(&path).map_err(failed)?;

@@ -152,7 +152,9 @@ pub fn remove(path: &Path) -> Result<(), RecordError> {
 /// [`RecordError::Trust`].
 pub fn check_owner(path: &Path, metadata: &fs::Metadata) -> Result<(), RecordError> {
     let (owner, user, mode) = (metadata.uid(), geteuid().as_raw(), metadata.mode() & 0o7777);
-    let writable = !metadata.is_dir() && mode & 0o022 != 0;
+    // A symbolic link's mode says nothing.
+    let tells = !metadata.is_dir() && !metadata.is_symlink();
+    let writable = tells && mode & 0o022 != 0;
     if (owner == user || owner == 0) && !writable {
         return Ok(());
     }

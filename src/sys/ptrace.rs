@@ -6,7 +6,10 @@
 
 #![allow(unsafe_code)]
 
+use std::fs;
 use std::ptr;
+use std::thread;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
@@ -27,6 +30,9 @@ const PTRACE_PEEKSIGINFO_SHARED: u32 = 1;
 /// The largest XSAVE area that a kernel can report: every component up to AMX's tiles fits in a
 /// quarter of this.
 const XSTATE_LIMIT: usize = 64 * 1024;
+
+/// How long news about others may wait before the one that is waited for is looked at again.
+const OTHERS_NEWS: Duration = Duration::from_micros(100);
 
 /// How many siginfo are fetched by one PEEKSIGINFO.
 const SIGINFO_BATCH: usize = 32;
@@ -481,6 +487,39 @@ pub fn wait(tid: Pid, reap: bool) -> nix::Result<Stop> {
     }
 }
 
+/// As [`wait`], for the main thread of a process whose other threads are traced by the calling thread, too.
+/// When such a process is killed, the end of its main thread is told only once those of all others have been
+/// taken note of, and [`wait`] would wait for ever: it counts as killed when it has ended.
+///
+/// # Errors
+/// As [`wait`].
+pub fn wait_for_main(tid: Pid, reap: bool) -> nix::Result<Stop> {
+    let any = libc::WSTOPPED | libc::WEXITED | libc::__WALL | libc::__WNOTHREAD | libc::WNOWAIT;
+    loop {
+        match poll(tid, reap) {
+            Ok(Some(stop)) => return Ok(stop),
+            Ok(None) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error),
+        }
+        match wait_once(libc::P_ALL, tid, any) {
+            Ok(Some((news, _))) if news == tid => {}
+            Ok(_) if has_ended(tid) => return Ok(Stop::Killed(libc::SIGKILL)),
+            // It is about another one, which waits to be asked, and would be told again at once.
+            Ok(_) => thread::sleep(OTHERS_NEWS),
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Whether a thread runs no more, told or not.
+fn has_ended(tid: Pid) -> bool {
+    // The state follows the name, which is in parentheses and may be any words. One that is gone has ended.
+    let stat = fs::read(format!("/proc/{tid}/stat")).unwrap_or_default();
+    let rest = stat.iter().rposition(|byte| *byte == b')').and_then(|end| stat.get(end + 2));
+    rest.is_none_or(|state| matches!(state, b'Z' | b'X'))
+}
+
 /// As [`wait`], but does not block: `None` when nothing has happened.
 ///
 /// # Errors
@@ -492,23 +531,29 @@ pub fn poll(tid: Pid, reap: bool) -> nix::Result<Option<Stop>> {
 fn wait_with(tid: Pid, reap: bool, flags: libc::c_int) -> nix::Result<Option<Stop>> {
     let all = libc::WSTOPPED | libc::WEXITED | libc::__WALL | flags;
     if reap {
-        return wait_once(tid, all);
+        return Ok(wait_once(libc::P_PID, tid, all)?.map(|(_, stop)| stop));
     }
-    let Some(stop) = wait_once(tid, all | libc::WNOWAIT)? else { return Ok(None) };
+    let looked = wait_once(libc::P_PID, tid, all | libc::WNOWAIT)?;
+    let Some((_, stop)) = looked else { return Ok(None) };
     if matches!(stop, Stop::Exited(_) | Stop::Killed(_)) {
         return Ok(Some(stop));
     }
     // Between the look and this a thread can only have been killed, which is then the news.
-    wait_once(tid, all)
+    Ok(wait_once(libc::P_PID, tid, all)?.map(|(_, stop)| stop))
 }
 
-fn wait_once(tid: Pid, flags: libc::c_int) -> nix::Result<Option<Stop>> {
+/// Who has stopped or ended, and how.
+fn wait_once(
+    whom: libc::idtype_t,
+    tid: Pid,
+    flags: libc::c_int,
+) -> nix::Result<Option<(Pid, Stop)>> {
     let id = libc::id_t::try_from(tid.as_raw()).map_err(|_| Errno::EINVAL)?;
     // SAFETY: `siginfo_t` is plain data, for which zero is a value.
     let mut information: libc::siginfo_t = unsafe { std::mem::zeroed() };
     loop {
         // SAFETY: waitid writes one `siginfo_t`, to which the pointer leads.
-        let outcome = unsafe { libc::waitid(libc::P_PID, id, &raw mut information, flags) };
+        let outcome = unsafe { libc::waitid(whom, id, &raw mut information, flags) };
         match Errno::result(outcome) {
             Ok(_) => break,
             Err(Errno::EINTR) => {}
@@ -520,11 +565,12 @@ fn wait_once(tid: Pid, flags: libc::c_int) -> nix::Result<Option<Stop>> {
     if pid == 0 {
         return Ok(None);
     }
-    Ok(Some(match information.si_code {
+    let stop = match information.si_code {
         libc::CLD_EXITED => Stop::Exited(status),
         libc::CLD_KILLED | libc::CLD_DUMPED => Stop::Killed(status),
         _ => decode_stop(status),
-    }))
+    };
+    Ok(Some((Pid::from_raw(pid), stop)))
 }
 
 /// What the status of a stopped tracee says: the signal in the low byte, the event above it.

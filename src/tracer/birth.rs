@@ -366,12 +366,11 @@ impl<'tree> Birth<'tree> {
     }
 
     fn await_system_call(&self) -> Result<(), InjectError> {
-        await_system_call_stop(self.tid, self.injector.process().reaps(self.tid))
+        await_system_call_stop(self.tid, |tid| self.injector.process().next_stop(tid))
     }
 
     fn await_stop(&self) -> Result<Stop, InjectError> {
-        let reap = self.injector.process().reaps(self.tid);
-        match trace("await", self.tid, |tid| ptrace::wait(tid, reap))? {
+        match trace("await", self.tid, |tid| self.injector.process().next_stop(tid))? {
             Stop::Exited(_) | Stop::Killed(_) => Err(InjectError::Died { tid: self.tid }),
             stop => Ok(stop),
         }
@@ -389,7 +388,7 @@ pub(super) fn call_in(
     set_registers(pid, &registers)?;
     for _ in 0..2 {
         resume_to_system_call(pid)?;
-        await_system_call_stop(pid, true)?;
+        await_system_call_stop(pid, |pid| ptrace::wait(pid, true))?;
     }
     let result = trace("read the registers of", pid, ptrace::result_register)?;
     Ok(decode_result(result))

@@ -436,7 +436,7 @@ impl<'tree> Injector<'tree> {
         let Guest { tid, phase: Phase::Series(series), .. } = self.guests[guest] else {
             return Ok(Vec::new());
         };
-        let outcome = series.end(self.process, tid, self.process.reaps(tid));
+        let outcome = series.end(self.process, tid);
         self.guests[guest].phase = if outcome.is_ok() { Phase::Idle } else { Phase::Lost };
         if !matches!(outcome, Ok(_) | Err(InjectError::Died { .. } | InjectError::Late { .. })) {
             // It may still be in there, so the code stays.
@@ -521,7 +521,7 @@ impl<'tree> Injector<'tree> {
 
     fn await_guest(&mut self, guest: usize) -> Result<(), InjectError> {
         let tid = self.guests[guest].tid;
-        let outcome = await_system_call_stop(tid, self.process.reaps(tid));
+        let outcome = await_system_call_stop(tid, |tid| self.process.next_stop(tid));
         if outcome.is_err() {
             self.guests[guest].phase = Phase::Lost;
         }
@@ -574,14 +574,12 @@ pub(super) fn begin_return(thread: &Thread) -> Result<(), InjectError> {
 /// Waits for that stop, and makes sure that the thread is where it was.
 pub(super) fn end_return(process: &mut Process, index: usize) -> Result<(), InjectError> {
     let tid = process.threads[index].tid;
-    let reap = process.reaps(tid);
-    let thread = &mut process.threads[index];
     let mut delivered = false;
     loop {
-        let signal = match trace("await", tid, |tid| ptrace::wait(tid, reap))? {
+        let signal = match trace("await", tid, |tid| process.next_stop(tid))? {
             Stop::Trap => break,
             Stop::Group(signal) => {
-                thread.group_stop = Some(signal);
+                process.threads[index].group_stop = Some(signal);
                 break;
             }
             // A signal got in first. It is delivered to the thread as it was, which is what would
@@ -597,6 +595,7 @@ pub(super) fn end_return(process: &mut Process, index: usize) -> Result<(), Inje
         trace("resume", tid, |tid| ptrace::resume(tid, Resume::Run, signal))?;
     }
     let found = trace("read the registers of", tid, ptrace::registers)?;
+    let thread = &mut process.threads[index];
     if delivered {
         thread.registers = found;
         thread.mask = trace("read the signal mask of", tid, ptrace::signal_mask)?;
@@ -607,10 +606,13 @@ pub(super) fn end_return(process: &mut Process, index: usize) -> Result<(), Inje
 }
 
 /// Waits for the next stop at a system call. Its signals are blocked; what remains is SIGSTOP, which
-/// takes effect, and the stop that follows from it.
-pub(super) fn await_system_call_stop(tid: Pid, reap: bool) -> Result<(), InjectError> {
+/// takes effect, and the stop that follows from it. `next_stop` waits for any.
+pub(super) fn await_system_call_stop(
+    tid: Pid,
+    next_stop: impl Fn(Pid) -> Result<Stop, Errno>,
+) -> Result<(), InjectError> {
     loop {
-        let signal = match trace("await", tid, |tid| ptrace::wait(tid, reap))? {
+        let signal = match trace("await", tid, &next_stop)? {
             Stop::SystemCall => return Ok(()),
             Stop::Signal(signal) => signal,
             Stop::Trap | Stop::Group(_) | Stop::Event(_) => 0,

@@ -267,7 +267,7 @@ fn heal_leftover(process: &mut Process, index: usize) -> Result<(), InjectError>
         trace("block the signals of", tid, |tid| ptrace::set_signal_mask(tid, ALL_SIGNALS))?;
         for _ in 0..2 {
             trace("resume", tid, |tid| ptrace::resume(tid, Resume::ToSystemCall, 0))?;
-            await_system_call_stop(tid, process.reaps(tid))?;
+            await_system_call_stop(tid, |tid| process.next_stop(tid))?;
         }
     }
     begin_return(&process.threads[index])?;

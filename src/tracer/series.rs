@@ -88,13 +88,12 @@ impl Series {
         Ok(Self { code, table, count: calls.len() })
     }
 
-    /// Waits until the thread has made its calls, and stops it there: what each returned. `reap` as
-    /// [`ptrace::wait`] has it.
-    pub fn end(self, process: &Process, tid: Pid, reap: bool) -> Result<Vec<Outcome>, InjectError> {
+    /// Waits until the thread has made its calls, and stops it there: what each returned.
+    pub fn end(self, process: &Process, tid: Pid) -> Result<Vec<Outcome>, InjectError> {
         self.await_calls(process);
         loop {
             trace("interrupt", tid, ptrace::interrupt)?;
-            let signal = match trace("await", tid, |tid| ptrace::wait(tid, reap))? {
+            let signal = match trace("await", tid, |tid| process.next_stop(tid))? {
                 Stop::Trap | Stop::Group(_) => {
                     let found = trace("read the registers of", tid, ptrace::registers)?;
                     let offset = found.rip.wrapping_sub(self.code.0);

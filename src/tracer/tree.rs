@@ -298,8 +298,21 @@ impl Process {
         self.threads.iter().find_map(|thread| thread.group_stop)
     }
 
+    /// Waits until one of its threads stops or ends.
+    ///
+    /// # Errors
+    /// ECHILD when it is not traced by the calling thread.
+    pub(super) fn next_stop(&self, tid: Pid) -> Result<Stop, Errno> {
+        let reap = self.reaps(tid);
+        if tid == self.pid && self.threads.len() > 1 {
+            ptrace::wait_for_main(tid, reap)
+        } else {
+            ptrace::wait(tid, reap)
+        }
+    }
+
     /// Whether an end of this thread is to be taken note of for good.
-    pub(super) fn reaps(&self, tid: Pid) -> bool {
+    fn reaps(&self, tid: Pid) -> bool {
         chase::reaps(self.pid, self.own_child, tid)
     }
 
@@ -373,7 +386,7 @@ impl Process {
         // One thread takes the signal, and with that the others are bound to stop before they run.
         ptrace::resume(tid, Resume::Run, 0).map_err(error)?;
         loop {
-            match ptrace::wait(tid, self.reaps(tid)).map_err(error)? {
+            match self.next_stop(tid).map_err(error)? {
                 Stop::Group(_) => return Ok(()),
                 Stop::Signal(signal) => ptrace::resume(tid, Resume::Run, signal).map_err(error)?,
                 Stop::Trap | Stop::SystemCall | Stop::Event(_) => {

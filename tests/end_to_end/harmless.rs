@@ -1,11 +1,12 @@
 //! The job is never harmed: nothing is left in it by a checkpoint, whatever becomes of rckpt.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Instant;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::harness::moments::Moments;
 use crate::harness::process::{self, Belongings, PATIENCE, poll};
 use crate::harness::rounds::{Case, Running, Start};
 use crate::harness::stepping::{self, Deed, Point, Scope, Victim};
@@ -29,24 +30,6 @@ fn nothing_is_left(fixture: &'static str, user: User) {
         job.ping();
     }
     job.judge();
-}
-
-/// Moments spread evenly, starting anywhere: the remainders of multiples of the golden ratio.
-struct Moments {
-    state: u32,
-}
-
-impl Moments {
-    fn new() -> Self {
-        let clock = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("it is later");
-        println!("moments start at {}", clock.subsec_nanos());
-        Self { state: clock.subsec_nanos() }
-    }
-
-    fn below(&mut self, span: Duration) -> Duration {
-        self.state = self.state.wrapping_add(2_654_435_769);
-        span.mul_f64(f64::from(self.state) / f64::from(u32::MAX))
-    }
 }
 
 /// Waits until nobody holds any process of the job, and the job has only processes of its own.
@@ -109,7 +92,7 @@ fn points(whole: usize, some: usize) -> impl Iterator<Item = Point> {
         Ok(value) if value == "1" => 1,
         _ => (whole / some).max(1),
     };
-    let first = 1 + usize::try_from(Moments::new().state).expect("it fits") % stride;
+    let first = 1 + usize::try_from(Moments::new().any()).expect("it fits") % stride;
     let calls: Vec<usize> = (first..=whole).step_by(stride).collect();
     println!("killed at {} of {whole} calls", calls.len());
     let victims = [Victim::All, Victim::Caller].into_iter().cycle();

@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -200,7 +200,7 @@ impl Judge<'_> {
             && inode.build_id.is_some()
         {
             // A file that cannot be read has no build id, and is told by its time.
-            found.build_id = File::open(path).ok().and_then(|file| build_id::build_id(&file));
+            found.build_id = open_to_look(path).ok().and_then(|file| build_id::build_id(&file));
         }
         let policy = self.choices.policy;
         judge::judge(inode, usage, found.as_ref(), policy, || same_ends(inode, path))
@@ -310,7 +310,7 @@ impl Judge<'_> {
         if !judge::still_begins_as_recorded(inode, found, || same_ends(inode, readable))? {
             return Err(ProblemKind::ChangedInPlace);
         }
-        match File::open(readable) {
+        match open_to_look(readable) {
             Ok(_) => self.add_cut(Cut {
                 path: path.to_owned(),
                 through,
@@ -528,10 +528,16 @@ pub(super) fn link_of(stream: Stream) -> PathBuf {
 /// Whether the ends of what a file held at the checkpoint are what they were, as far as that is known.
 fn same_ends(recorded: &Inode, path: &Path) -> Result<bool, ProblemKind> {
     let Some(ends) = &recorded.ends else { return Ok(true) };
-    File::open(path)
+    open_to_look(path)
         .and_then(|file| file_tree::digest_ends(&file, recorded.size))
         .map(|digest| digest == *ends.0)
         .map_err(unreadable)
+}
+
+/// Opens what should be a file to read it. Whoever has put a FIFO in its place does not hold us up, nor does
+/// a terminal become ours.
+fn open_to_look(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
 }
 
 fn found(metadata: &Metadata) -> Found {

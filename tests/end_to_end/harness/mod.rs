@@ -5,6 +5,7 @@
 
 pub mod faults;
 pub mod fixture;
+pub mod moments;
 pub mod process;
 pub mod rounds;
 pub mod slurm;

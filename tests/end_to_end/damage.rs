@@ -1,0 +1,171 @@
+//! Damaged, incomplete and mixed-up checkpoints are refused by `verify` and by `restore`, with the file
+//! named, and nothing of the job is started.
+
+use std::fs::{self, OpenOptions, Permissions};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::unistd::Pid;
+
+use crate::harness::moments::Moments;
+use crate::harness::process;
+use crate::harness::rounds::{Case, Running, Start};
+use crate::harness::workplace::{User, Workplace};
+
+/// How many times as much is damaged; the long form of these tests asks for a hundred and more.
+const ROUNDS: &str = "RCKPT_TEST_ROUNDS";
+
+fn rounds(short: u64) -> u64 {
+    short * std::env::var(ROUNDS).map_or(1, |rounds| rounds.parse().expect("a number of rounds"))
+}
+
+/// A job that was saved three times, each on top of the one before, and is gone. Brought back it would
+/// look at itself at once, and say what it found.
+fn chain() -> Workplace {
+    let place = Workplace::new(User::Plain);
+    let job = Running::start(&place, &Case::new("motion_mix"), Start::Alone);
+    for words in [&[][..], &[], &["--kill"]] {
+        job.ping();
+        job.dump(words);
+    }
+    job.lose();
+    place.write("go", "");
+    place
+}
+
+/// The files of a generation.
+fn files(place: &Workplace, generation: &str) -> Vec<PathBuf> {
+    let list = fs::read_dir(place.path("job").join(generation)).expect("list a generation");
+    let mut files: Vec<PathBuf> = list.flatten().map(|entry| entry.path()).collect();
+    files.sort();
+    files
+}
+
+fn name_of(file: &Path) -> String {
+    file.file_name().expect("it has a name").to_string_lossy().into_owned()
+}
+
+/// Neither `verify` nor `restore` takes it, both name the file, and nothing is started.
+fn check_refused(place: &Workplace, generation: &str, file: &str, what: &str) {
+    let path = format!("job/{generation}");
+    let verified = place.ask(&["verify", "--deep", &path]);
+    let told = format!("{}{}", verified.output, verified.words);
+    assert!(verified.status == Some(1) && told.contains(file), "{what}: {verified:?}");
+    let restored = place.ask(&["restore", &path]);
+    assert_eq!(restored.status, Some(125), "{what}: {restored:?}");
+    assert!(restored.words.contains(file), "{what}: {restored:?}");
+    for words in [told, restored.words] {
+        assert!(!words.contains("panicked"), "{what}: {words}");
+    }
+    assert!(!place.has("verdict"), "{what}: it ran: {}", place.text("verdict"));
+    let left = process::descendants(Pid::this());
+    assert!(left.is_empty(), "{what}: left: {left:?}");
+}
+
+/// The newest generation is whole, and restores.
+fn check_sound(place: &Workplace) {
+    let answer = place.ask(&["restore", "job/gen-000003"]);
+    assert_eq!(answer.status, Some(0), "{answer:?}");
+    assert_eq!(place.text("verdict"), "PASS\n");
+}
+
+/// A place below `end`, from the numbers that moments are made of.
+fn place_below(moments: &mut Moments, end: u64) -> u64 {
+    let whole = std::time::Duration::from_secs(1 << 20);
+    let part = moments.below(whole).as_nanos() * u128::from(end) / whole.as_nanos();
+    u64::try_from(part).expect("it is below").min(end.saturating_sub(1))
+}
+
+#[test]
+fn flipped_bits() {
+    let place = chain();
+    let mut moments = Moments::new();
+    let mut unused = 0;
+    for round in 0..rounds(12) {
+        for file in files(&place, "gen-000003") {
+            let opened = OpenOptions::new().read(true).write(true).open(&file).expect("open it");
+            let length = opened.metadata().expect("look at it").len();
+            let at = place_below(&mut moments, length);
+            let mut byte = [0];
+            opened.read_exact_at(&mut byte, at).expect("read it");
+            opened.write_all_at(&[byte[0] ^ 1 << (round % 8)], at).expect("damage it");
+            let name = name_of(&file);
+            let what = format!("bit {} of byte {at} of {name}", round % 8);
+            // Of an earlier generation's page data a part may be in use no more, which nobody reads.
+            let of_a_parent = name.starts_with("pages-");
+            if of_a_parent && place.ask(&["verify", "job/gen-000003"]).status == Some(0) {
+                unused += 1;
+            } else {
+                check_refused(&place, "gen-000003", &name, &what);
+            }
+            opened.write_all_at(&byte, at).expect("mend it");
+        }
+    }
+    println!("{} bits, {unused} of them in what is not used", rounds(12) * 3);
+    check_sound(&place);
+}
+
+#[test]
+fn files_that_are_cut_off() {
+    let place = chain();
+    let mut moments = Moments::new();
+    for file in files(&place, "gen-000003") {
+        let kept = fs::read(&file).expect("read it");
+        let length = u64::try_from(kept.len()).expect("it is small");
+        let places = (0..rounds(2)).map(|_| place_below(&mut moments, length));
+        for at in [0, 1, length - 1].into_iter().chain(places) {
+            let opened = OpenOptions::new().write(true).open(&file).expect("open it");
+            opened.set_len(at).expect("cut it off");
+            let name = name_of(&file);
+            check_refused(&place, "gen-000003", &name, &format!("{name} cut to {at} bytes"));
+            opened.write_all_at(&kept, 0).expect("mend it");
+        }
+    }
+    check_sound(&place);
+}
+
+#[test]
+fn files_that_are_missing_or_of_another_checkpoint() {
+    let place = chain();
+    let second = place.another("of-another-job");
+    let job = Running::start(&second, &Case::new("memory_private"), Start::Alone);
+    job.dump(&["--kill"]);
+    job.lose();
+    let foreign = |name: &str| fs::read(second.path("job/gen-000001").join(name)).expect("read it");
+    for file in files(&place, "gen-000003") {
+        let (name, kept) = (name_of(&file), fs::read(&file).expect("read it"));
+        fs::remove_file(&file).expect("remove it");
+        check_refused(&place, "gen-000003", &name, &format!("without {name}"));
+        // The mode and owner are those of the file that was there.
+        let put = |bytes: &[u8]| {
+            place.write("new", "");
+            fs::write(place.path("new"), bytes).expect("write it");
+            let mine = Permissions::from_mode(0o600);
+            fs::set_permissions(place.path("new"), mine).expect("make it mine");
+            fs::rename(place.path("new"), &file).expect("put it there");
+        };
+        let its_own = |generation: &str, name: &str| {
+            fs::read(place.path("job").join(generation).join(name)).unwrap_or_default()
+        };
+        let others = match name.as_str() {
+            // Records of an earlier generation name other page data, so that is what is missed.
+            "image.rckpt" => vec![("pages", foreign("image.rckpt"))],
+            "pages.rckpt" => vec![
+                ("pages.rckpt", foreign("pages.rckpt")),
+                ("pages.rckpt", its_own("gen-000001", "pages.rckpt")),
+                ("pages.rckpt", its_own("gen-000003", "image.rckpt")),
+            ],
+            parent => vec![
+                (parent, foreign("pages.rckpt")),
+                (parent, its_own("gen-000003", "pages.rckpt")),
+                (parent, its_own("gen-000003", "image.rckpt")),
+            ],
+        };
+        for (named, bytes) in others {
+            put(&bytes);
+            check_refused(&place, "gen-000003", named, &format!("another {name}"));
+        }
+        put(&kept);
+    }
+    check_sound(&place);
+}

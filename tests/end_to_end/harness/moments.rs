@@ -1,0 +1,28 @@
+//! Moments at which something happens to what is being tested.
+
+use std::time::{Duration, SystemTime};
+
+/// Moments spread evenly, starting anywhere: the remainders of multiples of the golden ratio.
+pub struct Moments {
+    state: u32,
+}
+
+impl Moments {
+    /// Starts anywhere, and prints where.
+    pub fn new() -> Self {
+        let clock = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("it is later");
+        println!("moments start at {}", clock.subsec_nanos());
+        Self { state: clock.subsec_nanos() }
+    }
+
+    /// A number that may be any.
+    pub fn any(&self) -> u64 {
+        u64::from(self.state)
+    }
+
+    /// The next one, before `span` is over.
+    pub fn below(&mut self, span: Duration) -> Duration {
+        self.state = self.state.wrapping_add(2_654_435_769);
+        span.mul_f64(f64::from(self.state) / f64::from(u32::MAX))
+    }
+}
