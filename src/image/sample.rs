@@ -222,7 +222,7 @@ fn address_space() -> AddressSpace {
             },
             vma(shared, file(2, true)),
             vma(ring, Backing::AioRing),
-            vma(rings, Backing::IoUring { file: OpenFileId(20), offset: 0 }),
+            vma(rings, Backing::IoUring { file: OpenFileId(21), offset: 0 }),
             vma(vdso, Backing::Vdso),
         ],
         areas: MmAreas { auxv: vec![0; 32], ..MmAreas::default() },
@@ -343,6 +343,7 @@ fn open_files() -> Vec<OpenFile> {
         }),
         open(OpenFileKind::PidFd { process: Pid(110), thread: true }),
         open(OpenFileKind::MessageQueue { queue: PosixQueueId(0) }),
+        open(OpenFileKind::OwnMemory { position: 4096 }),
         open(OpenFileKind::IoUring {
             ring: Box::new(Ring {
                 entries: 8,
@@ -477,7 +478,7 @@ fn ipc() -> Ipc {
 fn fd_table() -> FdTable {
     let entries = (0_u32..)
         .zip(0_i32..)
-        .take(21)
+        .take(22)
         .map(|(file, number)| Fd { number, file: OpenFileId(file), close_on_exec: false })
         .collect();
     FdTable { entries }

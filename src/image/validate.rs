@@ -487,6 +487,7 @@ fn check_open_file(job: &Job, record: Record, file: &OpenFile) -> Checked {
             refer(record, "message queue", queue.0, job.ipc.posix_queues.len())
         }
         OpenFileKind::Stream { target, .. } => check_stream(job, record, target),
+        OpenFileKind::OwnMemory { .. } => Ok(()),
         OpenFileKind::Proc { path, position } => {
             check_position(record, *position)?;
             check_path(record, path)

@@ -240,6 +240,12 @@ pub enum OpenFileKind {
         /// Position in bytes.
         position: u64,
     },
+    /// /proc/self/mem, opened by the only process that has it, as compilers do that write code which they
+    /// may not write otherwise.
+    OwnMemory {
+        /// Position: an address.
+        position: u64,
+    },
     /// A socket.
     Socket {
         /// The socket, which no other description refers to.

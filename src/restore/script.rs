@@ -23,7 +23,7 @@ use super::inheritance::{Estate, Kept, Share};
 use super::opened::Mapped;
 use super::vdso::{Placed, StandIn};
 use crate::model::address::{AddrRange, RemoteAddr};
-use crate::model::file::{FileLock, FileLockKind};
+use crate::model::file::{Fd, FileLock, FileLockKind, OpenFileKind};
 use crate::model::id::{Bytes, OpenFileId, Pid};
 use crate::model::job::Job;
 use crate::model::memory::{AddressSpace, Prot};
@@ -192,6 +192,9 @@ fn member_steps(
         close_descriptors(&mut steps, context);
     }
     signal_watch::steps(author, &mut steps, process, context);
+    if owns_table {
+        open_own_memory(author, &mut steps, process, context);
+    }
     mark_descriptors(author, &mut steps, process, context);
     semaphores::undo(author, &mut steps, process, context.job);
     attributes::process(&mut steps, member);
@@ -417,6 +420,38 @@ fn lay_out_descriptors(steps: &mut Vec<Step>, process: &Process, context: &Conte
 fn close_descriptors(steps: &mut Vec<Step>, context: &Context<'_>) {
     let first = signed(context.first_private_fd);
     steps.push(call(libc::SYS_close_range, &[first, u64::from(u32::MAX), 0]));
+}
+
+/// A process opens its own memory when that is there, in place of the stopgaps.
+fn open_own_memory(
+    author: &mut Author,
+    steps: &mut Vec<Step>,
+    process: &Process,
+    context: &Context<'_>,
+) {
+    let tables = &context.job.fd_tables;
+    let Some(table) = tables.get(to_usize(u64::from(process.fd_table.0))) else { return };
+    for (file, id) in context.job.open_files.iter().zip(0..) {
+        let OpenFileKind::OwnMemory { position } = file.kind else { continue };
+        let has = |entry: &&Fd| entry.file == OpenFileId(id);
+        let Some(first) = table.entries.iter().find(has) else { continue };
+        // What `open` gives is the lowest number that is free.
+        let is_free = |number: &i32| table.entries.iter().all(|entry| entry.number != *number);
+        let free = signed((0..).find(is_free).unwrap_or_default());
+        let path = author.data(b"/proc/self/mem\0");
+        let flags = signed(file.flags.cast_signed() & !libc::O_ASYNC);
+        let arguments = [signed(libc::AT_FDCWD), path, flags];
+        steps.push(step(kind::CALL_EXACT, libc::SYS_openat, &arguments, free));
+        for entry in table.entries.iter().filter(has) {
+            let number = signed(entry.number);
+            steps.push(step(kind::CALL_EXACT, libc::SYS_dup3, &[free, number, 0], number));
+        }
+        steps.push(call(libc::SYS_close, &[free]));
+        if position != 0 {
+            let arguments = [signed(first.number), position, signed(libc::SEEK_SET)];
+            steps.push(step(kind::CALL_EXACT, libc::SYS_lseek, &arguments, position));
+        }
+    }
 }
 
 /// What belongs to the process's own descriptors and could not be set earlier: executing the blob

@@ -23,6 +23,7 @@ crate::fixtures! {
     file_lease;
     file_locks;
     file_locks_waiting;
+    file_own_memory;
     file_owner;
     file_paths;
     file_positions;

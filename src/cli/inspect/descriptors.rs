@@ -130,6 +130,7 @@ pub fn what(job: &Job, file: &OpenFile) -> String {
                 StreamTarget::Other(kernel_name) => format!("{name}: {kernel_name}"),
             }
         }
+        OpenFileKind::OwnMemory { position } => format!("/proc/self/mem at {position:#x}"),
         OpenFileKind::Proc { path, position } => format!("{path} at {position}"),
         OpenFileKind::Socket { socket } => super::socket::describe(job, *socket),
     }

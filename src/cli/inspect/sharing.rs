@@ -206,6 +206,7 @@ const fn kind_name(kind: &OpenFileKind) -> &'static str {
         OpenFileKind::IoUring { .. } => "io_uring",
         OpenFileKind::MessageQueue { .. } => "message queue",
         OpenFileKind::Stream { .. } => "stream",
+        OpenFileKind::OwnMemory { .. } => "own memory",
         OpenFileKind::Proc { .. } => "proc",
         OpenFileKind::Socket { .. } => "socket",
     }

@@ -2,14 +2,21 @@
 //!
 //! They have no content of their own to save or compare; opened again, they show what is true then.
 
-use std::os::unix::fs::MetadataExt;
+use std::fs::File;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::PathBuf;
 
 use super::inode::FileSystem;
 use super::refusal::RefusalKind;
 use super::scan::Description;
-use super::{Collector, Failure};
+use super::{CollectFilesError, Collector, Failure, duplicate};
 use crate::model::file::OpenFileKind;
-use crate::model::id::{self, Bytes};
+use crate::model::id::{self, Bytes, FdTableId};
+use crate::model::number::to_usize;
+use crate::sys::procfs;
+
+/// Bytes at the beginning of the stack, arguments and environment among them, that tell two memories apart.
+const SAMPLE: usize = 256;
 
 /// Files in a process's directory that are bound to its memory when they are opened
 /// (fs/proc/base.c and task_mmu.c, `proc_mem_open`).
@@ -36,6 +43,9 @@ pub(super) fn collect(collector: &Collector, found: &Description) -> Result<Open
         collector.recorded.values().find(|recorded| **recorded == wanted).copied()
     };
     let Some(recorded) = recorded else { return Err(RefusalKind::ProcOfOutsider.into()) };
+    if process.rest == "mem" && is_alone(collector, found, recorded) && shows_own_memory(found)? {
+        return Ok(OpenFileKind::OwnMemory { position: found.position() });
+    }
     if process.rest.split('/').any(|name| BOUND_TO_MEMORY.contains(&name)) {
         return Err(RefusalKind::ProcOfMemory.into());
     }
@@ -46,6 +56,34 @@ pub(super) fn collect(collector: &Collector, found: &Description) -> Result<Open
         return Err(RefusalKind::LeadsToSharer { process: recorded }.into());
     }
     Ok(record(found, format!("/proc/{recorded}/{}", process.rest).into_bytes()))
+}
+
+/// Whether the process that the file belongs to is the only one that has it.
+fn is_alone(collector: &Collector, found: &Description, process: id::Pid) -> bool {
+    let Some(first) = found.entries.first() else { return false };
+    let users = collector.sharing.iter().filter(|(table, _)| index_of(*table) == first.table);
+    collector.recorded.get(&found.holder.0) == Some(&process)
+        && found.entries.iter().all(|entry| entry.table == first.table)
+        && users.count() == 1
+}
+
+fn index_of(table: FdTableId) -> usize {
+    to_usize(u64::from(table.0))
+}
+
+/// Whether the memory that a process had when it opened its /proc/self/mem is the one that it has now: a
+/// program that executes another gets a new one.
+fn shows_own_memory(found: &Description) -> Result<bool, Failure> {
+    let pid = found.holder.0;
+    let stack = procfs::stat(pid).map_err(CollectFilesError::from)?.startstack;
+    let look = |file: &File| {
+        let mut bytes = [0; SAMPLE];
+        file.read_exact_at(&mut bytes, stack).map(|()| bytes).ok()
+    };
+    let theirs = File::from(duplicate(found)?);
+    let path = PathBuf::from(format!("/proc/{pid}/mem"));
+    let now = File::open(&path).map_err(|source| CollectFilesError::ReadProc { path, source })?;
+    Ok(look(&theirs).is_some_and(|bytes| look(&now) == Some(bytes)))
 }
 
 fn record(found: &Description, path: Vec<u8>) -> OpenFileKind {

@@ -204,10 +204,10 @@ impl Opener<'_> {
                 .map_err(|errno| OpenError::MakeInotify { source: errno.into() }),
             OpenFileKind::PidFd { .. } | OpenFileKind::Proc { .. } if late::is_late(file) => {
                 self.opened.late.insert(id);
-                open_path(Path::new("/dev/null"), libc::O_RDONLY).map_err(|source| {
-                    OpenError::Open { path: Bytes::from(Path::new("/dev/null")), source }
-                })
+                stopgap()
             }
+            // Each process opens its own once it has it.
+            OpenFileKind::OwnMemory { .. } => stopgap(),
             OpenFileKind::PidFd { .. } | OpenFileKind::Proc { .. } => late::open(file),
         }
     }
@@ -332,6 +332,13 @@ impl Opener<'_> {
             _ => Bytes::default(),
         }
     }
+}
+
+/// What has the place of a description until that can be made.
+fn stopgap() -> Result<OwnedFd, OpenError> {
+    let path = Path::new("/dev/null");
+    open_path(path, libc::O_RDONLY)
+        .map_err(|source| OpenError::Open { path: Bytes::from(path), source })
 }
 
 /// Opens a path. Where the permissions of a file of our own have been taken away since the job opened

@@ -73,6 +73,7 @@ pub fn of_all(job: &Job) -> Vec<Usage> {
             | OpenFileKind::TimerFd { .. }
             | OpenFileKind::SignalFd { .. }
             | OpenFileKind::Epoll { .. }
+            | OpenFileKind::OwnMemory { .. }
             | OpenFileKind::Proc { .. }
             | OpenFileKind::Socket { .. } => {}
         }
