@@ -419,7 +419,7 @@ mod tests {
         check(b"io", MappingRefusal::Device);
         check(b"uw", MappingRefusal::UserFault);
         check(b"ss", MappingRefusal::ShadowStack);
-        check(b"dp", MappingRefusal::UnknownFlag("dp".to_owned()));
+        check(b"zz", MappingRefusal::UnknownFlag("zz".to_owned()));
         let keyed = Mapping { protection_key: 2, ..mapping(b"rw-p", b"", 0, &[]) };
         assert_eq!(classify(&keyed), Err(MappingRefusal::ProtectionKey(2)));
     }

@@ -295,10 +295,10 @@ fn forged_records_never_panic_a_reader() {
 const SAMPLE_CHECKSUMS: &str = "\
 job 1: e000e467385894d4
 processes 1: 4ee52b775b8ab422
-address spaces 1: 2506636d41672e80
-descriptor tables 1: ad4fdd5232a00308
+address spaces 1: 38be3652e978d59e
+descriptor tables 1: 7d0d517170603674
 directories 1: 3c499a6e7a7216da
-open files 1: ccce114b100dd7b5
+open files 1: 62f9c40df7a66cef
 inodes 1: 86e2dbdd843245e4
 pipes 1: 77ac232272860133
 outputs 1: ff10bfa70eeb4f9a

@@ -222,7 +222,7 @@ fn address_space() -> AddressSpace {
             },
             vma(shared, file(2, true)),
             vma(ring, Backing::AioRing),
-            vma(rings, Backing::IoUring { file: OpenFileId(21), offset: 0 }),
+            vma(rings, Backing::IoUring { file: OpenFileId(26), offset: 0 }),
             vma(vdso, Backing::Vdso),
         ],
         areas: MmAreas { auxv: vec![0; 32], ..MmAreas::default() },
