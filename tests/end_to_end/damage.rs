@@ -33,10 +33,11 @@ fn chain() -> Workplace {
     place
 }
 
-/// The files of a generation.
+/// The files of a generation that a restore reads. How it was made is told to people alone.
 fn files(place: &Workplace, generation: &str) -> Vec<PathBuf> {
     let list = fs::read_dir(place.path("job").join(generation)).expect("list a generation");
-    let mut files: Vec<PathBuf> = list.flatten().map(|entry| entry.path()).collect();
+    let paths = list.flatten().map(|entry| entry.path());
+    let mut files: Vec<PathBuf> = paths.filter(|path| !path.ends_with("made.json")).collect();
     files.sort();
     files
 }
