@@ -139,11 +139,13 @@ fn errors(call: &Call) -> &'static [Errno] {
         libc::SYS_flock => &[ENOLCK, EINTR, EIO],
         libc::SYS_fcntl if is_duplication(call) => &[EMFILE],
         libc::SYS_dup | libc::SYS_dup2 | libc::SYS_dup3 => &[EMFILE, EINTR],
-        libc::SYS_mmap | libc::SYS_mremap | libc::SYS_mprotect | libc::SYS_brk => &[ENOMEM],
+        // The C library asks by brk for what it cannot begin without.
+        libc::SYS_mmap | libc::SYS_mremap | libc::SYS_mprotect => &[ENOMEM],
         libc::SYS_madvise => &[ENOMEM, EAGAIN],
         libc::SYS_clone | libc::SYS_clone3 | libc::SYS_fork | libc::SYS_vfork => &[EAGAIN, ENOMEM],
-        // Only a thread that was killed meanwhile cannot be let go on.
-        libc::SYS_ptrace if lets_go(call) => &[EPERM, EIO],
+        // Only a thread that was killed meanwhile cannot be let go on, or be given its registers back: whoever is
+        // told so, and it is not true, can only leave it as it is.
+        libc::SYS_ptrace if lets_go(call) || puts_back(call) => &[],
         libc::SYS_ptrace => &[ESRCH, EPERM, EIO],
         libc::SYS_process_vm_readv | libc::SYS_process_vm_writev => &[ESRCH, EPERM, ENOMEM],
         libc::SYS_wait4 | libc::SYS_waitid => &[EINTR],
@@ -206,6 +208,21 @@ fn is_duplication(call: &Call) -> bool {
     [libc::F_DUPFD, libc::F_DUPFD_CLOEXEC]
         .map(|it| u64::from(it.unsigned_abs()))
         .contains(&call.arguments[1])
+}
+
+/// Whether a call of ptrace sets what a thread has.
+fn puts_back(call: &Call) -> bool {
+    const SET_SIGNAL_MASK: libc::c_uint = 0x420b;
+    [
+        libc::PTRACE_POKETEXT,
+        libc::PTRACE_POKEDATA,
+        libc::PTRACE_SETREGS,
+        libc::PTRACE_SETFPREGS,
+        libc::PTRACE_SETREGSET,
+        SET_SIGNAL_MASK,
+    ]
+    .iter()
+    .any(|request| call.arguments[0] == u64::from(*request))
 }
 
 fn lets_go(call: &Call) -> bool {
