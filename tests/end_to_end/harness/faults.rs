@@ -27,6 +27,8 @@ pub struct Call {
     pub arguments: [u64; 3],
     /// Whether it closes a directory: the standard library takes it for granted that this succeeds.
     closes_directory: bool,
+    /// Whether it maps memory, and no file.
+    maps_memory: bool,
 }
 
 /// What has to be put right when a call that was tampered with returns.
@@ -45,7 +47,9 @@ pub fn call_of(thread: Pid) -> Option<Call> {
     let number = registers.orig_rax.cast_signed();
     let leads = || fs::metadata(format!("/proc/{thread}/fd/{}", arguments[0]));
     let closes_directory = number == libc::SYS_close && leads().map_or(true, |it| it.is_dir());
-    Some(Call { number, arguments, closes_directory })
+    let anonymous = u64::from(libc::MAP_ANONYMOUS.unsigned_abs());
+    let maps_memory = number == libc::SYS_mmap && registers.r10 & anonymous != 0;
+    Some(Call { number, arguments, closes_directory, maps_memory })
 }
 
 /// Has the call that a thread is about to make go wrong.
@@ -139,7 +143,9 @@ fn errors(call: &Call) -> &'static [Errno] {
         libc::SYS_flock => &[ENOLCK, EINTR, EIO],
         libc::SYS_fcntl if is_duplication(call) => &[EMFILE],
         libc::SYS_dup | libc::SYS_dup2 | libc::SYS_dup3 => &[EMFILE, EINTR],
-        // The C library asks by brk for what it cannot begin without.
+        // What the allocator asks for, and by brk the C library at its start: a program that is refused that
+        // ends there and then, as the tests that kill it have it.
+        libc::SYS_mmap if call.maps_memory => &[],
         libc::SYS_mmap | libc::SYS_mremap | libc::SYS_mprotect => &[ENOMEM],
         libc::SYS_madvise => &[ENOMEM, EAGAIN],
         libc::SYS_clone | libc::SYS_clone3 | libc::SYS_fork | libc::SYS_vfork => &[EAGAIN, ENOMEM],
