@@ -13,7 +13,7 @@ use super::memory::Part;
 use super::snapshot;
 use crate::image::codec::{Codec, Packer};
 use crate::model::address::{AddrRange, RemoteAddr};
-use crate::model::memory::{Backing, Vma};
+use crate::model::memory::Vma;
 use crate::model::number::{PAGE_SIZE, to_u64, to_usize};
 use crate::sys::memory::{PageMap, PageRun, PageState, RemoteMemory};
 use crate::sys::procfs;
@@ -207,14 +207,7 @@ fn visit(page_map: &PageMap, range: AddrRange, count: &mut dyn FnMut(PageRun)) -
 }
 
 fn is_private(vma: &&Vma) -> bool {
-    match vma.backing {
-        Backing::Anonymous | Backing::File { shared: false, .. } => true,
-        Backing::File { shared: true, .. }
-        | Backing::Vdso
-        | Backing::Vvar
-        | Backing::AioRing
-        | Backing::IoUring { .. } => false,
-    }
+    vma.backing.is_private()
 }
 
 fn part(vma: &Vma) -> (AddrRange, bool) {

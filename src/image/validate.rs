@@ -259,14 +259,7 @@ fn owners(job: &Job) -> Result<Vec<Owner>, Violation> {
 fn private_pages(space: &AddressSpace) -> Vec<(u64, u64)> {
     let mut ranges: Vec<(u64, u64)> = Vec::new();
     for vma in &space.vmas {
-        let private = match vma.backing {
-            Backing::Anonymous | Backing::File { shared: false, .. } => true,
-            Backing::File { shared: true, .. }
-            | Backing::Vdso
-            | Backing::Vvar
-            | Backing::AioRing
-            | Backing::IoUring { .. } => false,
-        };
+        let private = vma.backing.is_private();
         let (start, end) = (vma.range.start.0 / PAGE_SIZE, vma.range.end.0 / PAGE_SIZE);
         match ranges.last_mut() {
             _ if !private => {}

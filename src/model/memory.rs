@@ -93,6 +93,21 @@ pub enum Backing {
     },
 }
 
+impl Backing {
+    /// Whether the process has pages of its own there, which are in the object of its address space.
+    #[must_use]
+    pub const fn is_private(&self) -> bool {
+        match self {
+            Self::Anonymous | Self::File { shared: false, .. } => true,
+            Self::File { shared: true, .. }
+            | Self::Vdso
+            | Self::Vvar
+            | Self::AioRing
+            | Self::IoUring { .. } => false,
+        }
+    }
+}
+
 /// A context of asynchronous I/O (`io_setup`), in which no request is under way.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AioContext {
