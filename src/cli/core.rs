@@ -13,6 +13,7 @@ use crate::model::code::requests;
 use crate::model::id::Pid;
 
 use super::failure::Failure;
+use super::progress::Progress;
 use super::{options, output};
 
 /// Write a process of a checkpoint as a core file, for gdb and other debuggers
@@ -48,9 +49,15 @@ struct Report {
 pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
     let Arguments { dir, at, pid, output, json } = arguments;
     // Looking starts nothing, so it does not matter whose the checkpoint is.
-    let reader = find(&dir, at.as_deref(), Trust::Anybody)?.read(Trust::Anybody)?;
+    let mut reader = find(&dir, at.as_deref(), Trust::Anybody)?.read(Trust::Anybody)?;
+    let pid = pid.map_or(reader.job().root, Pid);
+    let all = core_file::page_bytes(&reader, pid);
+    let all = all.map_err(|error| Failure::environment(error.code(), error))?;
+    let progress = Progress::begin("writing the core file", Some(all));
+    if let Some(watch) = progress.watch() {
+        reader.watch(watch);
+    }
     let job = reader.job();
-    let pid = pid.map_or(job.root, Pid);
     let path = output.unwrap_or_else(|| format!("core.{pid}").into());
     // It holds what the image does, which others may not read.
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
@@ -61,6 +68,7 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
         )
     })?;
     let written = core_file::write(&reader, pid, &file);
+    progress.end();
     let summary = written.map_err(|error| {
         // What there is of it is of no use; that it stays is no worse than the error itself.
         std::fs::remove_file(&path).unwrap_or_default();

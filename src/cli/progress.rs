@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::voice::{self, Weight};
-use crate::image::watch::Watch;
+use crate::image::watch::{Step, Watch};
 
 /// What is done within this time is not worth a word.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -31,7 +31,7 @@ struct Line {
 }
 
 impl Progress {
-    /// Begins. `words` say what is being done; `all` is how many bytes that is about.
+    /// Begins. `words` say what is being done; `all` is how many bytes that is about, if that is known yet.
     pub fn begin(words: &'static str, all: Option<u64>) -> Self {
         let is_wanted = io::stderr().is_terminal() && voice::says(Weight::Usual);
         Self(is_wanted.then(|| {
@@ -54,9 +54,12 @@ impl Progress {
     /// What tells of bytes as they are done.
     pub fn watch(&self) -> Option<Watch> {
         let line = Arc::clone(self.0.as_ref()?);
-        Some(Watch::new(move |bytes| {
-            let done = line.done.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
-            line.show(done);
+        Some(Watch::new(move |step| match step {
+            Step::Expected(all) => line.expect(all),
+            Step::Done(bytes) => {
+                let done = line.done.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+                line.show(done);
+            }
         }))
     }
 
@@ -73,18 +76,32 @@ impl Line {
         if self.begun.elapsed() >= PATIENCE && !self.is_seen.swap(true, Ordering::Relaxed) {
             self.bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(RATE));
         }
+        // What was expected is not always exact.
+        if self.bar.length().is_some_and(|all| all < done) {
+            self.bar.set_length(done);
+        }
         self.bar.set_position(done);
+    }
+
+    fn expect(&self, all: u64) {
+        self.bar.set_length(all);
+        self.bar.set_style(style(true));
     }
 }
 
 /// A line that is not seen yet.
 fn bar(words: &'static str, all: Option<u64>) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(all, ProgressDrawTarget::hidden()).with_message(words);
-    let template = match all {
-        Some(_) => "rckpt: {msg}: {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left",
-        None => "rckpt: {msg}: {bytes}, {bytes_per_sec}",
+    bar.with_style(style(all.is_some()))
+}
+
+/// What a line shows.
+fn style(knows_all: bool) -> ProgressStyle {
+    let template = if knows_all {
+        "rckpt: {msg}: {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left"
+    } else {
+        "rckpt: {msg}: {bytes}, {bytes_per_sec}"
     };
     // The templates are right, as a test shows; and nothing depends on them.
-    let style = ProgressStyle::with_template(template);
-    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()))
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
 }

@@ -3,6 +3,8 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use serde::Serialize;
+
 use crate::image::reader::Trust;
 use crate::job::directory::JobDirectory;
 use crate::job::retention;
@@ -18,18 +20,38 @@ pub struct Arguments {
     /// How many checkpoints to keep
     #[arg(long, value_name = "N")]
     keep: NonZeroUsize,
+    /// Report as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is gone, as JSON.
+#[derive(Serialize)]
+struct Report {
+    removed: Vec<String>,
 }
 
 /// Prunes, and prints what is gone.
 pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
-    let Arguments { dir, keep } = arguments;
+    let Arguments { dir, keep, json } = arguments;
     let directory = JobDirectory::open(&dir, Trust::Own)?;
     let mut removed = retention::by_number(&directory, keep)?;
     if let Some(local) = directory.local(Trust::Own)? {
         removed.extend(retention::by_number(&local, keep)?);
     }
-    for generation in removed {
-        output::print(format_args!("removed {}\n", generation.path.display()))?;
+    let removed: Vec<String> =
+        removed.iter().map(|generation| generation.path.display().to_string()).collect();
+    if json {
+        output::print_json(&Report { removed })?;
+    } else if removed.is_empty() {
+        output::tell(format_args!(
+            "there is nothing to remove: {} has at most {keep}",
+            dir.display()
+        ));
+    } else {
+        for path in removed {
+            output::print(format_args!("removed {path}\n"))?;
+        }
     }
     Ok(0)
 }

@@ -110,9 +110,10 @@ impl Request {
             || self.caller.is_some_and(|caller| getppid() != caller)
     }
 
-    /// From now on whoever wants to know is told what `writer` looks at.
-    fn have_watched(&self, writer: &mut Writer) {
+    /// From now on whoever wants to know is told what `writer` looks at, which will be about so many bytes.
+    fn have_watched(&self, writer: &mut Writer, expected: u64) {
         if let Some(watch) = &self.watch {
+            watch.expect(expected);
             writer.watch(watch.clone());
         }
     }
@@ -165,9 +166,6 @@ pub fn dump(
     commit: &mut dyn FnMut() -> Result<(), NotCommitted>,
 ) -> Result<Report, DumpError> {
     let mut writer = Writer::create_on(directory, request.write, parent)?;
-    if request.after != After::Continue {
-        request.have_watched(&mut writer);
-    }
     let mut session = Session::begin(tracking, writer.parent().map(Reader::id));
     let has_parent = writer.parent().is_some();
     // Before the job is stopped: where there are many processors it takes its time.
@@ -183,6 +181,11 @@ pub fn dump(
         // It stands still to its end: nothing is gained by copies.
         After::Kill | After::Stop => snapshot::none(&collected),
     };
+    if request.after != After::Continue {
+        let files: u64 = collected.contents.iter().map(|content| content.allocated()).sum();
+        let memory: u64 = collected.sizes.iter().sum();
+        request.have_watched(&mut writer, memory.saturating_add(files));
+    }
     let is_own = |pid, range| session.is_own(pid, range);
     collect::add_details(&mut collected, &mut tree, &copies, &is_own)?;
     let stored =
@@ -194,7 +197,8 @@ pub fn dump(
         After::Continue => {
             release(tree.thaw(), "let go")?;
             let pause = begun.elapsed();
-            request.have_watched(&mut writer);
+            let copied = copies.iter().zip(&collected.sizes).filter(|(copy, _)| copy.is_some());
+            request.have_watched(&mut writer, copied.map(|(_, size)| size).sum());
             let stored = collect::store_copies(request, &mut collected, copies, &mut writer);
             wanted(request, stored)?;
             add_digests(&mut collected.job)?;

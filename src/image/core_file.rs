@@ -138,6 +138,18 @@ pub fn write(reader: &Reader, pid: Pid, file: &File) -> Result<CoreSummary, Core
     Ok(CoreSummary { length, threads: process.threads.len() })
 }
 
+/// Bytes of page data that have to be read for the core file of the process `pid`, about.
+///
+/// # Errors
+/// When it has none.
+pub fn page_bytes(reader: &Reader, pid: Pid) -> Result<u64, CoreError> {
+    let process = find(reader.job(), pid)?;
+    let object = reader.job().address_spaces[to_usize(u64::from(process.mm.0))].object;
+    let chunks = reader.chunks().iter();
+    let of_it = chunks.filter(|chunk| chunk.runs.iter().any(|run| run.object == object));
+    Ok(of_it.map(|chunk| to_u64(chunk.length())).sum())
+}
+
 fn find(job: &Job, pid: Pid) -> Result<&Process, CoreError> {
     let process = job.processes.iter().find(|process| process.pid == pid);
     let process = process.ok_or_else(|| CoreError::NoProcess {

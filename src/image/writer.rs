@@ -209,6 +209,9 @@ impl Writer {
         let parent =
             self.parent.as_mut().ok_or(WriteError::FindParent { object, first_page, pages })?;
         parent.keep(object, of, first_page, beyond);
+        if let Some(watch) = &self.watch {
+            watch.tell(pages.saturating_mul(PAGE_SIZE));
+        }
         Ok(())
     }
 

@@ -32,7 +32,7 @@ use super::alive;
 use super::checkpoint::{self, CheckpointError, Task};
 use super::control::client::{AskError, Connection};
 use super::control::discovery::{self, Name};
-use super::control::protocol::{Order, Refusal, Reply, Request, Then};
+use super::control::protocol::{Order, Refusal, Reply, Request, Status, Then};
 use super::directory::{Identity, JobDirectory};
 use super::identity;
 use super::report::{Explanation, Taken};
@@ -71,7 +71,7 @@ pub struct Options {
     pub ext_unix: bool,
     /// Files to be saved whole.
     pub save: Wanted,
-    /// Who is told of the bytes that are written, when no supervisor writes them.
+    /// Who is told of the bytes that are written.
     pub watch: Option<Watch>,
 }
 
@@ -321,7 +321,15 @@ fn ask(connection: Connection, options: &Options) -> Result<Outcome, RequestErro
         save: options.save.named.iter().cloned().map(Bytes::from).collect(),
         saves_by_itself: options.save.by_itself,
     };
-    match connection.ask(&Request::Dump(order.clone()), None)? {
+    let request = Request::Dump(order.clone());
+    let reply = match &options.watch {
+        Some(watch) => {
+            let (name, mut told) = (connection.name(), 0);
+            connection.ask_with_time(&request, &mut || tell_progress(name, watch, &mut told))?
+        }
+        None => connection.ask(&request, None)?,
+    };
+    match reply {
         Reply::Refused(Refusal::Inside) => {}
         reply => return outcome_of(reply).map(Outcome::Taken),
     }
@@ -334,6 +342,21 @@ fn ask(connection: Connection, options: &Options) -> Result<Outcome, RequestErro
         }
         reply => outcome_of(reply).map(Outcome::Taken),
     }
+}
+
+/// Tells `watch` how far the supervisor of that name is with its checkpoint, if it says so: nothing depends on
+/// that. `told` is what it has been told before.
+fn tell_progress(name: &Name, watch: &Watch, told: &mut u64) {
+    let Ok(Some(connection)) = Connection::open(name) else { return };
+    let reply = connection.ask(&Request::Status, Some(STATUS_PATIENCE));
+    let Ok(Reply::Status(Status { busy: true, progress: (done, expected), .. })) = reply else {
+        return;
+    };
+    if expected > 0 {
+        watch.expect(expected);
+    }
+    watch.tell(done.saturating_sub(*told));
+    *told = done;
 }
 
 /// Waits until the checkpoint is complete that was asked for from inside the job. Nothing is held

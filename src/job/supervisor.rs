@@ -30,6 +30,7 @@ use thiserror::Error;
 use crate::dump::Tracking;
 use crate::dump::files::saved::Wanted;
 use crate::image::WriteOptions;
+use crate::image::watch::Gauge;
 use crate::model::id::Bytes;
 
 use self::alarms::Alarms;
@@ -229,6 +230,8 @@ struct Loop<'a> {
     next_number: u64,
     queue: VecDeque<(Asker, Order)>,
     running: Option<(Asker, Order, Running)>,
+    /// How far that is.
+    gauge: Arc<Gauge>,
     outcomes: BTreeMap<u64, Reply>,
     last: Option<Taken>,
     alarms: Alarms,
@@ -389,6 +392,7 @@ impl<'a> Loop<'a> {
             next_number: 0,
             queue: VecDeque::new(),
             running: None,
+            gauge: Arc::default(),
             outcomes: BTreeMap::new(),
             last: None,
             alarms: Alarms::default(),

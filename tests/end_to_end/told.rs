@@ -122,6 +122,36 @@ fn progress_on_a_terminal() {
     assert_eq!(place.text("words"), "");
 }
 
+/// A checkpoint that is written slowly says how long it will still take, whether a supervisor takes it or the
+/// command itself.
+#[test]
+fn progress_of_a_checkpoint() {
+    let place = Workplace::new(User::Plain);
+    let hold = "import os, time; held = os.urandom(48 << 20); print('ready', flush=True); time.sleep(1000)";
+    let words = ["run", "-q", "--dir", "supervised", "--", "/usr/bin/python3", "-c", hold];
+    let supervisor = place.start(place.rckpt(&words));
+    let alone = place.start(place.command("/usr/bin/python3").args(["-c", hold]));
+    let ready = || place.text("stdout").matches("ready").count() == 2;
+    assert!(poll(PATIENCE, || ready().then_some(())).is_some());
+    let shown = |dump: String| {
+        let line = format!("{} {dump} --compress none", rckpt_binary().display());
+        let mut terminal = place.command("/usr/bin/python3");
+        terminal.args(["-c", TERMINAL, &line]).stdout(place.stream("shown"));
+        assert_eq!(process::exit_status(place.start(terminal), PATIENCE), Some(0));
+        let shown = place.text("shown");
+        fs::remove_file(place.path("shown")).expect("remove it");
+        shown
+    };
+    for dump in [format!("dump {supervisor}"), format!("dump {alone} --dir alone")] {
+        let words = shown(format!("{dump} --rate 16M"));
+        let line = words.split("writing the checkpoint: ").nth(1).unwrap_or_else(|| {
+            panic!("nothing was shown: {words:?}");
+        });
+        assert!(line.contains(" of ") && line.contains(" left"), "{line:?}");
+        assert!(words.contains("/gen-000001"), "{words:?}");
+    }
+}
+
 /// The metrics as Prometheus's own library reads them: a line for each, name, labels, value.
 const PARSE: &str = "from prometheus_client.parser import text_string_to_metric_families as parse\n\
     for family in parse(open('job.prom').read()):\n    \

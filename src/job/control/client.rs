@@ -1,12 +1,13 @@
 //! The asking side of the control socket: finding the supervisor of a process, and asking it.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 use nix::unistd::{Pid, Uid};
@@ -19,6 +20,8 @@ use super::protocol::{self, LARGEST, ProtocolError, Reply, Request};
 const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
 /// How often it is tried again.
 const CONNECT_INTERVAL: Duration = Duration::from_millis(20);
+/// How long an answer is waited for before something else is done, in milliseconds.
+const MEANWHILE: u16 = 300;
 
 /// Why a supervisor could not be asked.
 #[derive(Debug, Error)]
@@ -104,24 +107,55 @@ impl Connection {
 
     /// Asks, and waits for the answer, at most `patience` long if that is given.
     pub fn ask(&self, request: &Request, patience: Option<Duration>) -> Result<Reply, AskError> {
-        let failed = |operation| move |source| AskError::UseSocket { operation, source };
-        let message = protocol::encode(request)?;
         if let Some(patience) = patience {
+            let failed = |operation| move |source| AskError::UseSocket { operation, source };
             let milliseconds = i64::try_from(patience.as_millis()).unwrap_or(i64::MAX);
             let limit = TimeVal::milliseconds(milliseconds);
             socket::setsockopt(&self.socket, sockopt::ReceiveTimeout, &limit)
                 .map_err(failed("receive from"))?;
         }
+        self.send(request)?;
+        self.receive()
+    }
+
+    /// Asks, and waits for the answer as long as it takes; `meanwhile` is called now and then.
+    pub fn ask_with_time(
+        &self,
+        request: &Request,
+        meanwhile: &mut dyn FnMut(),
+    ) -> Result<Reply, AskError> {
+        self.send(request)?;
+        loop {
+            match poll(&mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)], MEANWHILE) {
+                Ok(0) => meanwhile(),
+                Ok(_) => return self.receive(),
+                Err(Errno::EINTR) => {}
+                Err(source) => {
+                    return Err(AskError::UseSocket { operation: "receive from", source });
+                }
+            }
+        }
+    }
+
+    fn send(&self, request: &Request) -> Result<(), AskError> {
+        let failed = |operation| move |source| AskError::UseSocket { operation, source };
+        let message = protocol::encode(request)?;
         match socket::send(self.socket.as_raw_fd(), &message, MsgFlags::MSG_NOSIGNAL) {
-            Err(Errno::EPIPE | Errno::ECONNRESET) => return Err(AskError::HungUp),
-            sent => sent.map_err(failed("send to"))?,
-        };
+            Err(Errno::EPIPE | Errno::ECONNRESET) => Err(AskError::HungUp),
+            sent => sent.map_err(failed("send to")).map(|_| ()),
+        }
+    }
+
+    fn receive(&self) -> Result<Reply, AskError> {
         let mut answer = vec![0; LARGEST + 1];
         let length = loop {
             match socket::recv(self.socket.as_raw_fd(), &mut answer, MsgFlags::empty()) {
                 Err(Errno::EINTR) => {}
                 Ok(0) | Err(Errno::ECONNRESET) => return Err(AskError::HungUp),
-                result => break result.map_err(failed("receive from"))?,
+                Err(source) => {
+                    return Err(AskError::UseSocket { operation: "receive from", source });
+                }
+                Ok(length) => break length,
             }
         };
         Ok(protocol::decode(&answer[..length])?)

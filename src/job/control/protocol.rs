@@ -176,6 +176,8 @@ pub struct Status {
     pub last: Option<Taken>,
     /// Whether one is being taken now.
     pub busy: bool,
+    /// How far that one is: bytes of memory dealt with, and those expected in all, about (0: not known yet).
+    pub progress: (u64, u64),
     /// Whether they are held off.
     pub held: bool,
     /// Variables of the batch system that are another in the job's environment than in the

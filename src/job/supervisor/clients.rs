@@ -108,6 +108,7 @@ impl Loop<'_> {
             }),
             last: self.last.clone(),
             busy: self.running.is_some(),
+            progress: self.gauge.read(),
             held: !self.holds.is_empty(),
             // A root process that has just ended has no environment.
             stale: procfs::read(self.job.root.pid(), "environ").map_or_else(

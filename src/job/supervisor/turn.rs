@@ -3,6 +3,7 @@
 //! One event at a time; nothing here waits for anything but the next one.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
@@ -307,7 +308,9 @@ impl Loop<'_> {
         }
         // A tracer gets SIGCHLD for each stop of each thread; they are not for us.
         self.listen_for_children(false)?;
-        let task = checkpoint::Task::new(&self.job, &self.own.settings, &order);
+        let mut task = checkpoint::Task::new(&self.job, &self.own.settings, &order);
+        self.gauge = Arc::default();
+        task.watch = Some(self.gauge.watch());
         match Running::start(task) {
             Ok(running) => self.running = Some((asker, order, running)),
             Err(error) => {
