@@ -63,7 +63,9 @@ impl JobDirectory {
     /// [`DirectoryError::AnotherJob`] when another job's checkpoints are in it, or may come.
     pub fn create(path: &Path, identity: &Identity) -> Result<Self, DirectoryError> {
         let failed = |source| DirectoryError::Create { path: path.to_owned(), source };
+        let missing = steps::missing(path);
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+        steps::sync_names(&missing)?;
         let mut directory = Self::open(path, Trust::Own)?;
         match &directory.identity {
             Some(theirs) if theirs.id == identity.id => return Ok(directory),

@@ -156,26 +156,24 @@ fn everything_is_on_the_disk_before_it_has_its_name() {
     let Step::Rename(temporary, _) = &steps[named] else { unreachable!("it is a rename") };
 
     // Every file that was written is on the disk after that, and before the directory has its name.
-    let written: Vec<&PathBuf> = steps
+    let written: Vec<&Path> = steps
         .iter()
-        .filter_map(|step| match step {
-            Step::Write(path) if path.starts_with(temporary) && path != temporary => Some(path),
-            _ => None,
-        })
+        .filter_map(Step::changed)
+        .filter(|path| path.starts_with(temporary) && path != temporary)
         .collect();
     assert!(written.iter().any(|path| path.ends_with("image.rckpt")), "{steps:?}");
     assert!(written.iter().any(|path| path.ends_with("pages.rckpt")), "{steps:?}");
     for path in written {
-        let write = last(&|step| *step == Step::Write(path.clone())).expect("it is written");
-        let sync = last(&|step| *step == Step::Sync(path.clone())).expect("it is synced");
+        let write = last(&|step| step.changed() == Some(path)).expect("it is written");
+        let sync = last(&|step| step.synced() == Some(path)).expect("it is synced");
         assert!(write < sync && sync < named, "{}: {write}, {sync}, {named}", path.display());
     }
-    let sync = last(&|step| *step == Step::Sync(temporary.clone())).expect("it is synced");
+    let sync = last(&|step| step.synced() == Some(temporary)).expect("it is synced");
     assert!(sync < named, "{sync}, {named}");
     // Its name is on the disk before the link leads there, and the link at the end.
     let is_latest = |step: &Step| matches!(step, Step::Rename(_, to) if *to == home.join("latest"));
     let latest = find(&is_latest);
-    let is_home = |step: &Step| *step == Step::Sync(home.clone());
+    let is_home = |step: &Step| step.synced() == Some(home.as_path());
     assert!(steps[named..latest].iter().any(is_home), "{steps:?}");
     assert!(steps[latest..].iter().any(is_home), "{steps:?}");
     // Nothing that a restore reads is touched any more.
@@ -183,8 +181,6 @@ fn everything_is_on_the_disk_before_it_has_its_name() {
         path.starts_with(home.join("gen-000002"))
             && path.extension().is_some_and(|extension| extension == "rckpt")
     };
-    let later =
-        steps[named..].iter().any(|step| matches!(step, Step::Write(path) if of_image(path)));
-    assert!(!later, "{steps:?}");
+    assert!(!steps[named..].iter().filter_map(Step::changed).any(of_image), "{steps:?}");
     job.judge();
 }

@@ -30,6 +30,7 @@ mod manual;
 mod other_kernel;
 mod pace;
 mod packages;
+mod power;
 mod programs;
 mod room;
 mod scale;

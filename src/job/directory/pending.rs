@@ -80,6 +80,8 @@ impl JobDirectory {
         // Under its own name it would look complete while it is being taken apart.
         let doomed = self.path.join(format!("{REMOVING}{}", GenerationId::random()));
         rename(&generation.path, &doomed)?;
+        // If the power fails now, it must not have its name again with only half of its files.
+        sync_directory(&self.path)?;
         remove_tree(&doomed)
     }
 

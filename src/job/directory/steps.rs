@@ -31,6 +31,26 @@ pub(super) fn sync_directory(path: &Path) -> Result<(), DirectoryError> {
         .map_err(|source| DirectoryError::Sync { path: path.to_owned(), source })
 }
 
+/// The directories that are not there yet of those that `path` goes through, it first.
+pub(super) fn missing(path: &Path) -> Vec<&Path> {
+    let named = path.ancestors().filter(|ancestor| !ancestor.as_os_str().is_empty());
+    named.take_while(|ancestor| ancestor.symlink_metadata().is_err()).collect()
+}
+
+/// Brings the names of these directories to the disk. Where those above may not be read, that is left to the
+/// kernel, which does it in its own time.
+pub(super) fn sync_names(made: &[&Path]) -> Result<(), DirectoryError> {
+    for directory in made {
+        let above = directory.parent().filter(|above| !above.as_os_str().is_empty());
+        match sync_directory(above.unwrap_or(Path::new("."))) {
+            Err(DirectoryError::Sync { source, .. })
+                if source.kind() == io::ErrorKind::PermissionDenied => {}
+            outcome => outcome?,
+        }
+    }
+    Ok(())
+}
+
 /// Removes a directory and everything in it, if it is there.
 pub(super) fn remove_tree(path: &Path) -> Result<(), DirectoryError> {
     gone(fs::remove_dir_all(path))

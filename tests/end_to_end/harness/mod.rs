@@ -6,6 +6,7 @@
 pub mod faults;
 pub mod fixture;
 pub mod moments;
+pub mod power;
 pub mod process;
 pub mod rounds;
 pub mod slurm;

@@ -25,4 +25,11 @@ impl Moments {
         self.state = self.state.wrapping_add(2_654_435_769);
         span.mul_f64(f64::from(self.state) / f64::from(u32::MAX))
     }
+
+    /// The next number, below `end`.
+    pub fn number_below(&mut self, end: usize) -> usize {
+        let whole = Duration::from_secs(1 << 20);
+        let part = self.below(whole).as_nanos() * u128::try_from(end).expect("it is small");
+        usize::try_from(part / whole.as_nanos()).expect("it is below").min(end.saturating_sub(1))
+    }
 }

@@ -166,7 +166,7 @@ fn watch(root: Pid) -> Sender<()> {
 pub struct Outcome {
     /// The calls that it has made.
     pub calls: Vec<Call>,
-    /// What it has done with files.
+    /// What it has done with files, in the order of the ends of its calls.
     pub steps: Vec<Step>,
     /// How it ended, or whoever asked it.
     pub ended: Option<WaitStatus>,
@@ -200,6 +200,8 @@ struct Steps {
     depths: HashMap<Pid, usize>,
     /// Those that are in a call, and what is to be put right at its end.
     inside: HashMap<Pid, Option<Mending>>,
+    /// The steps that these are about to take.
+    about_to: HashMap<Pid, Step>,
     calls: Vec<Call>,
     steps: Vec<Step>,
     done: bool,
@@ -218,6 +220,7 @@ impl Steps {
             depths: living.iter().map(|thread| (*thread, 0)).collect(),
             living,
             inside: HashMap::new(),
+            about_to: HashMap::new(),
             calls: Vec::new(),
             steps: Vec::new(),
             done: false,
@@ -246,6 +249,7 @@ impl Steps {
                 }
                 WaitStatus::PtraceSyscall(thread) => {
                     if let Some(mending) = self.inside.remove(&thread) {
+                        self.leave(thread);
                         mending.into_iter().for_each(|mending| faults::mend(thread, mending));
                     } else if self.enter(thread, point) {
                         continue;
@@ -272,7 +276,8 @@ impl Steps {
         let mut mending = None;
         if self.begun {
             self.calls.push(call);
-            self.steps.extend(storage::step_of(thread, &call));
+            let step = storage::step_of(thread, &call, self.steps.len());
+            self.about_to.extend(step.map(|step| (thread, step)));
         }
         self.begun |= call.number == libc::SYS_execve;
         if let Some(Point { call: chosen, deed }) = point
@@ -297,6 +302,13 @@ impl Steps {
         }
         self.inside.insert(thread, mending);
         false
+    }
+
+    /// A thread has come to the end of a call: a step has been taken if that succeeded.
+    fn leave(&mut self, thread: Pid) {
+        let Some(step) = self.about_to.remove(&thread) else { return };
+        let succeeded = ptrace::getregs(thread).is_ok_and(|it| it.rax.cast_signed() >= 0);
+        self.steps.extend(succeeded.then_some(step));
     }
 
     /// A thread has stopped that has just been born, or has made another.
