@@ -595,7 +595,13 @@ impl<'a> Rebuilt<'a> {
     }
 
     fn wait(&self, thread: HostPid) -> Result<Stop, ControlError> {
-        let stop = self.trace("waiting for a stop", ptrace::wait(thread, false))?;
+        // When it is killed, the end of its main thread is told only after those of the others.
+        let stop = if thread == self.host && self.process.threads.len() > 1 {
+            ptrace::wait_for_main(thread, false)
+        } else {
+            ptrace::wait(thread, false)
+        };
+        let stop = self.trace("waiting for a stop", stop)?;
         let hint = "the kernel log may say why; not enough memory is the usual reason";
         let how = match stop {
             Stop::Exited(status) => format!("exit status {status}"),

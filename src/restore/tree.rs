@@ -390,6 +390,7 @@ fn become_blob(index: usize, site: &Site<'_>, holdings: &Holdings) -> Result<(),
         .map_err(|errno| prepare(errno.into()))?;
     if site.plan.stays(index) {
         map_blob(placement, &file).map_err(prepare)?;
+        clone::forget_restartable_sequences();
         site.line.report(&Report::Reached(Stage::Ready, Some(pid)))?;
         site.line.wait(Gate::Execute)?;
         clone::stop_for_tracer();

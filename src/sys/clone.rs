@@ -85,6 +85,32 @@ pub fn execute(program: BorrowedFd<'_>, name: &CStr) -> io::Error {
     io::Error::last_os_error()
 }
 
+/// Takes back what the C library has registered for this thread's restartable sequences (rseq(2)), whose
+/// memory is about to go: the kernel would end the thread. Where that lies nobody tells before Linux 5.13; but
+/// it is near the thread pointer, and the kernel takes nothing back that is not there.
+pub fn forget_restartable_sequences() {
+    /// `sizeof(struct rseq)` of those kernels, of which it is also the alignment.
+    const LENGTH: usize = 32;
+    const UNREGISTER: i32 = 1;
+    /// What the C library registers with (RSEQ_SIG).
+    const SIGNATURE: u32 = 0x5305_3053;
+    /// How far from the thread pointer it is looked for.
+    const REACH: usize = 8192;
+    let pointer: usize;
+    // SAFETY: by the ABI of x86-64 the first word that `fs` leads to is the thread pointer itself.
+    unsafe { std::arch::asm!("mov {}, fs:0", out(reg) pointer, options(nostack, readonly)) };
+    let first = pointer.saturating_sub(REACH).next_multiple_of(LENGTH);
+    for address in (first..pointer.saturating_add(REACH)).step_by(LENGTH) {
+        // SAFETY: the kernel compares the address with the one that is registered, and touches nothing if it
+        // is another.
+        let outcome =
+            unsafe { libc::syscall(libc::SYS_rseq, address, LENGTH, UNREGISTER, SIGNATURE) };
+        if outcome == 0 {
+            return;
+        }
+    }
+}
+
 /// Stops at a breakpoint in front of the caller's tracer, which takes it elsewhere from there. Without a
 /// tracer it ends the process.
 pub fn stop_for_tracer() {

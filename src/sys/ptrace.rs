@@ -8,6 +8,7 @@
 
 use std::fs;
 use std::ptr;
+use std::sync::OnceLock;
 use std::thread;
 use std::time::Duration;
 
@@ -423,6 +424,29 @@ pub fn pending_signals(tid: Pid, queue: Queue) -> nix::Result<Vec<PendingSignal>
             return Ok(found);
         }
     }
+}
+
+/// Whether the kernel takes the number of a system call from the lower half of its register alone, so that a
+/// thread may keep something in the upper one. Linux 5.10 does not yet: to it that is an unknown number.
+#[must_use]
+pub fn upper_half_is_free() -> bool {
+    static KNOWN: OnceLock<bool> = OnceLock::new();
+    *KNOWN.get_or_init(|| {
+        let number = 1_i64 << 32 | libc::SYS_getpid;
+        let result: i64;
+        // SAFETY: getpid takes no arguments and touches no memory, and a number that the kernel does not
+        // know has no effect; SYSCALL overwrites `rcx` and `r11`.
+        unsafe {
+            std::arch::asm!(
+                "syscall",
+                inlateout("rax") number => result,
+                lateout("rcx") _,
+                lateout("r11") _,
+                options(nostack),
+            );
+        }
+        result > 0
+    })
 }
 
 /// The restartable sequences that the thread has registered; `None` when it has not, or when the

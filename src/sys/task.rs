@@ -18,6 +18,8 @@ pub const RESOURCES: u32 = 16;
 const AFFINITY_BYTES: usize = 1024;
 
 const IOPRIO_WHO_PROCESS: libc::c_int = 1;
+const IOPRIO_CLASS_SHIFT: i32 = 13;
+const IOPRIO_CLASS_NONE: i32 = 0;
 
 /// `struct sched_attr`, as far as Linux 5.6 knows it.
 #[repr(C)]
@@ -100,14 +102,16 @@ pub fn affinity(tid: Pid) -> nix::Result<Vec<u8>> {
     Ok(mask)
 }
 
-/// I/O priority (ioprio_get(2)).
+/// I/O priority (ioprio_get(2)); 0 when it has none of its own, whatever level older kernels give with that,
+/// which they do not take back.
 ///
 /// # Errors
 /// ESRCH when it has ended.
 pub fn io_priority(tid: Pid) -> nix::Result<i32> {
     // SAFETY: ioprio_get takes plain numbers.
     let outcome = unsafe { libc::syscall(libc::SYS_ioprio_get, IOPRIO_WHO_PROCESS, tid.as_raw()) };
-    i32::try_from(Errno::result(outcome)?).map_err(|_| Errno::EOVERFLOW)
+    let priority = i32::try_from(Errno::result(outcome)?).map_err(|_| Errno::EOVERFLOW)?;
+    Ok(if priority >> IOPRIO_CLASS_SHIFT == IOPRIO_CLASS_NONE { 0 } else { priority })
 }
 
 /// Has the calling thread give way to others at processors, by a nice value, and most of all at disks.

@@ -412,8 +412,13 @@ impl Thread {
             }
         };
         let corrected = if restart::in_timed_wait(&self.registers) {
-            timed_wait(tid, &self.registers, &self.sleeping_in)
-                .map(|number| restart::continued(&self.registers, Some(number)))
+            let number = timed_wait(tid, &self.registers, &self.sleeping_in);
+            if ptrace::upper_half_is_free() {
+                number.map(|number| restart::continued(&self.registers, Some(number)))
+            } else {
+                self.registers = restart::named(&self.registers, number);
+                None
+            }
         } else {
             let wait = match restart::interrupted_wait(&self.registers) {
                 Some(Wait::At(address)) => read_wait(tid, address),

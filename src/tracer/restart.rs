@@ -123,7 +123,7 @@ pub fn timed_wait_by_function(sleeping_in: &[u8], registers: &Registers) -> Opti
 /// end still counts from when it began, whether or not the kernel helps. A handler that runs first
 /// makes the wait fail with EINTR, as it should.
 ///
-/// The kernel looks at the lower half of `rax` only. The upper half keeps the number of the call, so
+/// The kernel looks at the lower half of `rax` only, but for older ones ([`named`]). The upper half keeps the number of the call, so
 /// that whoever stops the thread there the next time still knows what it waits for: a restart block
 /// cannot be saved, and a restored thread has to begin the same call anew.
 #[must_use]
@@ -135,6 +135,15 @@ pub fn continued(registers: &Registers, number: Option<i64>) -> Registers {
         orig_rax: NO_SYSTEM_CALL,
         ..*registers
     }
+}
+
+/// The registers of a thread in a timed wait as they are when it is interrupted for the first time. For kernels
+/// that look at both halves of `rax`, so that [`continued`] is not for them: the number is for the record,
+/// and the kernel, which goes on with the wait by itself, does not look at it.
+#[must_use]
+pub fn named(registers: &Registers, number: Option<i64>) -> Registers {
+    let number = number.map_or(registers.orig_rax, i64::cast_unsigned);
+    Registers { orig_rax: number, ..*registers }
 }
 
 /// The registers to record for a thread that is about to go on with a timed wait ([`continued`]): as
@@ -276,6 +285,14 @@ mod tests {
         let lost = Registers { orig_rax: libc::SYS_restart_syscall.cast_unsigned(), ..again };
         assert_eq!(timed_wait(&lost), None);
         assert_eq!(recorded(&continued(&lost, None), true), None);
+    }
+
+    #[test]
+    fn a_named_wait_is_as_it_was_at_first() {
+        let again = caught(libc::SYS_restart_syscall, -516);
+        assert_eq!(named(&again, Some(libc::SYS_futex)), caught(libc::SYS_futex, -516));
+        assert_eq!(named(&again, None), again);
+        assert_eq!(recorded(&named(&again, Some(libc::SYS_futex)), true), None);
     }
 
     #[test]
