@@ -536,12 +536,21 @@ pub fn wait_for_main(tid: Pid, reap: bool) -> nix::Result<Stop> {
     }
 }
 
-/// Whether a thread runs no more, told or not.
+/// Whether a thread runs no more, told or not. One that cannot be looked at, for want of descriptors or
+/// memory, counts as running: it would be left where it is, in the middle of what it was made to do.
 fn has_ended(tid: Pid) -> bool {
-    // The state follows the name, which is in parentheses and may be any words. One that is gone has ended.
-    let stat = fs::read(format!("/proc/{tid}/stat")).unwrap_or_default();
-    let rest = stat.iter().rposition(|byte| *byte == b')').and_then(|end| stat.get(end + 2));
-    rest.is_none_or(|state| matches!(state, b'Z' | b'X'))
+    match fs::read(format!("/proc/{tid}/stat")) {
+        Ok(stat) => says_ended(&stat),
+        Err(error) => matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)),
+    }
+}
+
+/// Whether what /proc/PID/stat says is of a thread that runs no more: the state follows the name, which is
+/// in parentheses and may be any words.
+fn says_ended(stat: &[u8]) -> bool {
+    let name_end = stat.iter().rposition(|byte| *byte == b')');
+    let state = name_end.and_then(|end| stat.get(end + 2));
+    state.is_some_and(|state| matches!(state, b'Z' | b'X'))
 }
 
 /// As [`wait`], but does not block: `None` when nothing has happened.
@@ -650,6 +659,18 @@ fn to_usize_from_int(value: libc::c_int) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ends_are_told_by_the_state_behind_the_name() {
+        let check = |stat: &str, expected: bool| {
+            assert_eq!(says_ended(stat.as_bytes()), expected, "{stat}");
+        };
+        check("7 (a) Z (b) R 1 7", false);
+        check("7 (a) S (b) Z 1 7", true);
+        check("7 (a) X", true);
+        check("7 (a)", false);
+        check("", false);
+    }
 
     #[test]
     fn stops_are_told_apart() {

@@ -78,8 +78,15 @@ pub(super) fn bear<'tree>(
             birth.take_back(step);
         }
     }
-    // All are tried; copies end when they are dropped.
-    let outcomes: Vec<_> = births.into_iter().map(Birth::finish).collect();
+    // All are tried; copies end when they are dropped. A thread that is not back weighs more than a copy
+    // that was not made.
+    let mut outcomes: Vec<_> = births.into_iter().map(Birth::finish).collect();
+    let is_grave = |outcome: &Result<_, CopyError>| {
+        matches!(outcome, Err(CopyError::Inject { .. } | CopyError::Use { .. }))
+    };
+    if let Some(grave) = outcomes.iter().position(is_grave) {
+        outcomes.swap(0, grave);
+    }
     outcomes.into_iter().collect()
 }
 
@@ -106,6 +113,8 @@ enum Stage {
     Entering,
     /// On its way out of `clone`.
     Making,
+    /// Stopped in `clone`, with an intermediate made that is not held yet.
+    Bearing,
     /// Stopped in `clone`, with the intermediate made.
     Made,
     /// On its way out of `clone` again.
@@ -114,7 +123,7 @@ enum Stage {
     Turning,
     /// In `waitid`.
     Waiting,
-    /// It was killed.
+    /// It was killed, or cannot be led any further.
     Dead,
 }
 
@@ -221,11 +230,18 @@ impl<'tree> Birth<'tree> {
             };
             trace("resume", tid, |tid| ptrace::resume(tid, Resume::ToSystemCall, signal))?;
         }
+        self.stage = Stage::Bearing;
+        self.take_hold()?;
+        Ok(None)
+    }
+
+    /// Takes hold of the intermediate that has just been made.
+    fn take_hold(&mut self) -> Result<(), InjectError> {
+        let intermediate = trace("ask for the child of", self.tid, ptrace::event_thread)?;
         self.stage = Stage::Made;
-        let intermediate = trace("ask for the child of", tid, ptrace::event_thread)?;
         await_trap(intermediate)?;
         self.intermediate = Some(intermediate);
-        Ok(None)
+        Ok(())
     }
 
     /// Has the intermediate leave the table of descriptors, and makes one that is its own.
@@ -315,6 +331,10 @@ impl<'tree> Birth<'tree> {
         if self.stage == Stage::Making {
             self.await_clone()?;
         }
+        // As long as nobody lets the intermediate go the thread would wait for it.
+        if self.stage == Stage::Bearing {
+            self.take_hold()?;
+        }
         if let Some(intermediate) = self.intermediate.take() {
             // Stopped where it was born, or where the copy was; a failure says that it was killed.
             ptrace::detach(intermediate, 0).unwrap_or_default();
@@ -353,13 +373,19 @@ impl<'tree> Birth<'tree> {
 
     /// Puts the thread back, and gives what was made.
     fn finish(self) -> Result<Born, CopyError> {
-        let Self { injector, wanted, pid, born, failure, .. } = self;
+        let Self { mut injector, wanted, pid, born, failure, stage, .. } = self;
+        if stage == Stage::Dead {
+            // It may be anywhere on its way, with its intermediate still to be waited for.
+            injector.abandon();
+        }
         let back = injector.finish().map_err(|source| CopyError::Inject { pid, source });
         match failure {
+            // Whoever goes on with this process nevertheless must have it where it was.
+            Some(failure @ CopyError::Make { .. }) => back.and(Err(failure)),
             Some(failure) => Err(failure),
             // Somebody else failed, and this one has stopped half way.
             None if wanted.copy && born.copy.is_none() => {
-                Err(CopyError::Make { pid, source: Errno::ECANCELED })
+                back.and(Err(CopyError::Make { pid, source: Errno::ECANCELED }))
             }
             None => back.map(|()| born),
         }

@@ -155,7 +155,7 @@ impl Chase {
         };
         match status.state {
             b'X' => return Ok(false),
-            b'Z' if !others_live(pid) => self.zombies.push(pid),
+            b'Z' if !others_live(pid)? => self.zombies.push(pid),
             _ => {
                 let own_child = status.ppid == getpid().as_raw();
                 self.held.push(Held { pid, threads: Vec::new(), own_child });
@@ -343,8 +343,12 @@ impl Held {
 }
 
 /// Whether a process whose main thread has ended goes on in others.
-fn others_live(pid: Pid) -> bool {
-    procfs::threads(pid).is_ok_and(|threads| threads.iter().any(|tid| *tid != pid))
+fn others_live(pid: Pid) -> Result<bool, FreezeError> {
+    match procfs::threads(pid) {
+        Ok(threads) => Ok(threads.iter().any(|tid| *tid != pid)),
+        Err(error) if error.is_gone() => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Whether the end of a thread is to be taken note of for good. That of a child of this very process

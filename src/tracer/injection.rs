@@ -124,6 +124,11 @@ pub struct Injector<'tree> {
     areas: Option<AddrRange>,
     /// The slot for series, once there was one.
     series: Option<usize>,
+    /// The slot for other code, once there was one.
+    placed: Option<usize>,
+    /// Whether a thread could not be put back by hand, and may be anywhere in the code on its way: then
+    /// none of that is taken away.
+    astray: bool,
 }
 
 /// What one of several threads has answered.
@@ -170,7 +175,7 @@ impl<'tree> Injector<'tree> {
         let slot = *process.room.usable().first().ok_or(InjectError::NoRoom { pid })?;
         let start = find_hole(process.task())?.start;
         let mapped = AddrRange { start, end: RemoteAddr(start.0 + FIRST_SIZE) };
-        let mut injector = Self { process, guests: Vec::new(), mapped, areas: None, series: None };
+        let mut injector = Self::with(process, mapped);
         injector.enter(0, slot, Some(mapped))?;
         injector.map(mapped)?;
         Ok(injector)
@@ -184,9 +189,15 @@ impl<'tree> Injector<'tree> {
         }
         let slot = *process.room.usable().first().ok_or(InjectError::NoRoom { pid })?;
         let mapped = AddrRange { start: RemoteAddr(0), end: RemoteAddr(0) };
-        let mut injector = Self { process, guests: Vec::new(), mapped, areas: None, series: None };
+        let mut injector = Self::with(process, mapped);
         injector.enter(0, slot, None)?;
         Ok(injector)
+    }
+
+    /// With nobody in a slot yet.
+    const fn with(process: &'tree mut Process, mapped: AddrRange) -> Self {
+        let guests = Vec::new();
+        Self { process, guests, mapped, areas: None, series: None, placed: None, astray: false }
     }
 
     /// Puts other code into a slot that is free, made from the addresses of the first thread's slot and
@@ -198,12 +209,17 @@ impl<'tree> Injector<'tree> {
         let (pid, own) = (self.process.pid, self.guests[0].slot);
         let free = self.process.room.usable().into_iter().find(|slot| *slot != own);
         let free = free.ok_or(InjectError::NoRoom { pid })?;
-        let slots = &mut self.process.room.slots;
+        let slots = &self.process.room.slots;
         let (own, base) = (slots[own].base, slots[free].base);
-        // Nobody depends on it once the first thread is back, which is when slots are cleared.
-        slots[free].state = SlotState::Written;
-        write(self.process, base, &code(own, base))?;
+        self.fill(free, &code(own, base))?;
+        self.placed = Some(free);
         Ok(base)
+    }
+
+    /// Leaves the first thread to itself, wherever it is: it goes back when it is let go. No code is taken
+    /// away then.
+    pub(super) fn abandon(&mut self) {
+        self.guests[0].phase = Phase::Lost;
     }
 
     /// The memory that the first thread's calls may use for what they read and write, in the process.
@@ -346,8 +362,11 @@ impl<'tree> Injector<'tree> {
             mapped => self.unmap(mapped),
         };
         self.leave_from(0)?;
-        if let Some(series) = self.series.take() {
-            self.process.room.slots[series].state = SlotState::Written;
+        // Whoever is astray may be in there still.
+        if !self.astray {
+            for slot in [self.series.take(), self.placed.take()].into_iter().flatten() {
+                self.process.room.slots[slot].state = SlotState::Written;
+            }
         }
         let pid = self.process.pid;
         let memory = &self.process.memory;
@@ -408,12 +427,20 @@ impl<'tree> Injector<'tree> {
             None => {
                 let free = self.free_slots().last().copied();
                 let free = free.ok_or(InjectError::NoRoom { pid: self.process.pid })?;
-                write(self.process, self.process.room.slots[free].base, &stub::encode_series())?;
-                self.process.room.slots[free].state = SlotState::Occupied;
+                self.fill(free, &stub::encode_series())?;
                 *self.series.insert(free)
             }
         };
         Ok(self.process.room.slots[slot].base)
+    }
+
+    /// Puts code into a slot that nobody is in.
+    fn fill(&mut self, slot: usize, code: &[u8; SLOT_SIZE]) -> Result<(), InjectError> {
+        // Half of it may be there when writing fails: then all of it is taken away.
+        self.process.room.slots[slot].state = SlotState::Written;
+        write(self.process, self.process.room.slots[slot].base, code)?;
+        self.process.room.slots[slot].state = SlotState::Occupied;
+        Ok(())
     }
 
     /// Sends a guest on a series of calls, whose table is to lie at `table`.
@@ -463,8 +490,7 @@ impl<'tree> Injector<'tree> {
         }
         let base = self.process.room.slots[slot].base;
         let healing = Healing { registers: restart::healed(&registers), mask, scratch };
-        write(self.process, base, &stub::encode(&healing, base))?;
-        self.process.room.slots[slot].state = SlotState::Occupied;
+        self.fill(slot, &stub::encode(&healing, base))?;
         // From here on it has to be brought back out.
         self.guests.push(Guest { thread, tid, slot, phase: Phase::Idle });
         let moved = Registers { rip: base.0 + HEAL, orig_rax: NO_SYSTEM_CALL, ..registers };
@@ -539,7 +565,10 @@ impl<'tree> Injector<'tree> {
                 .and_then(|()| begin_return(&self.process.threads[self.guests[guest].thread]));
             match step {
                 Ok(()) => returning.push(self.guests[guest]),
-                Err(error) => outcome = outcome.and(Err(error)),
+                Err(error) => {
+                    self.astray = true;
+                    outcome = outcome.and(Err(error));
+                }
             }
         }
         self.guests.truncate(first);

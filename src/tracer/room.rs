@@ -9,10 +9,10 @@ use nix::unistd::Pid;
 
 use super::error::{FreezeError, InjectError, Occupation};
 use super::injection::{
-    ALL_SIGNALS, await_system_call_stop, begin_return, end_return, read, set_registers, trace,
+    ALL_SIGNALS, Call, await_system_call_stop, begin_return, end_return, read, set_registers, trace,
 };
 use super::restart::NO_SYSTEM_CALL;
-use super::stub::{self, LOAD, SLOT_SIZE, UNMAP};
+use super::stub::{self, LOAD, SLOT_SIZE};
 use super::tree::{Process, Thread};
 use super::vdso;
 use crate::model::address::{AddrRange, RemoteAddr};
@@ -174,16 +174,30 @@ fn find_ways_back(process: &mut Process) {
     for thread in &process.threads {
         let mut stack = vec![0; SEARCHED_STACK];
         let stack_pointer = RemoteAddr(thread.registers.rsp & !7);
-        let length = process.memory.read_some(stack_pointer, &mut stack).unwrap_or_default();
-        for word in stack[..length].as_chunks::<8>().0 {
-            let address = RemoteAddr(u64::from_le_bytes(*word));
-            for slot in &mut process.room.slots {
-                if slot.state == SlotState::Occupied && slot.contains(address) {
-                    slot.state = SlotState::Taken;
-                }
+        let length = read_until_gap(&process.memory, stack_pointer, &mut stack);
+        let words = || stack[..length].as_chunks::<8>().0.iter().copied().map(u64::from_le_bytes);
+        for slot in process.room.slots.iter_mut().filter(|it| it.state == SlotState::Occupied) {
+            // A stack that cannot be looked at may hold anything.
+            if length == 0 || words().any(|word| slot.contains(RemoteAddr(word))) {
+                slot.state = SlotState::Taken;
             }
         }
     }
+}
+
+/// Reads as much as can be read without a gap, and says how much.
+fn read_until_gap(memory: &RemoteMemory, start: RemoteAddr, buffer: &mut [u8]) -> usize {
+    let mut length = 0;
+    while length < buffer.len() {
+        let next = RemoteAddr(start.0.wrapping_add(to_u64(length)));
+        match memory.read_some(next, &mut buffer[length..]) {
+            Ok(0) => break,
+            Ok(more) => length += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => break,
+        }
+    }
+    length
 }
 
 /// Has two processes that share their memory leave those slots alone that either returns into.
@@ -244,7 +258,7 @@ fn heal_leftover(process: &mut Process, index: usize) -> Result<(), InjectError>
         (base, bytes) = own.ok_or(InjectError::Astray { tid })?;
     }
     let healing = stub::decode(&bytes, base).ok_or(InjectError::Astray { tid })?;
-    let unmapping = healing.scratch.is_some() && place < base.0 + LOAD;
+    let unmapping = healing.scratch.filter(|_| place < base.0 + LOAD);
     let thread = &mut process.threads[index];
     thread.registers = Registers {
         rsp: current.rsp,
@@ -261,9 +275,11 @@ fn heal_leftover(process: &mut Process, index: usize) -> Result<(), InjectError>
         ..healing.registers
     };
     thread.mask = healing.mask;
-    if unmapping {
-        let registers = Registers { rip: base.0 + UNMAP, orig_rax: NO_SYSTEM_CALL, ..current };
-        set_registers(tid, &registers)?;
+    if let Some(scratch) = unmapping {
+        // At the beginning of its slot, so that it goes back with its own signal mask should this tracer be
+        // killed, too.
+        let call = Call::new(libc::SYS_munmap, &[scratch.start.0, scratch.len()]);
+        set_registers(tid, &call.registers(base, &current))?;
         trace("block the signals of", tid, |tid| ptrace::set_signal_mask(tid, ALL_SIGNALS))?;
         for _ in 0..2 {
             trace("resume", tid, |tid| ptrace::resume(tid, Resume::ToSystemCall, 0))?;

@@ -76,7 +76,7 @@ pub const SLOT_SIZE: usize = 232;
 pub const HEAL: u64 = 2;
 
 /// Offset of the code that unmaps the scratch page.
-pub const UNMAP: u64 = 35;
+const UNMAP: u64 = 35;
 
 /// Offset of the code that loads the registers.
 pub const LOAD: u64 = 57;
