@@ -325,7 +325,7 @@ pub fn examine(request: &Request, directory: &Path) -> Result<(Vec<String>, Surv
 
 /// Adds what tells later whether files were changed in place.
 fn add_digests(job: &mut Job) -> Result<(), DumpError> {
-    files::ends::add_digests(job);
+    files::ends::add_digests(job)?;
     Ok(files::outputs::add_digests(&mut job.outputs)?)
 }
 

@@ -2,6 +2,8 @@
 //! times say. Reads only headers and notes; a file that is no ELF has none.
 
 use std::fs::File;
+use std::io;
+use std::io::ErrorKind::{InvalidInput, UnexpectedEof};
 use std::os::unix::fs::FileExt;
 
 use goblin::container::{Container, Ctx};
@@ -14,28 +16,51 @@ use crate::model::number::{to_u64, to_usize};
 /// `NT_GNU_BUILD_ID` (include/uapi/linux/elf.h calls the type 3 of owner "GNU").
 const NT_GNU_BUILD_ID: u32 = 3;
 
+/// Bytes of the header of a 64-bit ELF file.
+const HEADER_SIZE: usize = 64;
+
 /// Notes are a few hundred bytes; a longer segment comes from a file that is not what it seems.
 const LONGEST_NOTES: u64 = 1 << 16;
 
-/// Reads the build id. `None` when the file has none, is no 64-bit ELF, or cannot be read.
-pub fn build_id(file: &File) -> Option<Bytes> {
-    let mut start = vec![0; 4096];
-    let length = file.read_at(&mut start, 0).ok()?;
-    start.truncate(length);
-    let header: Header = goblin::elf::Elf::parse_header(&start).ok()?;
+/// Reads the build id. `None` when the file has none, or is no 64-bit ELF.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn build_id(file: &File) -> io::Result<Option<Bytes>> {
+    let Some((header, context)) = read_part(file, 0, HEADER_SIZE)?.as_deref().and_then(parse)
+    else {
+        return Ok(None);
+    };
+    let count = usize::from(header.e_phnum);
+    let size = usize::from(header.e_phentsize) * count;
+    let Some(table) = read_part(file, header.e_phoff, size)? else { return Ok(None) };
+    let Ok(segments) = ProgramHeader::parse(&table, 0, count, context) else { return Ok(None) };
+    let is_notes = |it: &&ProgramHeader| it.p_type == PT_NOTE && it.p_filesz <= LONGEST_NOTES;
+    for segment in segments.iter().filter(is_notes) {
+        let notes = read_part(file, segment.p_offset, to_usize(segment.p_filesz))?;
+        let found = notes.and_then(|notes| find_build_id(&notes, segment.p_align));
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
+}
+
+fn parse(start: &[u8]) -> Option<(Header, Ctx)> {
+    let header = goblin::elf::Elf::parse_header(start).ok()?;
     let context = Ctx::new(Container::Big, header.endianness().ok()?);
-    let size = usize::from(header.e_phentsize).checked_mul(usize::from(header.e_phnum))?;
-    let mut table = vec![0; size];
-    file.read_exact_at(&mut table, header.e_phoff).ok()?;
-    let segments = ProgramHeader::parse(&table, 0, usize::from(header.e_phnum), context).ok()?;
-    segments
-        .iter()
-        .filter(|segment| segment.p_type == PT_NOTE && segment.p_filesz <= LONGEST_NOTES)
-        .find_map(|segment| {
-            let mut notes = vec![0; to_usize(segment.p_filesz)];
-            file.read_exact_at(&mut notes, segment.p_offset).ok()?;
-            find_build_id(&notes, segment.p_align)
-        })
+    Some((header, context))
+}
+
+/// A part of a file; `None` when the file has no such part.
+fn read_part(file: &File, offset: u64, length: usize) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = vec![0; length];
+    match file.read_exact_at(&mut bytes, offset) {
+        Ok(()) => Ok(Some(bytes)),
+        // A place that no file can have is refused as an invalid argument.
+        Err(error) if matches!(error.kind(), UnexpectedEof | InvalidInput) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Walks the notes of a segment: name size, descriptor size, type, name, descriptor, the latter two
@@ -102,9 +127,15 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_read_is_not_taken_for_none() {
+        assert!(build_id(&File::open("/").unwrap()).is_err());
+        assert!(build_id(&File::open("/bin/sh").unwrap()).is_ok_and(|found| found.is_some()));
+    }
+
+    #[test]
     fn a_text_has_none() {
         let file = tempfile::tempfile().unwrap();
         file.write_all_at(b"#!/bin/sh\n", 0).unwrap();
-        assert_eq!(build_id(&file), None);
+        assert_eq!(build_id(&file).unwrap(), None);
     }
 }

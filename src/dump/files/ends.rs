@@ -5,8 +5,10 @@
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io;
+use std::io::ErrorKind::{NotFound, PermissionDenied, UnexpectedEof};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 
+use super::outputs::OutputError;
 use crate::model::file::{Inode, InodeKind, OpenFileKind, StreamTarget};
 use crate::model::id::{Bytes, InodeId};
 use crate::model::job::Job;
@@ -15,16 +17,31 @@ use crate::sys::file_tree;
 
 /// Adds the digests of what the files held when the job was frozen. The job may run on: as long as it
 /// appends, that stays what it was, and a change in place within this moment is seen by the file's time
-/// unless the file grows as well. A file that cannot be read goes without.
-pub fn add_digests(job: &mut Job) {
+/// unless the file grows as well. A file that may not be read, or is not what it was, goes without.
+///
+/// # Errors
+/// When a file cannot be read for another reason.
+pub fn add_digests(job: &mut Job) -> Result<(), OutputError> {
     for id in written_files(job) {
         if let Some(inode) = job.inodes.get_mut(to_usize(u64::from(id.0)))
             && inode.kind == InodeKind::Linked
             && inode.mode & libc::S_IFMT == libc::S_IFREG
         {
-            inode.ends = digest(inode).ok().map(|digest| Bytes(digest.to_vec()));
+            inode.ends = match digest(inode) {
+                Ok(digest) => Some(Bytes(digest.to_vec())),
+                Err(error)
+                    if matches!(error.kind(), PermissionDenied | NotFound | UnexpectedEof) =>
+                {
+                    None
+                }
+                Err(source) => {
+                    let path = inode.path.as_path().to_owned();
+                    return Err(OutputError { operation: "read", path, source });
+                }
+            };
         }
     }
+    Ok(())
 }
 
 /// The files that the job or its streams have open for writing.
@@ -49,7 +66,7 @@ fn digest(inode: &Inode) -> io::Result<[u8; 16]> {
         .custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK)
         .open(inode.path.as_path())?;
     if file.metadata()?.ino() != inode.number {
-        return Err(io::ErrorKind::NotFound.into());
+        return Err(NotFound.into());
     }
     file_tree::digest_ends(&file, inode.size)
 }
@@ -81,7 +98,7 @@ mod tests {
         let reading = OpenFile { flags: 0, kind, owner: None, locks: Vec::new() };
         job.open_files.push(reading.clone());
         let digest_of = |job: &mut Job| {
-            add_digests(job);
+            add_digests(job).unwrap();
             job.inodes.last().and_then(|inode| inode.ends.clone())
         };
         assert_eq!(digest_of(&mut job), None);

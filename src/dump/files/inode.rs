@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -551,9 +552,15 @@ impl InodeTable {
         }
         if draft.inode.kind == InodeKind::Linked {
             // A file that may be executed and not be read is known by its size and time alone.
-            draft.inode.build_id = match std::fs::File::open(draft.inode.path.as_path()) {
-                Ok(file) => build_id::build_id(&file),
-                Err(_) => None,
+            let path = draft.inode.path.as_path();
+            let read = std::fs::File::open(path).and_then(|file| build_id::build_id(&file));
+            draft.inode.build_id = match read {
+                Ok(found) => found,
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => None,
+                Err(source) => {
+                    let path = path.to_owned();
+                    return Err(CollectFilesError::ReadProc { path, source }.into());
+                }
             };
         }
         draft.checked_as_mapped = true;

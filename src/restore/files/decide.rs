@@ -200,7 +200,8 @@ impl Judge<'_> {
             && inode.build_id.is_some()
         {
             // A file that cannot be read has no build id, and is told by its time.
-            found.build_id = open_to_look(path).ok().and_then(|file| build_id::build_id(&file));
+            found.build_id =
+                open_to_look(path).and_then(|file| build_id::build_id(&file)).unwrap_or_default();
         }
         let policy = self.choices.policy;
         judge::judge(inode, usage, found.as_ref(), policy, || same_ends(inode, path))
