@@ -15,6 +15,7 @@ pub mod features;
 pub mod file_tree;
 pub mod gauge;
 pub mod guardian;
+pub mod heap;
 pub mod huge_pages;
 pub mod inet_diag;
 pub mod inotify;

@@ -5,7 +5,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
@@ -24,10 +24,13 @@ use crate::job::control::server::MOST_CLIENTS;
 use crate::job::interval::Pace;
 use crate::job::report::{Event, Taken};
 use crate::job::signals::{self, Farewell, Origin, Reaction};
-use crate::sys::relatives;
+use crate::sys::{heap, relatives};
 
 /// How long the last words of a batch system may take to reach the supervisor after the job.
 const LAST_WORDS: u8 = 100;
+
+/// How long it waits before it asks the kernel again that had no memory for it.
+const MEMORY_PAUSE: Duration = Duration::from_millis(100);
 
 impl Loop<'_> {
     /// Turns until the supervision is over.
@@ -129,6 +132,11 @@ impl Loop<'_> {
             Ok(_) => {}
             // A stop and continuation of ourselves interrupts; there is nothing to read then.
             Err(Errno::EINTR) => return Ok(Vec::new()),
+            // There is more memory in a moment, or the kernel ends somebody.
+            Err(Errno::ENOMEM) => {
+                thread::sleep(MEMORY_PAUSE);
+                return Ok(Vec::new());
+            }
             Err(source) => return Err(preparing("wait for events")(source)),
         }
         let happened = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
@@ -325,6 +333,7 @@ impl Loop<'_> {
     fn checkpoint_finished(&mut self) -> Result<Option<Ending>, SuperviseError> {
         let Some((asker, order, running)) = self.running.take() else { return Ok(None) };
         let result = running.join();
+        heap::give_back();
         self.listen_for_children(true)?;
         self.look_for_the_end()?;
         let ended = (order.then == Then::Kill).then(|| result.as_ref().ok().cloned()).flatten();
