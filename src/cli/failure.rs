@@ -114,8 +114,8 @@ impl From<&DumpError> for Failure {
             DumpError::Refused(Obstacles(obstacles)) => Self::user(code, refusals(obstacles))
                 .details(obstacles.iter().map(Obstacle::code))
                 .hint("rckpt check PID tells this without taking a checkpoint"),
-            DumpError::Write(_) | DumpError::Later(_) if disk_is_full(error) => {
-                Self::environment(writing::DISK_FULL, message).hint(MAKE_ROOM)
+            DumpError::Write(_) | DumpError::Later(_) if let Some(room) = no_room(error) => {
+                Self::environment(room.0, message).hint(room.1)
             }
             DumpError::Write(WriteError::CheckRecords { .. }) | DumpError::Changed { .. } => {
                 Self::internal(code, message)
@@ -173,20 +173,28 @@ pub fn refusals(obstacles: &[Obstacle]) -> String {
 const MAKE_ROOM: &str = "the disk or your quota is full: make room (rckpt prune removes old \
     checkpoints), or give another place with --dir";
 
+const RAISE_LIMIT: &str = "files may not be so large: raise the limit (ulimit -f) where rckpt is \
+    started, or give a place on another file system with --dir";
+
 /// Refusals that are told one by one; a program with thousands of sockets has the first say it all.
 const MOST_REFUSALS: usize = 20;
 
-/// Whether something failed because there is no room on a disk.
-fn disk_is_full(error: &(dyn Error + 'static)) -> bool {
+/// Whether something failed because there is no room for it: its code, and what to do.
+fn no_room(error: &(dyn Error + 'static)) -> Option<(Code, &'static str)> {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        let full = error.downcast_ref().map(io::Error::kind);
-        if matches!(full, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)) {
-            return true;
+        match error.downcast_ref().map(io::Error::kind) {
+            Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+                return Some((writing::DISK_FULL, MAKE_ROOM));
+            }
+            Some(io::ErrorKind::FileTooLarge) => {
+                return Some((writing::FILE_TOO_LARGE, RAISE_LIMIT));
+            }
+            _ => {}
         }
         cause = error.source();
     }
-    false
+    None
 }
 
 impl From<DirectoryError> for Failure {
@@ -232,13 +240,10 @@ impl From<&DirectoryError> for Failure {
             | DirectoryError::Sync { .. }
             | DirectoryError::Rename { .. }
             | DirectoryError::MoveLatest { .. }
-            | DirectoryError::Remove { .. } => {
-                if disk_is_full(error) {
-                    Self::environment(writing::DISK_FULL, message).hint(MAKE_ROOM)
-                } else {
-                    Self::environment(code, message)
-                }
-            }
+            | DirectoryError::Remove { .. } => match no_room(error) {
+                Some((code, hint)) => Self::environment(code, message).hint(hint),
+                None => Self::environment(code, message),
+            },
         }
     }
 }

@@ -38,6 +38,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::sys::signal::survive_file_size_limit;
+
 use self::failure::Failure;
 use self::voice::Voice;
 
@@ -45,6 +47,8 @@ use self::voice::Voice;
 pub fn run(arguments: std::env::ArgsOs) -> ExitCode {
     let arguments: Vec<OsString> = arguments.collect();
     let convention = Convention::of(&arguments);
+    // Without it nothing is lost but the words.
+    survive_file_size_limit().unwrap_or_default();
     match CommandLine::try_parse_from(&arguments) {
         Ok(CommandLine { command, voice }) => {
             match voice.take(&arguments).and_then(|()| command.execute()) {

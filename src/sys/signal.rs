@@ -1,6 +1,7 @@
 //! Signals to processes, and the layouts of the kernel's signal structures.
 
 use nix::errno::Errno;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::unistd::Pid;
 
 use crate::model::address::RemoteAddr;
@@ -34,6 +35,26 @@ pub fn kill_thread(pid: Pid, tid: Pid, signal: i32) -> nix::Result<()> {
     // SAFETY: tgkill takes three plain numbers.
     let outcome = unsafe { libc::syscall(libc::SYS_tgkill, pid.as_raw(), tid.as_raw(), signal) };
     Errno::result(outcome).map(drop)
+}
+
+/// Has this process told by EFBIG, as of any other error, that a file may not be so large (RLIMIT_FSIZE), and
+/// not ended by SIGXFSZ. Whatever it executes begins with the action that it would have had: handlers, unlike
+/// ignored signals, are not inherited by it.
+///
+/// # Errors
+/// None that the kernel gives for this signal.
+#[allow(unsafe_code)]
+pub fn survive_file_size_limit() -> nix::Result<()> {
+    extern "C" fn nothing(_: libc::c_int) {}
+    let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::SA_RESTART, SigSet::empty());
+    // SAFETY: the handler does nothing, so it may interrupt anything.
+    let before = unsafe { sigaction(Signal::SIGXFSZ, &action) }?;
+    // Where the user has it ignored, the job is to find it so.
+    if matches!(before.handler(), SigHandler::SigIgn) {
+        // SAFETY: this is how it was.
+        unsafe { sigaction(Signal::SIGXFSZ, &before) }?;
+    }
+    Ok(())
 }
 
 /// Decodes the kernel's `struct sigaction` of a signal, as rt_sigaction(2) fills it.

@@ -57,6 +57,38 @@ fn no_more_room_than_allowed() {
     assert!((1..=3).contains(&left.len()), "{left:?}, {}", place.text("stderr"));
 }
 
+/// Where files may not be so large, that is told as of a full disk, and the job goes on; it is itself under
+/// the limit as it would be without rckpt.
+#[test]
+fn limit_on_the_size_of_files_leaves_the_job_alone() {
+    let place = Workplace::new(User::Plain);
+    place.write("random.py", &RANDOM.replace("range(8)", "range(3)"));
+    let rckpt = crate::harness::workplace::rckpt_binary();
+    let job = "python3 random.py & echo $! > pid; wait $!; head -c 9M /dev/zero > own; echo $?";
+    let script = format!(
+        "ulimit -f 1000; {rckpt} run --dir job --every 1 -- sh -c '{job}' & \
+         until grep -q 'no checkpoint' stderr; do sleep 0.05; done; \
+         {rckpt} dump $(cat pid) --dir other >answer 2>&1; echo $? > status; wait",
+        rckpt = rckpt.display()
+    );
+    let child = place.start(place.command("sh").args(["-c", &script]));
+    assert_eq!(process::exit_status(child, Duration::from_secs(60)), Some(0));
+    let words = place.text("stderr");
+    let numbers: String = (0..3).map(|i| format!("{i}\n")).collect();
+    // 128 and SIGXFSZ.
+    assert_eq!(place.text("stdout"), numbers + "153\n", "{words}");
+    assert!(words.contains("RCKPT-E0812") && words.contains("the job runs on"), "{words}");
+    assert_eq!(place.text("status"), "1\n", "{}", place.text("answer"));
+    for directory in ["job", "other"] {
+        let left = fs::read_dir(place.path(directory)).into_iter().flatten().flatten();
+        let left: Vec<_> = left.map(|entry| entry.file_name()).collect();
+        let partial = |name: &std::ffi::OsString| {
+            [".tmp", "gen-"].iter().any(|start| name.to_string_lossy().starts_with(start))
+        };
+        assert!(!left.iter().any(partial), "{directory}: {left:?}");
+    }
+}
+
 /// A real quota: what is beyond it fails (EDQUOT), is told, and the job goes on. Quotas are for root to set.
 #[test]
 fn quota_leaves_the_job_alone() {

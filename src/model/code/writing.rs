@@ -49,6 +49,10 @@ area! {
     because "The kernel refused the last step. The checkpoint can be used.";
     remedy "end the job with kill, or let it run";
 
+    FILE_TOO_LARGE = 812, "a file of the checkpoint would be larger than is allowed";
+    because "A limit on the size of files (ulimit -f, RLIMIT_FSIZE), or the file system's own. The job runs on.";
+    remedy "raise the limit where rckpt is started, or give a place on another file system with --dir";
+
     WRONG_RECORDS = 820, "rckpt has made records that contradict each other";
     because "A mistake in rckpt, found before anything was written. The job runs on.";
     remedy "please report it, with the message";
