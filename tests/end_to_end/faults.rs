@@ -68,7 +68,7 @@ fn points(calls: &[Call], some: usize) -> Vec<Point> {
         .map(|(place, call)| {
             let turn = turns.entry(call.number).or_default();
             *turn += 1;
-            Point { call: place + 1, deed: Deed::Fail(*turn) }
+            Point { call: place + 1, deed: Deed::Fail { number: call.number, turn: *turn } }
         })
         .collect();
     let kind = std::env::var(ONE_KIND).ok();

@@ -84,7 +84,7 @@ pub fn mend(thread: Pid, mending: Mending) {
 }
 
 /// The errors with which a call may fail on a machine that is short of something, out of order, or used
-/// by others at the same time. None for calls that cannot fail when they are made rightly.
+/// by others at the same time: what somebody may do stays. None for calls that cannot fail when they are made rightly.
 pub fn plausible(call: &Call) -> Vec<Fault> {
     let mut faults: Vec<Fault> = errors(call).iter().copied().map(Fault::Instead).collect();
     match call.number {
@@ -108,11 +108,9 @@ fn errors(call: &Call) -> &'static [Errno] {
         libc::SYS_openat | libc::SYS_open if is_for_writing(call) => {
             &[ENOSPC, EDQUOT, EIO, EROFS, ENOMEM, EMFILE]
         }
-        libc::SYS_openat | libc::SYS_open | libc::SYS_openat2 => {
-            &[EMFILE, ENFILE, ENOMEM, EIO, EACCES]
-        }
+        libc::SYS_openat | libc::SYS_open | libc::SYS_openat2 => &[EMFILE, ENFILE, ENOMEM, EIO],
         libc::SYS_read | libc::SYS_pread64 | libc::SYS_readv | libc::SYS_preadv => {
-            &[EIO, EINTR, ENOMEM, ESRCH]
+            &[EIO, EINTR, ENOMEM]
         }
         libc::SYS_write | libc::SYS_pwrite64 | libc::SYS_writev | libc::SYS_pwritev => {
             &[ENOSPC, EDQUOT, EIO, EINTR]
@@ -139,13 +137,14 @@ fn errors(call: &Call) -> &'static [Errno] {
         | libc::SYS_fstatfs
         | libc::SYS_readlink
         | libc::SYS_readlinkat
-        | libc::SYS_getdents64 => &[EIO, ENOMEM, EACCES],
+        | libc::SYS_getdents64 => &[EIO, ENOMEM],
         libc::SYS_flock => &[ENOLCK, EINTR, EIO],
         libc::SYS_fcntl if is_duplication(call) => &[EMFILE],
         libc::SYS_dup | libc::SYS_dup2 | libc::SYS_dup3 => &[EMFILE, EINTR],
-        // What the allocator asks for, and by brk the C library at its start: a program that is refused that
-        // ends there and then, as the tests that kill it have it.
+        // What the allocator asks for, by brk the C library at its start, and the end of each thread's stack: a
+        // program that is refused that ends there and then, as the tests that kill it have it.
         libc::SYS_mmap if call.maps_memory => &[],
+        libc::SYS_mprotect if call.arguments[2] == 0 => &[],
         libc::SYS_mmap | libc::SYS_mremap | libc::SYS_mprotect => &[ENOMEM],
         libc::SYS_madvise => &[ENOMEM, EAGAIN],
         libc::SYS_clone | libc::SYS_clone3 | libc::SYS_fork | libc::SYS_vfork => &[EAGAIN, ENOMEM],

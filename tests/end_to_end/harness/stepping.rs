@@ -50,9 +50,14 @@ pub enum Victim {
 pub enum Deed {
     /// Somebody is killed.
     Kill(Victim),
-    /// The call fails, with the one of its plausible errors that has this number, counted round and round.
-    /// A call that cannot fail is passed over for the next one that can.
-    Fail(usize),
+    /// The call, or the next one that has this number and can fail, does so: with that of its plausible
+    /// errors whose turn it is, counted round and round. No two runs make quite the same calls.
+    Fail {
+        /// SYS_*.
+        number: i64,
+        /// Which of the errors.
+        turn: usize,
+    },
 }
 
 /// Whose calls are counted.
@@ -290,7 +295,7 @@ impl Steps {
                     self.kill(thread, victim);
                     return true;
                 }
-                Deed::Fail(turn) => {
+                Deed::Fail { number, turn } if number == call.number => {
                     let faults = faults::plausible(&call);
                     if let Some(fault) = faults.get(turn % faults.len().max(1)) {
                         self.done = true;
@@ -298,6 +303,7 @@ impl Steps {
                         mending = faults::inflict(thread, *fault);
                     }
                 }
+                Deed::Fail { .. } => {}
             }
         }
         self.inside.insert(thread, mending);
