@@ -1,6 +1,7 @@
 //! Questions that a process answers all at once: a form is filled with system calls, the process makes
 //! them in one go, and the answers are read from it.
 
+use nix::errno::Errno;
 use nix::unistd::Pid;
 
 use super::error::CollectError;
@@ -103,6 +104,11 @@ impl Answers {
     /// What a call returned; `None` when that was an error: this kernel does not know it.
     pub fn known(&self, Number(place): Number) -> Option<u64> {
         self.outcomes[place].ok()
+    }
+
+    /// The error of a call.
+    pub fn error(&self, Number(place): Number) -> Option<Errno> {
+        self.outcomes[place].err()
     }
 
     /// What a call has filled.

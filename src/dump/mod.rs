@@ -4,6 +4,7 @@
 //! how either is brought back.
 
 mod aio;
+mod bounds;
 mod census;
 mod clocks;
 mod collect;

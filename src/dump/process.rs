@@ -2,6 +2,7 @@
 
 use nix::unistd::Pid;
 
+use super::bounds;
 use super::census::{Census, Member};
 use super::error::CollectError;
 use super::form::Form;
@@ -119,6 +120,7 @@ pub(super) fn ask(
             (number, form.structure("read a signal action", ACTION_SIZE, call))
         })
         .collect();
+    let bounds = bounds::ask(&mut form, status);
     let answers = form.ask(injector)?;
 
     let known = |number| answers.known(number).unwrap_or_default();
@@ -126,6 +128,8 @@ pub(super) fn ask(
     for what in unsaved_speculation(known(bypass), known(flushing)) {
         obstacles.push(Obstacle::State { pid, kind: StateRefusal::Speculation(what) });
     }
+    let kept = bounds::judge(&bounds, &answers);
+    obstacles.extend(kept.into_iter().map(|kind| Obstacle::State { pid, kind }));
     let mut timers = [TimerSpec::default(); 3];
     for (timer, structure) in timers.iter_mut().zip(interval_timers) {
         *timer = awaiting_delivery(decode_interval_timer(answers.structure(structure)?));

@@ -227,6 +227,15 @@ pub enum StateRefusal {
          rckpt and the job inside of it without filters"
     )]
     Seccomp,
+    /// landlock_restrict_self(2).
+    #[error(
+        "it has bounds of its own (Landlock) that nobody can read; start rckpt and the job inside of them, or \
+         the job without"
+    )]
+    Landlock,
+    /// A keyring that only it has.
+    #[error("it has a keyring of its own for a {0}, whose keys nobody can put back")]
+    Keyring(&'static str),
     /// Shadow stacks and the like.
     #[error("it has CPU features switched on that are not supported: {0}")]
     ThreadFeatures(Bytes),
@@ -308,6 +317,8 @@ impl StateRefusal {
             Self::User { .. } => code::processes::OTHER_USER,
             Self::Group { .. } => code::processes::OTHER_GROUP,
             Self::Seccomp => code::processes::SECCOMP,
+            Self::Landlock => code::processes::LANDLOCK,
+            Self::Keyring(_) => code::processes::KEYRING,
             Self::ThreadFeatures(_) => code::processes::THREAD_FEATURES,
             Self::AddressMasking => code::processes::ADDRESS_MASKING,
             Self::Speculation(_) => code::processes::SPECULATION,

@@ -114,14 +114,14 @@ pub fn make(job: &Job, opened: &mut Opened) -> Result<Objects, IpcError> {
         if let Some(object) = inode.and_then(|inode| inode.content) {
             let number = match memory {
                 Some(number) => number,
-                None => *memory.insert(open_memory(opened.first)?),
+                None => *memory.insert(open_memory(opened.private.start)?),
             };
             opened.contents.insert(object, ContentPlace { number, base: address });
         }
     }
     job.ipc.semaphores.iter().try_for_each(make_set)?;
     job.ipc.queues.iter().try_for_each(make_queue)?;
-    objects.posix_queues = make_posix_queues(&job.ipc.posix_queues, opened.first)?;
+    objects.posix_queues = make_posix_queues(&job.ipc.posix_queues, opened.private.start)?;
     Ok(objects)
 }
 

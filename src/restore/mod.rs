@@ -47,6 +47,7 @@ pub mod huge;
 pub mod inheritance;
 pub mod ipc;
 pub mod line;
+mod numbers;
 pub mod opened;
 mod owner;
 pub mod plan;
@@ -280,7 +281,9 @@ impl<'a> Supervisor<'a> {
         orders: &Orders<'_>,
         builder: BuilderSide,
     ) -> Result<InPlace, RestoreError> {
-        let first = self.plan.first_private_fd;
+        descriptor::raise_limit()
+            .map_err(|source| RestoreError::Connect { source: source.into() })?;
+        let first = self.plan.private_fds.start;
         let builder = builder.move_up(first).map_err(|source| RestoreError::Connect { source })?;
         let opened = reaper::open_in_place(orders)?;
         let contents = opened.opened.contents.iter();

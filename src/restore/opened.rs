@@ -3,21 +3,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use nix::unistd::Pid as HostPid;
 use serde::{Deserialize, Serialize};
 
+use super::numbers;
 use crate::model::file::FdTable;
 use crate::model::id::{InodeId, ObjectId, OpenFileId, Pid};
 use crate::sys::{clone, descriptor};
 
-/// Descriptors of the reaper, all numbered from `first` on, which is above every number that a table
-/// of the job uses. Every process inherits them by fork, and so shares the descriptions as recorded.
+/// Descriptors of the reaper, all with numbers in `private`, which no table of the job uses. Every process inherits them by fork, and so shares the descriptions as recorded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Opened {
-    /// The lowest number in use here.
-    pub first: RawFd,
+    /// The numbers that can be in use here.
+    pub private: Range<RawFd>,
     /// One descriptor an open file description, by [`crate::model::id::OpenFileId`].
     pub files: Vec<RawFd>,
     /// Descriptors to map with.
@@ -52,8 +53,8 @@ pub struct ContentPlace {
     pub base: u64,
 }
 
-/// Gives the calling process the descriptors of `table`, and leaves those from `opened.first` on open
-/// for the blob. Everything else below is closed. Nothing is marked close-on-exec yet, for the blob is
+/// Gives the calling process the descriptors of `table`, and leaves those in `opened.private` open
+/// for the blob. Everything else is closed. Nothing is marked close-on-exec yet, for the blob is
 /// still to be executed.
 ///
 /// # Errors
@@ -63,7 +64,7 @@ pub fn lay_out(table: &FdTable, opened: &Opened) -> io::Result<()> {
     // Where the late files of this process are, once they are open.
     let mut late: BTreeMap<OpenFileId, RawFd> = BTreeMap::new();
     for entry in &table.entries {
-        close_between(next, entry.number)?;
+        close_between(next, entry.number, opened)?;
         let file = usize::try_from(entry.file.0).map_err(io::Error::other)?;
         let inherited = opened.files.get(file).copied().ok_or(io::ErrorKind::NotFound)?;
         if opened.late.contains(&entry.file) && !late.contains_key(&entry.file) {
@@ -73,7 +74,7 @@ pub fn lay_out(table: &FdTable, opened: &Opened) -> io::Result<()> {
         clone::duplicate_to(source, entry.number, false)?;
         next = entry.number + 1;
     }
-    close_between(next, opened.first)
+    close_between(next, RawFd::MAX, opened)
 }
 
 /// Leaves what `table` needs open for a process that is cloned by the caller's blob, and takes its
@@ -99,13 +100,13 @@ pub fn keep_for_clone(table: &FdTable, opened: &Opened) -> io::Result<()> {
 fn fetch(number: RawFd, opened: &Opened) -> io::Result<OwnedFd> {
     let reaper = descriptor::pidfd_open(HostPid::from_raw(opened.reaper.0))?;
     let fetched = descriptor::pidfd_getfd(&reaper, number)?;
-    Ok(descriptor::move_above(fetched, opened.first)?)
+    Ok(descriptor::move_above(fetched, opened.private.start)?)
 }
 
-/// Closes what is open in `first..end`.
-fn close_between(first: RawFd, end: RawFd) -> io::Result<()> {
-    if first < end {
-        descriptor::close_range(first.unsigned_abs(), end.unsigned_abs() - 1)?;
+/// Closes what is open in `first..end`, but for what the blob needs.
+fn close_between(first: RawFd, end: RawFd, opened: &Opened) -> io::Result<()> {
+    for range in numbers::without(first..end, &opened.private) {
+        descriptor::close_range(range.start.unsigned_abs(), range.end.unsigned_abs() - 1)?;
     }
     Ok(())
 }

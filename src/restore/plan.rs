@@ -4,6 +4,7 @@
 //! would fail. `rckpt restore --dry-run` prints it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::os::fd::RawFd;
 
 use serde::Serialize;
@@ -11,13 +12,13 @@ use thiserror::Error;
 
 use super::blob::{self, Placement};
 use super::inheritance::{self, Hashes, Inheritance};
+use super::numbers;
 use super::opened::Mapped;
 use super::script::{self, Capabilities, Occupancy};
 use super::vdso::{self, Placed, VdsoError};
 use crate::image::Chunk;
 use crate::model::address::RemoteAddr;
 use crate::model::births::{self, Birth, BirthError, Role};
-use crate::model::file::OpenFileKind;
 use crate::model::id::{Bytes, InodeId, ObjectId, Pid};
 use crate::model::job::{Job, Machine};
 
@@ -127,8 +128,8 @@ pub struct Plan {
     pub births: Vec<Birth>,
     /// One entry a process of the job; `None` for zombies.
     pub processes: Vec<Option<ProcessPlan>>,
-    /// Descriptors from here on are free of the job's own numbers, and of the executables'.
-    pub first_private_fd: RawFd,
+    /// Descriptors that are free of the job's own numbers, and of the executables'.
+    pub private_fds: Range<RawFd>,
     /// Whether `timer_create` can be told the id.
     pub timer_ids: bool,
     /// The resource limits to set, one list a process of the job.
@@ -218,7 +219,7 @@ impl Plan {
             files,
             places,
             estates: &self.inheritance.estates,
-            first_private_fd: self.first_private_fd,
+            private_fds: self.private_fds.clone(),
             timer_ids: self.timer_ids,
         }
     }
@@ -281,6 +282,11 @@ pub enum PlanError {
     )]
     Limit { pid: Pid, resource: u32, soft: u64, hard: u64 },
     #[error(
+        "the job uses descriptor numbers up to {highest}, and the hard limit of {limit} on open files here \
+         leaves no room beside them: raise it (ulimit -Hn), or ask the administrator to"
+    )]
+    Descriptors { highest: RawFd, limit: u64 },
+    #[error(
         "the job's memory is {} MiB, and this machine has {} MiB available: end something, or \
          restore it on a larger machine",
         needed >> 20,
@@ -330,6 +336,7 @@ impl PlanError {
             Self::Identity { .. } => code::restoring::OTHER_USER,
             Self::Groups { .. } => code::restoring::GROUP_MISSING,
             Self::Limit { .. } => code::restoring::LIMIT_TOO_LOW,
+            Self::Descriptors { .. } => code::restoring::NO_DESCRIPTORS_LEFT,
             Self::Memory { .. } => code::restoring::MEMORY_TOO_SMALL,
             Self::Cpu { .. } => code::restoring::CPU_LACKS_FEATURES,
             Self::ExtendedState { .. } => code::restoring::EXTENDED_STATE,
@@ -359,19 +366,21 @@ pub fn plan(
     let inheritance = inheritance::decide(job, &births, chunks, hashes);
     check_memory(chunks, &inheritance, environment)?;
     // The numbers of System V IPC are free in a namespace only, and it goes with the job.
-    let free = environment.taken.is_empty() && !environment.terminals_taken && job.ipc.is_empty();
-    let identity = if environment.may_choose_pids && free {
+    let ids_are_free =
+        environment.taken.is_empty() && !environment.terminals_taken && job.ipc.is_empty();
+    let identity = if environment.may_choose_pids && ids_are_free {
         Identity::InPlace
     } else {
         Identity::Namespaces { user: !environment.may_choose_pids }
     };
+    let free = private_numbers(job, environment)?;
     let mut plan = Plan {
         identity,
         parent: parent(job, &births, identity),
         clocks: clocks(job, identity, environment),
         births: Vec::new(),
         processes: Vec::new(),
-        first_private_fd: highest_fd(job) + 2,
+        private_fds: free.start + 1..free.end,
         timer_ids: environment.timer_ids,
         limits: limits(job, environment),
         moved,
@@ -396,7 +405,7 @@ pub fn plan(
                 PlanError::Vdso { pid: process.pid, recorded: job.machine.kernel.clone(), source }
             })?,
             // Scripts use the number below for a moment.
-            executable_fd: highest_fd(job) + 2,
+            executable_fd: free.start + 1,
             capabilities: capabilities(process, identity, environment, executes)?,
             start: Start::Execute { first_step: 0, stack: 0 },
             sharers: Vec::new(),
@@ -451,7 +460,7 @@ fn note_sharers(plan: &mut Plan, births: &[Birth]) {
         process.sharers.clone_from(&birth.sharers);
         let mut next_fd = process.executable_fd + 1;
         note(plan, index, &birth.sharers, &mut next_fd);
-        plan.first_private_fd = plan.first_private_fd.max(next_fd);
+        plan.private_fds.start = plan.private_fds.start.max(next_fd);
     }
 }
 
@@ -813,17 +822,16 @@ pub fn clock_offset(wanted: TimeSpec, now: TimeSpec) -> TimeSpec {
     }
 }
 
-/// The highest descriptor in use. The caller's own three count, for streams are duplicates of them;
-/// the kernel's limit on descriptors keeps it far from the end of integers.
-fn highest_fd(job: &Job) -> RawFd {
-    let in_tables = job.fd_tables.iter().filter_map(|table| table.entries.last());
-    let watched = job.open_files.iter().flat_map(|file| match &file.kind {
-        OpenFileKind::Epoll { items, .. } => items.as_slice(),
-        _ => &[],
-    });
-    let in_tables = in_tables.map(|entry| entry.number);
-    let highest = in_tables.chain(watched.map(|item| item.number)).max();
-    highest.unwrap_or(0).clamp(2, RawFd::MAX - 3)
+/// RLIMIT_NOFILE.
+const OPEN_FILES: u32 = 7;
+
+/// The descriptor numbers that the restore has for itself.
+fn private_numbers(job: &Job, environment: &Environment) -> Result<Range<RawFd>, PlanError> {
+    let limits = environment.limits.iter();
+    let limit = limits.filter(|limit| limit.resource == OPEN_FILES).map(|limit| limit.hard).next();
+    let limit = limit.unwrap_or(u64::MAX);
+    let none = || PlanError::Descriptors { highest: numbers::highest(job), limit };
+    numbers::choose(job, limit).ok_or_else(none)
 }
 
 fn occupancies(chunks: &[Chunk]) -> BTreeMap<ObjectId, Occupancy> {

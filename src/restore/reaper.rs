@@ -88,7 +88,10 @@ pub struct Orders<'a> {
 /// The whole life of the reaper, in a process of its own that is the first of a new pid namespace.
 /// `status` gets the wait status of the job's root as four bytes, least first.
 pub fn run(orders: &Orders<'_>, line: BuilderSide, status: OwnedFd) -> ! {
-    let line = line.leave_supervisor().and_then(|()| line.move_up(orders.plan.first_private_fd));
+    let line = line
+        .leave_supervisor()
+        .and_then(|()| Ok(descriptor::raise_limit()?))
+        .and_then(|()| line.move_up(orders.plan.private_fds.start));
     let line = match line {
         Ok(line) => line,
         Err(_) => clone::exit_now(1),

@@ -11,6 +11,7 @@ mod semaphores;
 mod signal_watch;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 pub use attributes::{
     PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, PR_CAP_AMBIENT_RAISE, capability_data, numbers,
@@ -20,6 +21,7 @@ pub use regions::{segment_of, writes_through};
 use super::blob::layout::{STEP_SIZE, Step, kind};
 use super::blob::{Placement, TASK_SIZE};
 use super::inheritance::{Estate, Kept, Share};
+use super::numbers;
 use super::opened::Mapped;
 use super::vdso::{Placed, StandIn};
 use crate::model::address::{AddrRange, RemoteAddr};
@@ -122,7 +124,7 @@ pub struct Sharer<'a> {
 }
 
 /// What a script depends on beside its processes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Context<'a> {
     /// The whole job.
     pub job: &'a Job,
@@ -136,8 +138,8 @@ pub struct Context<'a> {
     pub places: &'a BTreeMap<usize, RemoteAddr>,
     /// The estates.
     pub estates: &'a [Estate],
-    /// Descriptors from this number on are closed.
-    pub first_private_fd: i32,
+    /// Descriptors in this range are closed.
+    pub private_fds: Range<i32>,
     /// Whether `timer_create` can be told the id (PR_TIMER_CREATE_RESTORE_IDS).
     pub timer_ids: bool,
 }
@@ -402,24 +404,29 @@ fn lay_out_descriptors(steps: &mut Vec<Step>, process: &Process, context: &Conte
     let Some(table) = tables.get(to_usize(u64::from(process.fd_table.0))) else { return };
     let mut next = 0;
     for entry in &table.entries {
-        if next < entry.number {
-            let range = [next, entry.number - 1].map(signed);
-            steps.push(call(libc::SYS_close_range, &[range[0], range[1], 0]));
-        }
+        close_between(steps, next, entry.number, context);
         let source = context.files.get(to_usize(u64::from(entry.file.0))).copied().unwrap_or(-1);
         let arguments = [source, entry.number, 0].map(signed);
         steps.push(step(kind::CALL_EXACT, libc::SYS_dup3, &arguments, signed(entry.number)));
         next = entry.number + 1;
     }
-    let rest = [signed(next), signed(context.first_private_fd) - 1, 0];
-    steps.push(call(libc::SYS_close_range, &rest));
+    close_between(steps, next, i32::MAX, context);
+}
+
+/// Closes what is open in `first..end`, but for what only the restore needs.
+fn close_between(steps: &mut Vec<Step>, first: i32, end: i32, context: &Context<'_>) {
+    for range in numbers::without(first..end, &context.private_fds) {
+        let range = [range.start, range.end - 1, 0].map(signed);
+        steps.push(call(libc::SYS_close_range, &range));
+    }
 }
 
 /// The descriptors that only the restore needed go; the executable's lies below them and stays for
 /// PR_SET_MM_MAP.
 fn close_descriptors(steps: &mut Vec<Step>, context: &Context<'_>) {
-    let first = signed(context.first_private_fd);
-    steps.push(call(libc::SYS_close_range, &[first, u64::from(u32::MAX), 0]));
+    let private = &context.private_fds;
+    let range = [private.start, private.end - 1, 0].map(signed);
+    steps.push(call(libc::SYS_close_range, &range));
 }
 
 /// A process opens its own memory when that is there, in place of the stopgaps.

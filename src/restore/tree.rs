@@ -377,7 +377,7 @@ fn become_blob(index: usize, site: &Site<'_>, holdings: &Holdings) -> Result<(),
     let script = script::write(&site.plan.member(site.job, index), &context);
     let program = memfd_create(c"rckpt-restorer", libc::MFD_CLOEXEC)
         .map_err(|errno| prepare(errno.into()))?;
-    let program = crate::sys::descriptor::move_above(program, site.opened.opened.first)
+    let program = crate::sys::descriptor::move_above(program, site.opened.opened.private.start)
         .map_err(|errno| prepare(errno.into()))?;
     let mut file = fs::File::from(program);
     file.write_all(&blob::executable(placement, &script.bytes)).map_err(prepare)?;

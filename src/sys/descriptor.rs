@@ -11,6 +11,7 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Pid;
 
 use crate::model::number::{as_signed, to_usize};
@@ -121,6 +122,16 @@ pub fn duplicate_above(file: impl AsFd, lowest: RawFd) -> Result<OwnedFd, Errno>
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// Lets the caller use all numbers below the hard limit on open files: a job may have more open, taken
+/// together, than the soft limit allows, and at higher numbers.
+///
+/// # Errors
+/// As setrlimit(2).
+pub fn raise_limit() -> Result<(), Errno> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft < hard { setrlimit(Resource::RLIMIT_NOFILE, hard, hard) } else { Ok(()) }
+}
+
 /// Moves a descriptor to the lowest free number from `lowest` on, close-on-exec. One that lies
 /// there already stays where it is.
 pub fn move_above(file: OwnedFd, lowest: RawFd) -> Result<OwnedFd, Errno> {
@@ -171,8 +182,7 @@ pub fn close_range(first: u32, last: u32) -> Result<(), Errno> {
     match Errno::result(result) {
         Ok(_) => Ok(()),
         Err(Errno::ENOSYS) => {
-            let (limit, _) =
-                nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)?;
+            let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
             let last = u64::from(last).min(limit.saturating_sub(1));
             for number in u64::from(first)..=last {
                 let number = RawFd::try_from(number).map_err(|_| Errno::EBADF)?;

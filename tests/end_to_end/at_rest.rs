@@ -8,6 +8,7 @@ crate::fixtures! {
     attributes_prctl;
     attributes_proc;
     attributes_scheduling;
+    descriptors_high;
     epoll_edges;
     epoll_items;
     epoll_nested;
@@ -82,6 +83,7 @@ crate::fixtures! {
     streams;
     tcp_connected;
     tcp_listening;
+    tcp_multipath;
     tcp_pending;
     terminal_closed;
     terminal_modes;

@@ -199,6 +199,11 @@ fn streams_that_hide_what_is_in_them() {
 }
 
 #[test]
+fn connections_over_several_paths() {
+    refused("multipath", &["Multipath TCP", "multipathtcp=0"]);
+}
+
+#[test]
 fn process_descriptors_of_others() {
     refused("pidfd", &["descriptor 3", "pidfd", "outside the job"]);
 }
@@ -291,6 +296,18 @@ fn system_v_objects_of_a_namesake() {
 fn seccomp_filters() {
     refused("seccomp", &["seccomp"]);
     refused("strict", &["seccomp"]);
+}
+
+#[test]
+fn paths_that_no_system_call_takes() {
+    let words = ["RCKPT-E0456", "working directory (a path of more than", "descriptor 3 (a path"];
+    refused_as(User::Plain, "long-path", &words);
+}
+
+#[test]
+fn bounds_and_keys_that_nobody_can_read() {
+    refused("landlock", &["RCKPT-E0325", "Landlock"]);
+    refused("keyring", &["RCKPT-E0326", "keyring", "process"]);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! A pure function; looking into the thing comes later.
 
 use super::refusal::RefusalKind;
+use super::scan::LONG_PATH;
 
 /// The kinds told apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,7 +88,9 @@ fn anonymous(name: &[u8]) -> Class {
 fn not_a_path(link: &[u8]) -> RefusalKind {
     const NAMESPACES: [&[u8]; 8] =
         [b"cgroup:", b"ipc:", b"mnt:", b"net:", b"pid:", b"time:", b"user:", b"uts:"];
-    if link.starts_with(b"(unreachable)") {
+    if link == LONG_PATH {
+        RefusalKind::PathTooLong
+    } else if link.starts_with(b"(unreachable)") {
         RefusalKind::NotReachable
     } else if NAMESPACES.iter().any(|prefix| link.starts_with(prefix)) {
         RefusalKind::Namespace

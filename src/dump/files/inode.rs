@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 
 use super::content::{Content, ContentSource, Segment, mapped_size};
 use super::refusal::{Place, Refusal, RefusalKind};
-use super::scan::FileStat;
+use super::scan::{FileStat, LONG_PATH};
 use super::{CollectFilesError, Failure, FileMapping};
 use crate::model::address::{AddrRange, RemoteAddr};
 use crate::model::file::{ANONYMOUS_SHARED_NAME, Inode, InodeKind};
@@ -164,6 +164,9 @@ impl InodeTable {
     pub fn intern(&mut self, found: Found<'_>) -> Result<InodeId, Failure> {
         let source =
             ContentSource::File { path: found.proc_path.clone(), readable: found.readable };
+        if found.link == LONG_PATH {
+            return Err(RefusalKind::PathTooLong.into());
+        }
         if let Some(id) = self.by_stat.get(&found.stat.identity()).copied() {
             self.draft(id).files.push(source);
             return Ok(id);

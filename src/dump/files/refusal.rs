@@ -97,6 +97,9 @@ pub enum RefusalKind {
         /// What about it.
         reason: &'static str,
     },
+    /// A connection of Multipath TCP.
+    #[error("it is a connection of Multipath TCP, which cannot be brought back as one")]
+    MultipathTcp,
     /// A netlink socket that waits for something.
     #[error("this netlink socket cannot be saved: {reason}")]
     NetlinkSocket {
@@ -284,6 +287,11 @@ pub enum RefusalKind {
     /// The path leads elsewhere, or nowhere, where rckpt runs.
     #[error("its path leads to no such file outside the job's own mount namespace")]
     NotReachable,
+    /// The path is longer than any that a system call takes.
+    #[error(
+        "its path is longer than 4095 bytes, so neither the kernel shows it nor could it be opened by it"
+    )]
+    PathTooLong,
     /// A root directory other than the system's.
     #[error("its root directory is not that of rckpt (chroot)")]
     ChangedRoot,
@@ -351,6 +359,7 @@ impl RefusalKind {
             Self::ForeignSocket(_) => code::files::FOREIGN_SOCKET,
             Self::UnixSocket { .. } => code::files::UNIX_SOCKET,
             Self::InetSocket { .. } => code::files::INTERNET_SOCKET,
+            Self::MultipathTcp => code::files::MULTIPATH_TCP,
             Self::NetlinkSocket { .. } => code::files::NETLINK_SOCKET,
             Self::InetPassing { .. } => code::files::INTERNET_SOCKET_PASSING,
             Self::TcpOutside { .. } => code::files::TCP_OUTSIDE,
@@ -387,6 +396,7 @@ impl RefusalKind {
             Self::PipeUnreadable { .. } => code::files::PIPE_UNREADABLE,
             Self::NameLost { .. } => code::files::NAME_LOST,
             Self::NotReachable => code::files::NOT_REACHABLE,
+            Self::PathTooLong => code::files::PATH_TOO_LONG,
             Self::ChangedRoot => code::files::CHANGED_ROOT,
             Self::ContentUnreadable { .. } => code::files::CONTENT_UNREADABLE,
             Self::ProcOfOutsider => code::files::PROC_OF_OUTSIDER,

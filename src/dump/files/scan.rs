@@ -157,10 +157,14 @@ pub(super) fn descriptions(tables: &[Pid]) -> Result<Vec<Description>, CollectFi
     Ok(descriptions)
 }
 
+/// What [`read_link`] gives for a path that the kernel does not show, as it fills more than a page.
+pub(super) const LONG_PATH: &[u8] = b"a path of more than 4095 bytes";
+
 /// Target of a link in /proc, as bytes.
 pub(super) fn read_link(path: &std::path::Path) -> Result<Vec<u8>, CollectFilesError> {
     match std::fs::read_link(path) {
         Ok(target) => Ok(target.as_os_str().as_bytes().to_vec()),
+        Err(error) if error.raw_os_error() == Some(libc::ENAMETOOLONG) => Ok(LONG_PATH.to_vec()),
         Err(source) => Err(CollectFilesError::ReadProc { path: path.to_owned(), source }),
     }
 }

@@ -236,4 +236,14 @@ area! {
     DIRECTORY_NOTIFICATION = 454, "a directory is watched by F_NOTIFY";
     because "The kernel does not tell which events a program has asked for in that old way (dnotify).";
     remedy "let the program use inotify, or close the directory before the checkpoint";
+
+    MULTIPATH_TCP = 455, "a connection of Multipath TCP";
+    because "Its keys, and what the kernel keeps of its paths, cannot be set. Connections that have fallen back \
+        to plain TCP are saved.";
+    remedy "have the program use plain TCP (Go: GODEBUG=multipathtcp=0), or take the checkpoint when it has the \
+        connection closed";
+
+    PATH_TOO_LONG = 456, "a path is longer than 4095 bytes";
+    because "The kernel does not show such a path, and takes none.";
+    remedy "let the job work in a directory that is less deep, or close the file before the checkpoint";
 }

@@ -97,6 +97,14 @@ area! {
     because "It drives a device by itself (ioperm), which is in a state that nobody can save.";
     remedy "take the checkpoint when it has given that up, or run that part outside of the job";
 
+    LANDLOCK = 325, "a process has bounds of its own (Landlock)";
+    because "The kernel shows them to nobody, so the restored process would have none.";
+    remedy "start rckpt and the job inside of the bounds, or the job without them";
+
+    KEYRING = 326, "a process or thread has a keyring of its own";
+    because "Keys are secrets of the kernel, which cannot be read and put back.";
+    remedy "let the program keep its keys in the keyring of the session or the user";
+
     IPC_USED_OUTSIDE = 330, "a System V object is used outside of the job, too";
     because "A restored job has its own one, and would talk to nobody.";
     remedy "checkpoint the program that it belongs to, or end the other one first";

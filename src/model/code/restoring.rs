@@ -186,4 +186,8 @@ area! {
     NOT_TAKEN_BACK = 760, "what the job had written could not be taken back";
     because "The kernel refuses to cut or move aside a file.";
     remedy "look at that file's permissions and its disk, and try again";
+
+    NO_DESCRIPTORS_LEFT = 761, "the job's descriptor numbers leave no room below the hard limit on open files";
+    because "While a restore works, everything that the job had open is kept once at numbers that it does not use.";
+    remedy "raise the hard limit (ulimit -Hn), or ask the administrator to";
 }

@@ -34,7 +34,7 @@ pub(super) fn watch_all(job: &Job, opened: &OpenedJob) -> Result<(), SettleError
     if instances.is_empty() {
         return Ok(());
     }
-    let first = opened.opened.first;
+    let first = opened.opened.private.start;
     let prepare = |source: Errno| SettleError::Watch { number: None, source };
     let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(prepare)?;
     // The numbers below `first` are about to be given to other files.

@@ -32,7 +32,7 @@ pub(super) fn is_late(file: &OpenFile) -> bool {
 
 /// Opens all of these, in the process that has opened everything else.
 pub(super) fn open_all(job: &Job, opened: &mut OpenedJob) -> Result<(), OpenError> {
-    let first = opened.opened.first;
+    let first = opened.opened.private.start;
     for (number, file) in (0..).zip(&job.open_files).filter(|(_, file)| is_late(file)) {
         let made = open(file)?;
         let place = opened.opened.files[to_usize(u64::from(number))];

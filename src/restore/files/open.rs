@@ -9,7 +9,6 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::Mode;
 
 use super::decide::{Connection, Decisions};
@@ -37,20 +36,24 @@ use crate::sys::{descriptor, inotify, terminal};
 /// The bit that O_TMPFILE has beside O_DIRECTORY (`__O_TMPFILE`).
 const TEMPORARY: i32 = libc::O_TMPFILE & !libc::O_DIRECTORY;
 
-/// Makes everything. All descriptors get numbers from [`Plan::first_private_fd`] on.
+/// Makes everything. All descriptors get numbers from [`Plan::private_fds`].
 pub(super) fn open_all(
     job: &Job,
     plan: &Plan,
     decisions: &Decisions,
 ) -> Result<OpenedJob, OpenError> {
-    raise_limit()?;
-    let first = plan.first_private_fd;
+    descriptor::raise_limit().map_err(|errno| OpenError::RaiseLimit { source: errno.into() })?;
+    let first = plan.private_fds.start;
     let may_chown = plan.identity == Identity::InPlace && nix::unistd::geteuid().is_root();
     let mut opener = Opener {
         job,
         plan,
         decisions,
-        opened: Opened { first, reaper: Pid(nix::unistd::getpid().as_raw()), ..Opened::default() },
+        opened: Opened {
+            private: plan.private_fds.clone(),
+            reaper: Pid(nix::unistd::getpid().as_raw()),
+            ..Opened::default()
+        },
         origins: BTreeMap::new(),
         unsettled: Vec::new(),
         terminals: Vec::new(),
@@ -134,12 +137,12 @@ impl Opener<'_> {
                     None => open_path(Path::new("/dev/null"), libc::O_WRONLY)
                         .map_err(|source| OpenError::Open { path, source })?,
                 };
-                let target = move_up(target, self.opened.first)?;
+                let target = move_up(target, self.opened.private.start)?;
                 let number = descriptor::leave_open(target);
                 self.opened.contents.insert(object, ContentPlace { number, base: 0 });
             }
             if let Some(made) = made {
-                let file = move_up(made, self.opened.first)?;
+                let file = move_up(made, self.opened.private.start)?;
                 self.origins.insert(id, Origin { file, action });
             }
         }
@@ -195,7 +198,7 @@ impl Opener<'_> {
             OpenFileKind::MessageQueue { queue } => self.open_queue(*queue, flags),
             OpenFileKind::IoUring { ring } => {
                 let made = io_uring::make(ring, flags)?;
-                let to_map = stay_open(duplicate(&made, self.opened.first)?)?;
+                let to_map = stay_open(duplicate(&made, self.opened.private.start)?)?;
                 self.opened.mapped.rings.insert(id, to_map);
                 Ok(made)
             }
@@ -225,7 +228,7 @@ impl Opener<'_> {
             self.set_position(&made, *position, *inode)?;
             return Ok(made);
         }
-        let first = self.opened.first;
+        let first = self.opened.private.start;
         let own = match stream {
             Stream::Input => descriptor::duplicate_above(io::stdin(), first),
             Stream::Output => descriptor::duplicate_above(io::stdout(), first),
@@ -298,7 +301,7 @@ impl Opener<'_> {
         for (inode, writes) in wanted {
             let flags = if writes { libc::O_RDWR } else { libc::O_RDONLY };
             let made = self.open_inode(inode, flags)?;
-            let made = stay_open(move_up(made, self.opened.first)?)?;
+            let made = stay_open(move_up(made, self.opened.private.start)?)?;
             self.opened.mapped.files.insert((inode, writes), made);
         }
         Ok(())
@@ -451,16 +454,6 @@ fn event(count: u64, semaphore: bool, flags: i32) -> io::Result<OwnedFd> {
     }
     descriptor::set_status_flags(&event, flags)?;
     Ok(event)
-}
-
-/// A job may have more files open, taken together, than the soft limit allows.
-fn raise_limit() -> Result<(), OpenError> {
-    let raise = |errno: Errno| OpenError::RaiseLimit { source: errno.into() };
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(raise)?;
-    if soft < hard {
-        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_err(raise)?;
-    }
-    Ok(())
 }
 
 pub(super) fn duplicate(file: &OwnedFd, first: RawFd) -> Result<OwnedFd, OpenError> {

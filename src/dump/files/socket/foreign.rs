@@ -1,7 +1,7 @@
 //! Kinds of sockets that are not saved, and what to call them.
 //!
 //! Pure: it judges by the three numbers that socket(2) was given. Sockets of the kinds that are left
-//! (unix sockets, TCP, UDP, netlink for routes) are not its business.
+//! (unix sockets, TCP on one path or several, UDP, netlink for routes) are not its business.
 
 use std::fmt;
 
@@ -20,8 +20,6 @@ pub enum ForeignSocket {
     UdpLite,
     /// IPPROTO_SCTP.
     Sctp,
-    /// IPPROTO_MPTCP.
-    MultipathTcp,
     /// Another protocol over IPv4 or IPv6.
     OtherInternet(i32),
     /// AF_VSOCK.
@@ -60,7 +58,6 @@ impl fmt::Display for ForeignSocket {
             Self::Ping => "ping sockets (IPPROTO_ICMP)",
             Self::UdpLite => "UDP-Lite sockets",
             Self::Sctp => "SCTP sockets",
-            Self::MultipathTcp => "Multipath TCP sockets",
             Self::OtherInternet(protocol) => {
                 return write!(f, "internet sockets of protocol {protocol}");
             }
@@ -79,19 +76,19 @@ impl fmt::Display for ForeignSocket {
 }
 
 /// Which foreign kind a socket is, by its domain, type and protocol as SO_DOMAIN, SO_TYPE and
-/// SO_PROTOCOL give them; `None` for unix sockets, TCP, UDP and NETLINK_ROUTE.
+/// SO_PROTOCOL give them; `None` for unix sockets, TCP (of several paths, too), UDP and NETLINK_ROUTE.
 pub(super) const fn judge(domain: i32, kind: i32, protocol: i32) -> Option<ForeignSocket> {
     Some(match domain {
         libc::AF_UNIX => return None,
         libc::AF_INET | libc::AF_INET6 => match (kind, protocol) {
-            (libc::SOCK_STREAM, libc::IPPROTO_TCP) | (libc::SOCK_DGRAM, libc::IPPROTO_UDP) => {
+            (libc::SOCK_STREAM, libc::IPPROTO_TCP | libc::IPPROTO_MPTCP)
+            | (libc::SOCK_DGRAM, libc::IPPROTO_UDP) => {
                 return None;
             }
             (libc::SOCK_RAW, _) => ForeignSocket::RawInternet,
             (libc::SOCK_DGRAM, libc::IPPROTO_ICMP | libc::IPPROTO_ICMPV6) => ForeignSocket::Ping,
             (_, libc::IPPROTO_UDPLITE) => ForeignSocket::UdpLite,
             (_, libc::IPPROTO_SCTP) => ForeignSocket::Sctp,
-            (_, libc::IPPROTO_MPTCP) => ForeignSocket::MultipathTcp,
             _ => ForeignSocket::OtherInternet(protocol),
         },
         libc::AF_NETLINK if protocol == libc::NETLINK_ROUTE => return None,
@@ -141,6 +138,7 @@ mod tests {
     fn ordinary_sockets_are_not_foreign() {
         for domain in [libc::AF_INET, libc::AF_INET6] {
             check((domain, libc::SOCK_STREAM, libc::IPPROTO_TCP), None);
+            check((domain, libc::SOCK_STREAM, libc::IPPROTO_MPTCP), None);
             check((domain, libc::SOCK_DGRAM, libc::IPPROTO_UDP), None);
         }
         check((libc::AF_UNIX, libc::SOCK_SEQPACKET, 0), None);
@@ -156,7 +154,6 @@ mod tests {
         check((libc::AF_INET, raw, libc::IPPROTO_TCP), Some("raw internet sockets (SOCK_RAW)"));
         check((libc::AF_INET6, datagram, 58), Some("ping sockets (IPPROTO_ICMP)"));
         check((libc::AF_INET, datagram, libc::IPPROTO_UDPLITE), Some("UDP-Lite sockets"));
-        check((libc::AF_INET, stream, libc::IPPROTO_MPTCP), Some("Multipath TCP sockets"));
         check((libc::AF_INET, stream, 33), Some("internet sockets of protocol 33"));
         check((libc::AF_VSOCK, stream, 0), Some("sockets between virtual machines (AF_VSOCK)"));
         check((45, stream, 0), Some("sockets of address family 45"));

@@ -69,7 +69,7 @@ impl InetTable {
         };
         for subject in subjects.iter().filter(|subject| is_internet(subject)) {
             let inode = subject.found.stat.number;
-            if subject.kind == libc::SOCK_STREAM && subject.protocol == libc::IPPROTO_TCP {
+            if subject.kind == libc::SOCK_STREAM {
                 let info =
                     tcp_info(&subject.file).map_err(call_failed(subject.found, "TCP_INFO"))?;
                 let ends = ends(subject)?;

@@ -201,7 +201,8 @@ fn check_settable(subject: &Subject<'_>) -> Result<(), Failure> {
     let refused = |what| Err(Failure::Refused(RefusalKind::SocketOption { what }));
     if subject.kind == libc::SOCK_STREAM {
         let layer = value(subject, &subject.file, (TCP, TCP_ULP))?.unwrap_or_default();
-        if layer.iter().any(|byte| *byte != 0) {
+        let is_own = subject.protocol == libc::IPPROTO_MPTCP && layer.starts_with(b"mptcp");
+        if layer.iter().any(|byte| *byte != 0) && !is_own {
             return refused("TCP_ULP (encryption by the kernel)");
         }
     }

@@ -13,6 +13,10 @@ use crate::sys::socket::{self, SO_BUF_LOCK, SO_PASSPIDFD, SO_PASSRIGHTS};
 /// last tells which of the former the program has set itself.
 const SIZES: [i32; 3] = [libc::SO_SNDBUF, libc::SO_RCVBUF, SO_BUF_LOCK];
 
+/// SOCK_SNDBUF_LOCK and SOCK_RCVBUF_LOCK (include/uapi/linux/socket.h), the bits of SO_BUF_LOCK.
+const SOCK_SNDBUF_LOCK: u8 = 1;
+const SOCK_RCVBUF_LOCK: u8 = 2;
+
 /// Options that are recorded where they differ from those of a new socket of the kind, in the order to
 /// set them in. (SO_SNDLOWAT cannot be set; SO_INCOMING_CPU changes by itself.)
 const SETTINGS: [i32; 28] = [
@@ -59,7 +63,7 @@ pub(super) fn collect(subject: &Subject<'_>) -> Result<Vec<SocketOption>, Failur
     let new = socket::create(subject.domain, subject.kind, subject.protocol)
         .map_err(call_failed(subject.found, "socket"))?;
     let mut options = Vec::new();
-    for name in SIZES {
+    for name in sizes(subject)? {
         if let Some(value) = value(subject, &subject.file, name)? {
             options.push(option(name, value));
         }
@@ -71,6 +75,18 @@ pub(super) fn collect(subject: &Subject<'_>) -> Result<Vec<SocketOption>, Failur
         }
     }
     Ok(options)
+}
+
+/// What is recorded of the sizes of buffers. Nobody can tell the kernel that a socket of Multipath TCP is not
+/// of a size that was chosen by the program: there, only those that were are recorded.
+fn sizes(subject: &Subject<'_>) -> Result<Vec<i32>, Failure> {
+    if subject.protocol != libc::IPPROTO_MPTCP {
+        return Ok(SIZES.to_vec());
+    }
+    let locks = value(subject, &subject.file, SO_BUF_LOCK)?.unwrap_or_default();
+    let locks = locks.first().copied().unwrap_or_default();
+    let chosen = [(libc::SO_SNDBUF, SOCK_SNDBUF_LOCK), (libc::SO_RCVBUF, SOCK_RCVBUF_LOCK)];
+    Ok(chosen.into_iter().filter(|(_, bit)| locks & bit != 0).map(|(name, _)| name).collect())
 }
 
 const fn option(name: i32, value: Vec<u8>) -> SocketOption {

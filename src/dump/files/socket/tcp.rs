@@ -1,5 +1,8 @@
 //! TCP sockets: fresh and bound ones, listeners, connections within the job, and those whose other end
 //! has been closed.
+//!
+//! Sockets of Multipath TCP are among them as long as they do not use it: fresh ones, listeners, and those
+//! whose peer knows plain TCP only. (What a listener accepts from such a client is plain TCP by itself.)
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -26,6 +29,10 @@ const PLACE_TO_LOOK_AT: &str = "it has the option SO_PEEK_OFF, which a look woul
 /// TCP_ZEROCOPY_RECEIVE, and the bytes of `struct tcp_zerocopy_receive` up to and with `length`.
 const TCP_ZEROCOPY_RECEIVE: i32 = 35;
 const ZEROCOPY_RECEIVE_LENGTH: usize = 12;
+/// include/linux/socket.h, and include/uapi/linux/mptcp.h with the first bytes of `struct mptcp_info`.
+const SOL_MPTCP: i32 = 284;
+const MPTCP_INFO: i32 = 1;
+const MPTCP_INFO_LENGTH: usize = 16;
 
 /// Records a TCP socket, and tells the error that its next call will report.
 pub(super) fn collect(
@@ -35,6 +42,9 @@ pub(super) fn collect(
 ) -> Result<(InetSocket, i32), Failure> {
     let (name, peer) = addresses(subject)?;
     let tcp = Tcp { subject, name: Bytes(name) };
+    if peer.is_some() && tcp.has_several_paths()? {
+        return Err(RefusalKind::MultipathTcp.into());
+    }
     let info = tcp_info(&subject.file).map_err(tcp.call_failed("TCP_INFO"))?;
     let Some(peer) = peer else {
         return match info.state {
@@ -96,6 +106,20 @@ impl Tcp<'_> {
 
     fn file(&self) -> &OwnedFd {
         &self.subject.file
+    }
+
+    /// Whether it is a connection of Multipath TCP, rather than one that has fallen back to plain TCP.
+    fn has_several_paths(&self) -> Result<bool, Failure> {
+        if self.subject.protocol != libc::IPPROTO_MPTCP {
+            return Ok(false);
+        }
+        // After a fallback the kernel calls the option not supported (mptcp_getsockopt_info in
+        // net/mptcp/sockopt.c).
+        match socket::option(self.file(), SOL_MPTCP, MPTCP_INFO, MPTCP_INFO_LENGTH) {
+            Ok(_) => Ok(true),
+            Err(Errno::EOPNOTSUPP) => Ok(false),
+            Err(source) => Err(self.call_failed("MPTCP_INFO")(source).into()),
+        }
     }
 
     /// What `poll` shows of errors, hangups, and urgent data.

@@ -15,6 +15,7 @@ use nix::errno::Errno;
 use crate::model::id::Bytes;
 use crate::model::number::{to_u64, to_usize};
 use crate::model::socket::InetMessage;
+use crate::sys::descriptor;
 use crate::sys::guardian::{Guardian, OptionValue};
 use crate::sys::socket::{self, SO_BUF_LOCK};
 
@@ -60,8 +61,11 @@ pub(super) fn pull(
     // SO_RCVLOWAT has the kernel make the buffer larger. It never makes it smaller; SO_RCVBUF does, and
     // marks the size as chosen by the program, which is undone last. Before Linux 5.14 it stays large.
     let low_water = old(libc::SO_RCVLOWAT, option(libc::SO_RCVLOWAT)?);
+    // It stays large in a socket of Multipath TCP, too, which shows SO_BUF_LOCK and does not let it be set.
+    let can_be_undone = option(libc::SO_PROTOCOL)? != libc::IPPROTO_MPTCP;
     let (name, old) = match option(SO_BUF_LOCK) {
         Ok(locks) if locks & SOCK_RCVBUF_LOCK != 0 => (libc::SO_RCVBUF, vec![size]),
+        Ok(_) if !can_be_undone => (libc::SO_RCVLOWAT, vec![low_water]),
         Ok(locks) => (libc::SO_RCVLOWAT, vec![low_water, size, old(SO_BUF_LOCK, locks)]),
         Err(_) => (libc::SO_RCVLOWAT, vec![low_water]),
     };
@@ -138,11 +142,28 @@ pub(super) fn queue(receiver: &OwnedFd) -> Result<Option<Vec<InetMessage>>, Errn
     if length == 0 {
         return Ok(Some(Vec::new()));
     }
+    let counts_end = counts_end(receiver)?;
+    // If it is nothing but the end, a look would take a pending error.
+    if counts_end && length == 1 && descriptor::poll_now(receiver, 0)? & libc::POLLERR != 0 {
+        return Ok(None);
+    }
     let found = socket::peek(receiver, to_usize(length))?;
-    if to_u64(found.data.len()) != length {
+    let seen = to_u64(found.data.len());
+    if seen == 0 && counts_end {
+        return Ok(Some(Vec::new()));
+    }
+    if seen != length && !(counts_end && seen + 1 == length) {
         return Ok(None);
     }
     Ok(Some(vec![InetMessage { data: Bytes(found.data), ..InetMessage::default() }]))
+}
+
+/// Whether the end of a stream, if it has been received, is counted among the bytes of its queue
+/// (`mptcp_inq_hint` in net/mptcp/protocol.c).
+fn counts_end(receiver: &OwnedFd) -> Result<bool, Errno> {
+    let protocol = socket::int_option(receiver, libc::SOL_SOCKET, libc::SO_PROTOCOL)?;
+    let has_ended = || descriptor::poll_now(receiver, libc::POLLRDHUP);
+    Ok(protocol == libc::IPPROTO_MPTCP && has_ended()? & libc::POLLRDHUP != 0)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use super::{SocketError, options, remains, tcp, udp};
 use crate::model::id::{Bytes, SocketId};
 use crate::model::internet::Endpoint;
 use crate::model::job::Job;
-use crate::model::socket::{InetSocket, Socket, SocketDetail, SocketOption};
+use crate::model::socket::{InetConnection, InetSocket, Socket, SocketDetail, SocketOption};
 use crate::sys::socket;
 
 /// IP_LOCAL_PORT_RANGE and IPV6_FREEBIND, include/uapi/linux/in.h and in6.h.
@@ -51,12 +51,23 @@ pub(super) fn create(id: SocketId, record: &Socket) -> Result<OwnedFd, SocketErr
     let matters = |option: &&SocketOption| BEFORE_BINDING.contains(&(option.level, option.name));
     let early: Vec<SocketOption> = record.options.iter().filter(matters).cloned().collect();
     options::set(id, &file, &early)?;
-    if record.kind == libc::SOCK_STREAM {
+    // In a connection of Multipath TCP that could not be put right.
+    if record.kind == libc::SOCK_STREAM && !(is_multipath(record) && is_connection(record)) {
         // What is left of earlier connections must not be in the way. It is put right in the end.
         socket::set_int_option(&file, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)
             .map_err(failed(id, "SO_REUSEADDR"))?;
     }
     Ok(file)
+}
+
+/// Whether it was made for Multipath TCP.
+pub(super) const fn is_multipath(record: &Socket) -> bool {
+    record.protocol == libc::IPPROTO_MPTCP
+}
+
+fn is_connection(record: &Socket) -> bool {
+    let SocketDetail::Inet(inet) = &record.detail else { return false };
+    !matches!(inet.connection, InetConnection::None | InetConnection::Listening { .. })
 }
 
 /// Gives a socket its name, if it has one.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::PollFlags;
 
-use super::inet::{bind, create, failed, named, records, wait_for};
+use super::inet::{bind, create, failed, is_multipath, named, records, wait_for};
 use super::{SocketError, options};
 use crate::model::id::{Bytes, SocketId};
 use crate::model::internet::Endpoint;
@@ -108,9 +108,14 @@ fn connect_pair(
     }
     // Whoever connected may be in the middle of connect(2), and call it again: it must be the one who
     // connects now. The other has the address of a listener.
-    let (left, right) =
-        if listens_at(job, &left.inet.name) { (right, left) } else { (left, right) };
-    let listener = create(right.id, right.record)?;
+    // And a socket of Multipath TCP whose peer is none has connected.
+    let turned = if is_multipath(left.record) == is_multipath(right.record) {
+        listens_at(job, &left.inet.name)
+    } else {
+        is_multipath(right.record)
+    };
+    let (left, right) = if turned { (right, left) } else { (left, right) };
+    let listener = right.listener()?;
     bind(right.id, &listener, &right.inet.name)?;
     let (own, other) = left.connect(listener, &right.inet.name)?;
     left.fill(&own, &other)?;
@@ -143,6 +148,15 @@ impl Tcp<'_> {
         let file = create(self.id, self.record)?;
         bind(self.id, &file, &self.inet.name)?;
         Ok(file)
+    }
+
+    /// A socket of the same kind that is to listen for a moment. It does not know Multipath TCP: connections
+    /// of that have all fallen back to plain TCP, and what such a listener accepts is that.
+    fn listener(&self) -> Result<OwnedFd, SocketError> {
+        if !is_multipath(self.record) {
+            return create(self.id, self.record);
+        }
+        create(self.id, &Socket { protocol: libc::IPPROTO_TCP, ..self.record.clone() })
     }
 
     /// Connects it to `address` through `listener`, which has that address and is given up. Returns both
@@ -240,7 +254,7 @@ impl Tcp<'_> {
     /// address of this machine, is connected to another one.
     fn with_passing_peer(&self, peer: &Bytes) -> Result<(OwnedFd, OwnedFd), SocketError> {
         let outcome = self.bound().and_then(|file| {
-            let listener = create(self.id, self.record)?;
+            let listener = self.listener()?;
             bind(self.id, &listener, peer)?;
             self.join(file, listener, peer)
         });
@@ -256,7 +270,7 @@ impl Tcp<'_> {
         };
         let any = Endpoint { ip, port: 0, scope: 0 };
         let address = any.address(self.record.domain).ok_or_else(|| unknown(self.id))?;
-        let listener = create(self.id, self.record)?;
+        let listener = self.listener()?;
         socket::bind(&listener, &address).map_err(self.failed("bind"))?;
         let address = socket::local_address(&listener).map_err(self.failed("getsockname"))?;
         self.join(create(self.id, self.record)?, listener, &Bytes(address))
