@@ -87,6 +87,13 @@ pub(super) fn ask(
     obstacles: &mut Vec<Obstacle>,
 ) -> Result<Insight, CollectError> {
     let threads = thread::ask(injector)?;
+    let process = injector.process();
+    for (thread, answers) in process.threads.iter().zip(&threads) {
+        if answers.rseq_is_untold() {
+            let kind = StateRefusal::RseqUntold(thread.tid);
+            obstacles.push(Obstacle::State { pid: process.pid, kind });
+        }
+    }
     let mut form = Form::new(injector);
     let dumpable = form.number("read dumpable", prctl(PR_GET_DUMPABLE));
     let thp_disabled = form.number("read THP disable", prctl(PR_GET_THP_DISABLE));

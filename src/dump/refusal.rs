@@ -302,6 +302,12 @@ pub enum StateRefusal {
         /// The thread.
         tid: i32,
     },
+    /// Restartable sequences, on a kernel that does not tell of them.
+    #[error(
+        "its thread {0} has registered restartable sequences (rseq), and this kernel, older than \
+         Linux 5.13, does not tell where; start it with GLIBC_TUNABLES=glibc.pthread.rseq=0"
+    )]
+    RseqUntold(Pid),
     /// No vDSO.
     #[error("it has no vDSO mapping, so nothing can be asked of it from inside")]
     NoVdso,
@@ -332,6 +338,7 @@ impl StateRefusal {
             Self::ThreadOwns { .. } => code::processes::THREAD_OWNS,
             Self::Timer { .. } => code::processes::FOREIGN_TIMER,
             Self::TimerThread { .. } => code::processes::TIMER_THREAD,
+            Self::RseqUntold(_) => code::processes::RSEQ_UNTOLD,
             Self::NoVdso => code::processes::NO_VDSO,
         }
     }

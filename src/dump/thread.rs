@@ -11,7 +11,7 @@ use crate::model::id::{self, Bytes};
 use crate::model::memory::MemoryPolicy;
 use crate::model::signal::SignalStack;
 use crate::model::thread::{Registers, Thread};
-use crate::sys::ptrace::{self, Queue};
+use crate::sys::ptrace::{self, Queue, RseqAnswer};
 use crate::sys::signal::{self, STACK_SIZE};
 use crate::sys::{procfs, task};
 use crate::tracer::error::InjectError;
@@ -23,6 +23,9 @@ const PR_GET_PDEATHSIG: u64 = 2;
 const PR_GET_TIMERSLACK: u64 = 30;
 const PR_GET_TID_ADDRESS: u64 = 40;
 const SS_DISABLE: u32 = 2;
+
+/// What is done, for messages.
+const READ_RSEQ: &str = "read the rseq registration";
 
 /// Where in its part of the scratch page a thread's answers lie.
 const TID_ADDRESS: usize = 64;
@@ -38,6 +41,15 @@ pub(super) struct Answers {
     timer_slack: u64,
     parent_death_signal: i32,
     memory_policy: MemoryPolicy,
+    /// Whether it has registered restartable sequences of which the kernel tells no more than that.
+    rseq_is_untold: bool,
+}
+
+impl Answers {
+    /// Whether it has registered restartable sequences that cannot be found.
+    pub(super) const fn rseq_is_untold(&self) -> bool {
+        self.rseq_is_untold
+    }
 }
 
 /// Asks every thread of a process for what it alone can tell, in the order of the threads.
@@ -56,6 +68,11 @@ pub(super) fn ask(injector: &mut Injector<'_>) -> Result<Vec<Answers>, CollectEr
     let process = injector.process();
     let pid = process.pid;
     let tids: Vec<Pid> = process.threads.iter().map(|thread| thread.tid).collect();
+    let is_untold = |tid: &Pid| match ptrace::rseq_configuration(*tid) {
+        Ok(answer) => Ok(answer == RseqAnswer::Untold),
+        Err(source) => Err(CollectError::Ask { operation: READ_RSEQ, pid: *tid, source }),
+    };
+    let untold: Vec<bool> = tids.iter().map(is_untold).collect::<Result<_, _>>()?;
     let mut answers = vec![Answers::default(); tids.len()];
     let outcome = injector.on_each_thread::<Failure>(
         &|area| {
@@ -66,6 +83,7 @@ pub(super) fn ask(injector: &mut Injector<'_>) -> Result<Vec<Answers>, CollectEr
                 Call::new(libc::SYS_prctl, &[PR_GET_PDEATHSIG, at(72)]),
                 Call::new(libc::SYS_prctl, &[PR_GET_TIMERSLACK]),
                 policy::question(at(80), at(88), None),
+                Call::new(libc::SYS_rseq, &ptrace::RSEQ_QUESTION),
             ]
         },
         &mut |thread, results, content| {
@@ -79,6 +97,9 @@ pub(super) fn ask(injector: &mut Injector<'_>) -> Result<Vec<Answers>, CollectEr
             let nodes = &content[POLICY_NODES..POLICY_NODES + policy::NODES_SIZE];
             let memory_policy = policy::answer(results[4], half(content, POLICY_MODE), nodes)
                 .map_err(|error| Failure::Ask(thread, "read the memory policy", error))?;
+            let rseq_is_untold = untold[thread]
+                && ptrace::rseq_is_registered(results[5])
+                    .map_err(|error| Failure::Ask(thread, "ask for the rseq area", error))?;
             let mut stack = [0; STACK_SIZE];
             stack.copy_from_slice(&content[..STACK_SIZE]);
             answers[thread] = Answers {
@@ -87,6 +108,7 @@ pub(super) fn ask(injector: &mut Injector<'_>) -> Result<Vec<Answers>, CollectEr
                 timer_slack: slack,
                 parent_death_signal: half(content, DEATH_SIGNAL),
                 memory_policy,
+                rseq_is_untold,
             };
             Ok(())
         },
@@ -123,7 +145,7 @@ pub(super) fn collect(
         signal_stack: answers.signal_stack,
         robust_list,
         robust_list_length,
-        rseq: ptrace::rseq_configuration(tid).map_err(ask("read the rseq registration"))?,
+        rseq: ptrace::rseq_configuration(tid).map_err(ask(READ_RSEQ))?.told(),
         clear_child_tid: answers.clear_child_tid,
         affinity: task::affinity(tid).map_err(ask("read the CPU affinity"))?,
         scheduling: task::scheduling(tid).map_err(ask("read the scheduling policy"))?,

@@ -30,7 +30,7 @@ use crate::model::thread::{Registers, Thread};
 use crate::sys::clone::set_limit;
 use crate::sys::memory::RemoteMemory;
 use crate::sys::procfs;
-use crate::sys::ptrace::{self, Resume, Stop};
+use crate::sys::ptrace::{self, Resume, RseqAnswer, Stop};
 use crate::sys::signal::kill_thread;
 
 /// Bytes of the `syscall` instruction.
@@ -188,16 +188,26 @@ impl<'a> Rebuilt<'a> {
     fn forget_restartable_sequences(&self) -> Result<(), ControlError> {
         const UNREGISTER: u64 = 1;
         let asked = ptrace::rseq_configuration(self.host);
-        let Some(rseq) = self.trace("reading the registration of rseq", asked)? else {
+        let answer = self.trace("reading the registration of rseq", asked)?;
+        if answer == RseqAnswer::Absent {
             return Ok(());
-        };
+        }
         let pid = self.process.pid;
         let offset = blob::system_call_instruction().ok_or(ControlError::FindSyscall { pid })?;
         let base = self.trace("reading registers", ptrace::registers(self.host))?;
         let instruction = self.placement.range.start.0 + offset;
+        let call = |arguments: &[u64]| {
+            self.call_at(instruction, &base, "rseq", libc::SYS_rseq, arguments).map(drop)
+        };
+        let Some(rseq) = answer.told() else {
+            // A kernel that does not tell where it is can at least be asked whether there is any.
+            return match call(&ptrace::RSEQ_QUESTION) {
+                Err(ControlError::Step { source: Errno::EFAULT | Errno::ENOSYS, .. }) => Ok(()),
+                other => other,
+            };
+        };
         let (length, signature) = (u64::from(rseq.length), u64::from(rseq.signature));
-        let arguments = [rseq.area.0, length, UNREGISTER, signature];
-        self.call_at(instruction, &base, "rseq", libc::SYS_rseq, &arguments).map(drop)
+        call(&[rseq.area.0, length, UNREGISTER, signature])
     }
 
     /// Has the main thread make one system call at an instruction for that.

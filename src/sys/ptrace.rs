@@ -449,12 +449,33 @@ pub fn upper_half_is_free() -> bool {
     })
 }
 
-/// The restartable sequences that the thread has registered; `None` when it has not, or when the
-/// kernel (before 5.13) cannot say.
+/// What the kernel tells of a thread's restartable sequences (rseq(2)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RseqAnswer {
+    /// It has registered them.
+    Registered(Rseq),
+    /// It has not.
+    Absent,
+    /// The kernel (before 5.13) does not tell.
+    Untold,
+}
+
+impl RseqAnswer {
+    /// What has been registered, as far as the kernel tells.
+    #[must_use]
+    pub const fn told(self) -> Option<Rseq> {
+        match self {
+            Self::Registered(rseq) => Some(rseq),
+            Self::Absent | Self::Untold => None,
+        }
+    }
+}
+
+/// The restartable sequences that the thread has registered.
 ///
 /// # Errors
 /// ESRCH when it is not stopped or has ended.
-pub fn rseq_configuration(tid: Pid) -> nix::Result<Option<Rseq>> {
+pub fn rseq_configuration(tid: Pid) -> nix::Result<RseqAnswer> {
     /// `struct ptrace_rseq_configuration`.
     #[repr(C)]
     #[derive(Default)]
@@ -476,15 +497,34 @@ pub fn rseq_configuration(tid: Pid) -> nix::Result<Option<Rseq>> {
         )
     };
     match Errno::result(outcome) {
-        Ok(_) if raw.pointer == 0 => Ok(None),
-        Ok(_) => Ok(Some(Rseq {
+        Ok(_) if raw.pointer == 0 => Ok(RseqAnswer::Absent),
+        Ok(_) => Ok(RseqAnswer::Registered(Rseq {
             area: RemoteAddr(raw.pointer),
             length: raw.size,
             signature: raw.signature,
             flags: raw.flags,
         })),
-        Err(Errno::EIO | Errno::EINVAL) => Ok(None),
+        Err(Errno::EIO | Errno::EINVAL) => Ok(RseqAnswer::Untold),
         Err(error) => Err(error),
+    }
+}
+
+/// The arguments with which rseq(2) never succeeds, and its error tells whether the calling thread has
+/// registered an area ([`rseq_is_registered`]): one that no program can have. Whether another one is there is
+/// looked at first, whether this one is mapped last (`kernel/rseq.c`, since Linux 4.18).
+pub const RSEQ_QUESTION: [u64; 4] = [0xffff_8000_0000_0000, 32, 0, 0];
+
+/// What the answer to [`RSEQ_QUESTION`] says.
+///
+/// # Errors
+/// The answer, when it says nothing of that.
+pub const fn rseq_is_registered(answer: Result<u64, Errno>) -> nix::Result<bool> {
+    match answer {
+        Err(Errno::EINVAL | Errno::EPERM | Errno::EBUSY) => Ok(true),
+        // The address, or a kernel without.
+        Err(Errno::EFAULT | Errno::ENOSYS) => Ok(false),
+        Err(error) => Err(error),
+        Ok(_) => Err(Errno::EPROTO),
     }
 }
 
@@ -670,6 +710,20 @@ mod tests {
         check("7 (a) X", true);
         check("7 (a)", false);
         check("", false);
+    }
+
+    #[test]
+    fn it_can_be_asked_whether_an_area_is_registered() {
+        let check = |answer, expected| assert_eq!(rseq_is_registered(answer), expected);
+        check(Err(Errno::EINVAL), Ok(true));
+        check(Err(Errno::EFAULT), Ok(false));
+        check(Err(Errno::ENOSYS), Ok(false));
+        check(Err(Errno::ENOMEM), Err(Errno::ENOMEM));
+        let [area, length, flags, signature] = RSEQ_QUESTION;
+        // SAFETY: the kernel refuses these arguments in any case.
+        let asked = unsafe { libc::syscall(libc::SYS_rseq, area, length, flags, signature) };
+        let answer = Errno::result(asked).map(i64::cast_unsigned);
+        assert!(rseq_is_registered(answer).is_ok(), "{answer:?}");
     }
 
     #[test]

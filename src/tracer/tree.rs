@@ -352,7 +352,8 @@ impl Process {
     /// and the kernel would forget.
     fn rseq_abort(&self, thread: &Thread) -> Result<Option<RemoteAddr>, FreezeError> {
         let rseq = trace("read the rseq area of", thread.tid, ptrace::rseq_configuration)?;
-        let Some(rseq) = rseq else { return Ok(None) };
+        // Where the kernel does not tell, whoever has registered one is refused.
+        let Some(rseq) = rseq.told() else { return Ok(None) };
         let area = RemoteAddr(rseq.area.0.wrapping_add(RSEQ_CRITICAL_SECTION));
         // The program may have unmapped it, or put anything there: then the kernel kills it, which
         // is not for us to do.

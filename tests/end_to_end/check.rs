@@ -74,6 +74,36 @@ fn forbidden_system_calls() {
     run(libc::SYS_flock, "files there", "less", &["cannot be locked"]);
 }
 
+/// On a kernel that does not tell of restartable sequences, whoever has registered any is refused by name,
+/// and whoever has not comes back.
+#[test]
+fn restartable_sequences_that_nobody_tells_of() {
+    const GET_RSEQ_CONFIGURATION: u32 = 0x420f;
+    let place = Workplace::new(User::Plain);
+    let forbid = forbid();
+    let forbid = forbid.to_str().expect("it has a plain path");
+    let number = format!("{}={GET_RSEQ_CONFIGURATION:#x}", libc::SYS_ptrace);
+    let (report, _) = report(&place, &[forbid, &number, "--"], &[]);
+    check_line(&report, "find rseq areas", "less", &["Linux 5.13"]);
+    let dump = |tunables: &str| {
+        let mut job = place.command("sleep");
+        let job = place.start(job.arg("100").env("GLIBC_TUNABLES", tunables));
+        let is_sleep = || (process::proc_text(job, "comm") == "sleep\n").then_some(());
+        assert!(poll(PATIENCE, is_sleep).is_some());
+        let mut command = place.command(forbid);
+        command.args([&number, "--"]).arg(rckpt_binary());
+        command.args(["dump", &job.to_string(), "--dir", &format!("job-{job}")]);
+        let status = process::exit_status(place.start(command), PATIENCE);
+        nix::sys::signal::kill(job, nix::sys::signal::Signal::SIGKILL)
+            .expect("it is not reaped yet");
+        status
+    };
+    assert_eq!(dump("glibc.pthread.rseq=0"), Some(0), "{}", place.text("stderr"));
+    assert_eq!(dump(""), Some(1), "{}", place.text("stderr"));
+    let words = place.text("stderr");
+    assert!(words.contains("RCKPT-E0317") && words.contains("glibc.pthread.rseq=0"), "{words}");
+}
+
 /// Limits that are set for the process itself, and for its own user namespace.
 #[test]
 fn limits() {

@@ -81,7 +81,7 @@ const MATTERS: [Matter; 18] = [
     Matter {
         feature: Feature::RseqConfiguration,
         subject: "find rseq areas",
-        without: "what programs have registered (glibc 2.35 and later do) does not come back",
+        without: "programs that register any (glibc 2.35 and later) are refused, unless told not to",
         grade_without: Grade::Less,
         ask: "Please give us Linux 5.13 or later.",
     },

@@ -77,6 +77,10 @@ area! {
     because "What rckpt asks of a process from inside is asked from a place in the vDSO, which it has unmapped.";
     remedy "start the program with its vDSO (not under vdso=0)";
 
+    RSEQ_UNTOLD = 317, "a thread has registered restartable sequences, and this kernel does not tell where";
+    because "Before Linux 5.13 nobody can find the area (rseq) that a thread shares with the kernel; glibc 2.35 and later register one.";
+    remedy "start the program with GLIBC_TUNABLES=glibc.pthread.rseq=0, or on Linux 5.13 or later";
+
     SESSION_WITHOUT_LEADER = 320, "a process belongs to a session that nobody can make again";
     because "The session's leader has ended, and no order of forks among what is left leads there.";
     remedy "start the daemon under the job's shell, or keep its session's leader running";

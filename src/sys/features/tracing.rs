@@ -13,6 +13,7 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{self, ForkResult, Pid};
 
 use crate::sys::descriptor::{self, Shared};
+use crate::sys::ptrace::RseqAnswer;
 use crate::sys::{clone, inet_diag, launch, procfs, ptrace, task, unix_diag};
 
 use super::{Feature, ProbeError, Recorder, Trial, Tried, errno_of, in_child};
@@ -55,7 +56,9 @@ pub(super) fn try_tracing(recorder: &mut Recorder) {
         }
     };
     let mut rseq = Err(Errno::EPERM);
-    let traced = trace(pid, &mut || rseq = ptrace::rseq_configuration(pid).map(|_| true));
+    let traced = trace(pid, &mut || {
+        rseq = ptrace::rseq_configuration(pid).map(|answer| answer != RseqAnswer::Untold);
+    });
     if recorder.record(Feature::TraceDescendants, traced) {
         recorder.record(Feature::RseqConfiguration, rseq);
     }
