@@ -149,7 +149,8 @@ impl From<RequestError> for Failure {
     fn from(error: RequestError) -> Self {
         let (code, message) = (error.code(), failure::chain(&error));
         match error {
-            RequestError::NotInsideJob => Self::user(code, message).hint("rckpt dump PID"),
+            RequestError::NotInsideJob => Self::user(code, message)
+                .hint("name a process of the job: rckpt list shows your jobs, ps all processes"),
             RequestError::NotSupervised(_) => Self::user(code, message)
                 .hint("only a supervisor takes checkpoints by itself: rckpt run"),
             RequestError::SupervisorGone(_) => Self::environment(code, message)

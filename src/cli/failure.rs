@@ -74,7 +74,7 @@ impl Failure {
     }
 
     fn new(code: Code, kind: Kind, message: impl fmt::Display) -> Self {
-        let message = message.to_string();
+        let message = without_numbers(&message.to_string());
         Self { code, details: Vec::new(), kind, message, hint: None, status: None }
     }
 
@@ -296,6 +296,19 @@ impl From<SuperviseError> for Failure {
     }
 }
 
+/// A message without the numbers that the standard library adds to the kernel's words: "(os error 13)".
+fn without_numbers(message: &str) -> String {
+    let mut parts = message.split(" (os error ");
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.split_once(')') {
+            Some((number, rest)) if number.parse::<i32>().is_ok() => text.push_str(rest),
+            _ => text.extend([" (os error ", part]),
+        }
+    }
+    text
+}
+
 /// An error and its causes, outermost first, in one line.
 pub fn chain(error: &dyn Error) -> String {
     let mut words = error.to_string();
@@ -310,4 +323,19 @@ pub fn chain(error: &dyn Error) -> String {
         cause = inner.source();
     }
     words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_numbers;
+
+    #[test]
+    fn the_kernels_words_stand_alone() {
+        let check = |message: &str, expected: &str| assert_eq!(without_numbers(message), expected);
+        check("open x: Permission denied (os error 13)", "open x: Permission denied");
+        check("a (os error 2): b (os error 17); c", "a: b; c");
+        check("open /tmp/x (os error y)", "open /tmp/x (os error y)");
+        check("open /tmp/ (os error 3", "open /tmp/ (os error 3");
+        check("", "");
+    }
 }

@@ -11,7 +11,6 @@ mod demo;
 mod diff;
 mod dump;
 mod explain;
-#[allow(dead_code)] // Until every command is in place.
 mod failure;
 mod hold;
 mod inspect;
@@ -20,7 +19,6 @@ mod man;
 mod metrics;
 mod narrator;
 mod options;
-#[allow(dead_code)] // Until every command is in place.
 mod output;
 mod progress;
 mod prune;
@@ -36,6 +34,7 @@ mod wrong_way;
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 
 use crate::sys::signal::survive_file_size_limit;
@@ -68,10 +67,33 @@ pub fn run(arguments: std::env::ArgsOs) -> ExitCode {
             }
         }
         Err(message) => {
-            output::print_clap(&message);
+            output::print_clap(&message, missing_dashes(&message, &arguments).as_deref());
             ExitCode::from(if message.use_stderr() { convention.misused() } else { 0 })
         }
     }
+}
+
+/// What to type for a `rckpt run` whose command does not stand behind `--`, which is easily forgotten.
+fn missing_dashes(message: &clap::Error, arguments: &[OsString]) -> Option<String> {
+    if message.kind() != ErrorKind::UnknownArgument
+        || arguments.get(1).is_none_or(|word| word != "run")
+        || arguments.iter().any(|word| word == "--")
+    {
+        return None;
+    }
+    let Some(ContextValue::String(unknown)) = message.get(ContextKind::InvalidArg) else {
+        return None;
+    };
+    // What looks like an option is one that does not exist.
+    let place = arguments.iter().position(|word| word.to_str() == Some(unknown.as_str()))?;
+    if unknown.starts_with('-') {
+        return None;
+    }
+    let words = |words: &[OsString]| {
+        let words = words.iter().map(|word| word.display().to_string());
+        words.collect::<Vec<_>>().join(" ")
+    };
+    Some(format!("rckpt {} -- {}", words(&arguments[1..place]), words(&arguments[place..])))
 }
 
 /// Whether rckpt, and not the job, was told to report as JSON.
@@ -173,13 +195,28 @@ impl Convention {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use clap::{CommandFactory, Parser};
 
-    use super::{CommandLine, Convention};
+    use super::{CommandLine, Convention, missing_dashes};
 
     #[test]
     fn the_table_of_arguments_is_consistent() {
         CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn dashes_that_were_forgotten_are_put_in() {
+        let check = |line: &str, expected: Option<&str>| {
+            let arguments: Vec<_> = line.split(' ').map(Into::into).collect();
+            let message = CommandLine::try_parse_from(&arguments).err().expect("it is wrong");
+            assert_eq!(missing_dashes(&message, &arguments).as_deref(), expected, "{line}");
+        };
+        check("rckpt run ls -l", Some("rckpt run -- ls -l"));
+        check("rckpt run --every 5m ./sim in", Some("rckpt run --every 5m -- ./sim in"));
+        check("rckpt run --evry 5m ./sim", None);
+        check("rckpt run --evry 5m -- ./sim", None);
+        check("rckpt run --every", None);
+        check("rckpt dump 12 ls", None);
     }
 
     #[test]

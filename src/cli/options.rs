@@ -2,7 +2,7 @@
 //! commands share.
 
 use std::borrow::Cow;
-use std::num::NonZeroU64;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -159,6 +159,16 @@ pub fn pid(word: &str) -> Result<Pid, PidError> {
         Ok(number) if number > 0 => Ok(Pid::from_raw(number)),
         _ => Err(PidError),
     }
+}
+
+/// Why a word is not a count.
+#[derive(Debug, PartialEq, Eq, Error)]
+#[error("write a number, at least 1")]
+pub struct CountError;
+
+/// A count of things, of which there is at least one.
+pub fn count(word: &str) -> Result<NonZeroUsize, CountError> {
+    word.parse().map_err(|_| CountError)
 }
 
 /// Why a word is not a duration.

@@ -24,11 +24,6 @@ pub fn tell(words: impl fmt::Display) {
     speak(Weight::Usual, words);
 }
 
-/// Says what they may want to know: with -v.
-pub fn more(words: impl fmt::Display) {
-    speak(Weight::More, words);
-}
-
 /// Says what helps to find out what happened: with -vv.
 pub fn most(words: impl fmt::Display) {
     speak(Weight::Most, words);
@@ -77,7 +72,9 @@ pub fn say_failure(failure: &Failure) {
     }
     match &failure.hint {
         Some(hint) => say(format_args!("hint: {hint}")),
-        None => say(format_args!("hint: rckpt explain {} says more", failure.code)),
+        None if failure.details.is_empty() => say(format_args!("hint: {}", failure.code.remedy())),
+        // What to do about each stands with it.
+        None => say(format_args!("hint: rckpt explain {} says more", failure.details[0])),
     }
 }
 
@@ -126,7 +123,8 @@ pub fn print_json(report: &impl Serialize) -> Result<(), Failure> {
 }
 
 /// Prints what clap has to say: help, the version, or what is wrong with the arguments.
-pub fn print_clap(message: &clap::Error) {
+/// `tip` is what to type instead, if that is known.
+pub fn print_clap(message: &clap::Error, tip: Option<&str>) {
     let printed = if message.use_stderr() {
         let words = message.render();
         let words = if io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none() {
@@ -135,6 +133,10 @@ pub fn print_clap(message: &clap::Error) {
             words.to_string()
         };
         let named = words.replacen("error:", &format!("error[{}]:", requests::USAGE), 1);
+        let named = match tip {
+            Some(tip) => format!("{}\n\nFor this: {tip}\n", named.trim_end()),
+            None => named,
+        };
         io::stderr().lock().write_all(named.as_bytes())
     } else {
         message.print()

@@ -10,7 +10,7 @@ use crate::job::directory::JobDirectory;
 use crate::job::retention;
 
 use super::failure::Failure;
-use super::output;
+use super::{options, output};
 
 /// Remove all but the newest checkpoints of a job
 #[derive(clap::Args)]
@@ -18,7 +18,7 @@ pub struct Arguments {
     /// The job's directory
     dir: PathBuf,
     /// How many checkpoints to keep
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = options::count)]
     keep: NonZeroUsize,
     /// Report as JSON
     #[arg(long)]

@@ -264,7 +264,7 @@ impl From<ResumeError> for Failure {
             ResumeError::Find(FindError::Directory(error)) | ResumeError::Directory(error) => {
                 error.into()
             }
-            ResumeError::Find(_) => Self::user(code, message).hint("rckpt list DIR shows what is there"),
+            ResumeError::Find(_) => Self::user(code, message),
             ResumeError::Read(GenerationError::Read(_)) => Self::environment(code, message).hint(
                 "rckpt verify DIR checks all of them; rckpt restore DIR --at GEN takes an older one",
             ),
@@ -277,6 +277,10 @@ impl From<ResumeError> for Failure {
             | ResumeError::Prepare { .. }
             | ResumeError::Fork(_)
             | ResumeError::Background => Self::environment(code, message),
+            ResumeError::Start(error) if error.is_damage() => Self::environment(code, message).hint(
+                "nothing of the job was left running; rckpt verify DIR tells which checkpoints are whole, \
+                 and rckpt restore DIR --at GEN brings back an earlier one",
+            ),
             ResumeError::Start(_) => Self::environment(code, message)
                 .hint("nothing of the job was left running; rckpt check tells what is allowed here"),
             ResumeError::Supervise(error) => error.into(),

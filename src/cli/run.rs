@@ -1,7 +1,7 @@
 //! `rckpt run`: starts a job and stays as its parent.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
@@ -85,10 +85,26 @@ impl From<RunError> for Failure {
             RunError::Directory(error) => error.into(),
             RunError::Local(_) => Self::user(code, message)
                 .hint("give each job a directory of its own with --local, or leave it out"),
-            RunError::Launch(LaunchError::Execute { source: Errno::ENOENT, .. }) => {
-                Self::user(requests::COMMAND_NOT_FOUND, message).status(127)
+            RunError::Launch(LaunchError::Execute { program, source }) => {
+                let path = Path::new(&program);
+                let name = path.display();
+                match source {
+                    Errno::ENOENT if path.exists() => {
+                        Self::user(code, format_args!("the program that {name} is written for is not found"))
+                            .status(127)
+                            .hint(format!("its first line names it (head -n 1 {name})"))
+                    }
+                    Errno::ENOENT => Self::user(
+                        requests::COMMAND_NOT_FOUND,
+                        format_args!("{name}: command not found"),
+                    )
+                    .status(127),
+                    Errno::EACCES if path.is_dir() => {
+                        Self::user(code, format_args!("{name} is a directory, and no command")).status(126)
+                    }
+                    _ => Self::user(code, message).status(126),
+                }
             }
-            RunError::Launch(LaunchError::Execute { .. }) => Self::user(code, message).status(126),
             RunError::Launch(LaunchError::HoldsNul(_)) => Self::user(code, message),
             RunError::Launch(LaunchError::SeveralThreads(_)) => Self::internal(code, message),
             RunError::Launch(_) => Self::environment(code, message),

@@ -48,7 +48,7 @@ pub struct Supervision {
     #[arg(long, value_name = "DIR")]
     local: Option<PathBuf>,
     /// How many checkpoints to keep (default: 3 with --every, else all)
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = options::count)]
     keep: Option<NonZeroUsize>,
     /// How much room checkpoints may take (512M, 4G); the newest always stays
     #[arg(long, value_name = "SIZE", value_parser = options::bytes)]

@@ -162,6 +162,10 @@ impl Start<'_> {
         started: Option<(Identity, Claim)>,
         observer: &mut dyn Observer,
     ) -> Result<Ending, RunError> {
+        // Nothing is made, and nothing promised, for a command that is not there.
+        if let Some(program) = self.command.first() {
+            launch::locate(program)?;
+        }
         let inheritance =
             Inheritance::take(&signals::handled()).map_err(of_kernel("block signals"))?;
         nix::sys::prctl::set_child_subreaper(true).map_err(of_kernel("adopt the job's orphans"))?;

@@ -19,6 +19,7 @@ use nix::unistd::{Pid as HostPid, pipe2};
 use thiserror::Error;
 
 use crate::image::Reader;
+use crate::image::error::ReadFault;
 use crate::model::file::OpenFileKind;
 use crate::model::id::{ObjectId, OpenFileId, Pid};
 use crate::model::job::Job;
@@ -134,8 +135,15 @@ impl RestoreError {
             | Self::Stalled { .. }
             | Self::OpenGate { .. } => code::restoring::RESTORE_STALLED,
             Self::Control(_) | Self::FindRoot { .. } => code::restoring::NOT_CONTROLLED,
+            Self::Fill(FillError::Read(error)) => error.code(),
             Self::Fill(_) => code::restoring::NOT_FILLED,
         }
+    }
+
+    /// Whether the checkpoint is to blame, and not the machine.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Fill(FillError::Read(error)) if error.fault() == ReadFault::Damaged)
     }
 }
 

@@ -233,8 +233,6 @@ fn quota(directory: &Path) -> Option<u64> {
 fn quota_of(directory: &File, kind: i32, id: u32) -> Result<Option<u64>, Errno> {
     /// Q_GETQUOTA.
     const GET: i32 = 0x80_0007;
-    const BLOCK_LIMITS: u32 = 1;
-    const SPACE: u32 = 2;
     let mut block = QuotaBlock::default();
     // SAFETY: quotactl_fd(2) (Linux 5.14) fills one `if_dqblk`, which `block` is, for this command.
     let answer = unsafe {
@@ -247,10 +245,17 @@ fn quota_of(directory: &File, kind: i32, id: u32) -> Result<Option<u64>, Errno> 
         )
     };
     Errno::result(answer)?;
+    Ok(left_of(&block))
+}
+
+/// What is left of a quota, in bytes; `None`: there is none, or the file system does not tell.
+fn left_of(block: &QuotaBlock) -> Option<u64> {
+    const BLOCK_LIMITS: u32 = 1;
+    const SPACE: u32 = 2;
     // Limits are in blocks of 1 KiB, and 0 is none.
     let told = block.valid & (BLOCK_LIMITS | SPACE) == BLOCK_LIMITS | SPACE;
     let limited = told && block.hard_blocks != 0;
-    Ok(limited.then(|| block.hard_blocks.saturating_mul(1024).saturating_sub(block.space)))
+    limited.then(|| block.hard_blocks.saturating_mul(1024).saturating_sub(block.space))
 }
 
 /// What a file system is called, by its number (statfs(2)).
@@ -285,6 +290,24 @@ mod tests {
         let place = try_place(directory.path()).unwrap();
         assert!(place.free > 0 && place.rate > 0.0 && place.locks, "{place:?}");
         assert_eq!(directory.path().read_dir().unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_is_left_of_a_quota() {
+        let both = 3;
+        let check = |hard_blocks: u64, space: u64, valid: u32, expected: Option<u64>| {
+            let block = QuotaBlock { hard_blocks, space, valid, ..QuotaBlock::default() };
+            assert_eq!(left_of(&block), expected, "{hard_blocks} {space} {valid}");
+        };
+        check(100, 2048, both, Some(98 << 10));
+        check(100, 100 << 10, both, Some(0));
+        // Above the limit, as after it was lowered.
+        check(100, 200 << 10, both, Some(0));
+        check(0, 2048, both, None);
+        // Not told.
+        check(100, 2048, 1, None);
+        check(100, 2048, 2, None);
+        check(u64::MAX, 0, both, Some(u64::MAX));
     }
 
     #[test]

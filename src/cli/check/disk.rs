@@ -143,6 +143,23 @@ mod tests {
         check(Place { largest_file: Some(1 << 30), ..good() }, Grade::Less);
         check(Place { free: 5000, ..good() }, Grade::Fails);
         check(Place { quota: Some(0), ..good() }, Grade::Fails);
+        check(Place { quota: Some(1 << 30), ..good() }, Grade::Works);
         check(Place { free_files: Some(0), ..good() }, Grade::Fails);
+    }
+
+    /// A quota has a line of its own, and counts where it leaves less room than the disk.
+    #[test]
+    fn a_quota_is_told_and_counted() {
+        let place = Place { quota: Some(3 << 30), ..good() };
+        let lines = judge("disk", &place);
+        let found = |subject: &str| {
+            let line = lines.iter().find(|line| line.subject == subject);
+            line.map(|line| line.finding.as_str()).expect("there is one")
+        };
+        assert_eq!(found("disk quota"), "3.0 GiB left");
+        assert!(found("disk").contains("3.0 GiB free"), "{}", found("disk"));
+        assert_eq!(room(&place), 3 << 30);
+        assert_eq!(room(&Place { quota: Some(1 << 50), ..good() }), 1 << 40);
+        assert!(!judge("disk", &good()).iter().any(|line| line.subject == "disk quota"));
     }
 }

@@ -285,7 +285,9 @@ pub enum RefusalKind {
         links: u64,
     },
     /// The path leads elsewhere, or nowhere, where rckpt runs.
-    #[error("its path leads to no such file outside the job's own mount namespace")]
+    #[error(
+        "its path leads to no such file here: the job has mounts of its own, or rckpt may not enter a directory on the way"
+    )]
     NotReachable,
     /// The path is longer than any that a system call takes.
     #[error(

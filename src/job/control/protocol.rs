@@ -201,7 +201,7 @@ pub enum ProtocolError {
     #[error("a message of more than {LARGEST} bytes")]
     TooLong,
     /// Its record is damaged, or bytes follow it.
-    #[error("a damaged message")]
+    #[error("a message that this rckpt does not understand: the other one is of another version")]
     Damaged,
 }
 

@@ -193,8 +193,10 @@ area! {
     remedy "keep the name by which the program opened the file";
 
     NOT_REACHABLE = 444, "a file is not found where rckpt runs";
-    because "The job has a mount namespace of its own, in which this path leads elsewhere.";
-    remedy "run rckpt where the job sees its files, in the same container";
+    because "The job has a mount namespace of its own, in which this path leads elsewhere; or the file was \
+        opened by somebody else (root, a daemon) in a directory that you may not enter.";
+    remedy "run rckpt where the job sees its files, in the same container, as a user who may enter their \
+        directories";
 
     CHANGED_ROOT = 445, "a process has another root directory (chroot)";
     because "A plain user cannot call chroot for it again.";
