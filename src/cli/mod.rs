@@ -93,7 +93,12 @@ fn missing_dashes(message: &clap::Error, arguments: &[OsString]) -> Option<Strin
         let words = words.iter().map(|word| word.display().to_string());
         words.collect::<Vec<_>>().join(" ")
     };
-    Some(format!("rckpt {} -- {}", words(&arguments[1..place]), words(&arguments[place..])))
+    let (before, command) = arguments[1..].split_at(place - 1);
+    Some(format!(
+        "the job's command stands behind --: rckpt {} -- {}",
+        words(before),
+        words(command)
+    ))
 }
 
 /// Whether rckpt, and not the job, was told to report as JSON.
@@ -211,8 +216,11 @@ mod tests {
             let message = CommandLine::try_parse_from(&arguments).err().expect("it is wrong");
             assert_eq!(missing_dashes(&message, &arguments).as_deref(), expected, "{line}");
         };
-        check("rckpt run ls -l", Some("rckpt run -- ls -l"));
-        check("rckpt run --every 5m ./sim in", Some("rckpt run --every 5m -- ./sim in"));
+        check("rckpt run ls -l", Some("the job's command stands behind --: rckpt run -- ls -l"));
+        check(
+            "rckpt run --every 5m ./sim in",
+            Some("the job's command stands behind --: rckpt run --every 5m -- ./sim in"),
+        );
         check("rckpt run --evry 5m ./sim", None);
         check("rckpt run --evry 5m -- ./sim", None);
         check("rckpt run --every", None);

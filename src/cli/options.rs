@@ -161,6 +161,11 @@ pub fn pid(word: &str) -> Result<Pid, PidError> {
     }
 }
 
+/// A number of things, in words.
+pub fn counted(number: usize, one: &str, several: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { several })
+}
+
 /// Why a word is not a count.
 #[derive(Debug, PartialEq, Eq, Error)]
 #[error("write a number, at least 1")]

@@ -134,7 +134,7 @@ pub fn print_clap(message: &clap::Error, tip: Option<&str>) {
         };
         let named = words.replacen("error:", &format!("error[{}]:", requests::USAGE), 1);
         let named = match tip {
-            Some(tip) => format!("{}\n\nFor this: {tip}\n", named.trim_end()),
+            Some(tip) => named.replacen("\n\n", &format!("\n\n  tip: {tip}\n\n"), 1),
             None => named,
         };
         io::stderr().lock().write_all(named.as_bytes())

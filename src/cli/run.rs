@@ -100,7 +100,7 @@ impl From<RunError> for Failure {
                     )
                     .status(127),
                     Errno::EACCES if path.is_dir() => {
-                        Self::user(code, format_args!("{name} is a directory, and no command")).status(126)
+                        Self::user(code, format_args!("{name} is a directory, and no command")).status(126).hint("name the program in it")
                     }
                     _ => Self::user(code, message).status(126),
                 }

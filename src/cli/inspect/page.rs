@@ -106,7 +106,10 @@ fn head(report: &Report) -> Markup {
                         &parent.as_ref().map_or("in full".into(), |parent| {
                             format!("on top of {}", printable(parent))
                         })))
-                    (figure("New memory", &percent(*dirty_share), "since the checkpoint before"))
+                    (figure("New memory", &percent(*dirty_share), match parent {
+                        Some(_) => "since the checkpoint before",
+                        None => "it builds on none",
+                    }))
                 }
                 (figure("Memory in it", &size(report.size.memory),
                     &format!("{} on the disk", size(report.size.stored))))
@@ -165,7 +168,7 @@ fn history(report: &Report) -> Markup {
 fn history_table(past: &[Past]) -> Markup {
     html! {
         details {
-            summary { "All " (past.len()) " checkpoints as a table" }
+            summary { "Checkpoints as a table (" (past.len()) ")" }
             div.scroll tabindex="0" role="region" aria-label="all checkpoints" { table {
                 thead { tr {
                     th { "Checkpoint" } th { "Taken" } th { "Made" } th.n { "Pause" } th.n { "Written" }
@@ -319,7 +322,7 @@ fn descriptors(report: &Report) -> Markup {
                 }
                 (graph::draw(report))
                 details {
-                    summary { "All " (report.open_files.len()) " open files as a table" }
+                    summary { "Open files as a table (" (report.open_files.len()) ")" }
                     (open_files(report))
                 }
             }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt::{self, Display, Formatter};
 
-use super::super::options::{instant, percent, printable, size};
+use super::super::options::{counted, instant, percent, printable, size};
 use super::descriptors::{DescriptorReport, TableReport};
 use super::fate::{Fate, FileFate};
 use super::memory::SpaceReport;
@@ -54,7 +54,9 @@ fn summary(f: &mut Formatter<'_>, report: &Report) -> fmt::Result {
     writeln!(f, "job         {} ({})", printable(&report.command), printable(&report.job))?;
     writeln!(f, "taken       {} on {}", instant(report.taken), printable(&report.host))?;
     writeln!(f, "machine     Linux {}, {}", printable(&report.kernel), printable(&report.cpu))?;
-    writeln!(f, "tree        {} processes, {threads} threads", report.processes.len())?;
+    let processes = counted(report.processes.len(), "process", "processes");
+    let threads = counted(threads, "thread", "threads");
+    writeln!(f, "tree        {processes}, {threads}")?;
     writeln!(
         f,
         "size        {} on disk for {} of memory; {} chunks, {} of them compressed",
