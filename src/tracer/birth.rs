@@ -436,3 +436,71 @@ fn await_trap(tid: Pid) -> Result<(), InjectError> {
 fn errno_of(status: i32) -> Errno {
     Errno::from_raw(256 - status)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::thread::{self, sleep};
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::sys::procfs;
+    use crate::tracer::tree::Tree;
+
+    fn freeze(pid: Pid) -> Tree {
+        Tree::freeze(pid, None, Duration::from_secs(5)).expect("it can be frozen")
+    }
+
+    /// A thread that cannot be led any further, in the middle of bringing forth a copy, waits for its
+    /// intermediate and goes back by itself: nothing that it runs through is taken away.
+    fn goes_back_after(steps: usize) {
+        let mut child = Command::new("sleep").arg("1000").spawn().expect("sleep");
+        let pid = Pid::from_raw(child.id().cast_signed());
+        let is_sleep = || procfs::name(pid).is_ok_and(|name| name == b"sleep");
+        let sleeps = || procfs::status(pid).is_ok_and(|status| status.state == b'S');
+        while !(is_sleep() && sleeps()) {
+            sleep(Duration::from_millis(1));
+        }
+        let before = procfs::mapping_heads(pid).expect("its mappings");
+        // What it still holds is let go when the thread ends that made the attempt.
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut tree = freeze(pid);
+                let wanted = Wanted { copy: true, watch: false };
+                let mut birth = Birth::prepare(&mut tree.processes[0], wanted).expect("room");
+                let all = [Birth::begin, Birth::make_intermediate, Birth::await_intermediate];
+                for step in all.into_iter().take(steps) {
+                    assert!(birth.take(step));
+                }
+                birth.stage = Stage::Dead;
+                let born = birth.finish();
+                assert!(matches!(born, Err(CopyError::Inject { .. })), "{born:?}");
+                drop(tree);
+            });
+        });
+        let end = Instant::now() + Duration::from_secs(10);
+        let is_alone =
+            || procfs::children(pid, pid).is_ok_and(|it| it.is_none_or(|it| it.is_empty()));
+        while !(sleeps() && is_alone()) {
+            assert!(Instant::now() < end, "it is not back");
+            sleep(Duration::from_millis(1));
+        }
+        let mut tree = freeze(pid);
+        let mut injector = tree.inject(0).expect("there is room");
+        let answer = injector.call(&Call::new(libc::SYS_getpid, &[])).expect("it answers");
+        assert_eq!(answer, Ok(u64::from(child.id())));
+        injector.finish().expect("all is put back");
+        tree.thaw().expect("it is let go");
+        assert_eq!(procfs::mapping_heads(pid).expect("its mappings"), before);
+        assert!(child.try_wait().expect("it is ours").is_none(), "it has ended");
+        child.kill().expect("it is not reaped yet");
+        child.wait().expect("it is not reaped yet");
+    }
+
+    #[test]
+    fn a_thread_that_is_given_up_in_the_middle_goes_back_by_itself() {
+        for steps in 0..=3 {
+            goes_back_after(steps);
+        }
+    }
+}

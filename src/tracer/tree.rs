@@ -47,7 +47,7 @@ const RSEQ_CRITICAL_SECTION: u64 = 8;
 /// A frozen tree of processes.
 #[derive(Debug)]
 pub struct Tree {
-    processes: Vec<Process>,
+    pub(super) processes: Vec<Process>,
     zombies: Vec<Pid>,
     /// Only the thread that seized may talk to the tracees.
     _not_send: PhantomData<*mut ()>,
