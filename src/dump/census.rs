@@ -26,6 +26,9 @@ const COMMON_NAMESPACES: [&str; 3] = ["net", "uts", "cgroup"];
 const FOR_CHILDREN: [(&str, &str); 2] =
     [("pid", "pid_for_children"), ("time", "time_for_children")];
 
+/// So many threads are not worth another looker.
+const FEW_THREADS: usize = 32;
+
 /// A process or zombie of the job.
 #[derive(Clone, Debug)]
 pub(super) struct Member {
@@ -59,6 +62,19 @@ struct Sharing {
     memories: Vec<usize>,
     /// Those who have their signal actions in common with their parents.
     actions: HashSet<Pid>,
+}
+
+/// What is seen of a thread without the help of ptrace.
+#[derive(Debug)]
+struct Sight {
+    /// What /proc/TID/status says.
+    status: Status,
+    /// Its flags in the kernel.
+    flags: u32,
+    /// Its core scheduling cookie; 0: none.
+    cookie: u64,
+    /// What it does not share with the task that stands for its process.
+    owns: Vec<&'static str>,
 }
 
 /// What /proc says of one thread, as far as its record needs it.
@@ -116,6 +132,16 @@ impl Census {
     }
 }
 
+impl Sight {
+    fn glimpse(&self) -> Glimpse {
+        Glimpse {
+            flags: self.flags,
+            store_bypass: self.status.store_bypass,
+            indirect_branch: self.status.indirect_branch,
+        }
+    }
+}
+
 impl Member {
     /// Its own recorded id.
     pub fn recorded(&self) -> id::Pid {
@@ -145,31 +171,30 @@ pub(super) fn count(
     let mut found = Vec::new();
     let mut ids = HashMap::new();
     let mut threads = HashMap::new();
+    let mut sights = look_at_all(tree)?.into_iter();
+    let own_cookie = task::core_cookie(getpid());
     for (place, process) in tree.processes().iter().enumerate() {
         let task = process.task();
-        let status = procfs::status(task)?;
+        let of_process: Vec<Sight> = sights.by_ref().take(process.threads.len()).collect();
         let mut refuse = |kind| obstacles.push(Obstacle::State { pid: process.pid, kind });
-        check_rights(&status, &mut refuse);
-        ids.insert(process.pid, innermost(&status.ns_tgid));
-        for thread in &process.threads {
-            let tid = thread.tid;
-            let flags = procfs::thread_stat(process.pid, tid)?.flags;
-            check_task(tid, flags, &mut refuse)?;
-            let glimpse = |status: &Status| Glimpse {
-                flags,
-                store_bypass: status.store_bypass,
-                indirect_branch: status.indirect_branch,
-            };
-            if tid == task {
-                ids.insert(tid, innermost(&status.ns_pid));
-                threads.insert(tid, glimpse(&status));
-                continue;
+        let mut status = None;
+        for (thread, sight) in process.threads.iter().zip(&of_process) {
+            ids.insert(thread.tid, innermost(&sight.status.ns_pid));
+            threads.insert(thread.tid, sight.glimpse());
+            check_task(thread.tid, sight, own_cookie, &mut refuse)?;
+            if thread.tid == task {
+                status = Some(&sight.status);
             }
-            let own = procfs::status(tid)?;
-            ids.insert(tid, innermost(&own.ns_pid));
-            threads.insert(tid, glimpse(&own));
-            check_thread(task, tid, (&status, &own), &mut refuse)?;
         }
+        let status = match status {
+            Some(status) => status.clone(),
+            None => procfs::status(task)?,
+        };
+        check_rights(&status, &mut refuse);
+        for (thread, sight) in process.threads.iter().zip(&of_process) {
+            check_thread(thread.tid, (&status, sight), &mut refuse);
+        }
+        ids.insert(process.pid, innermost(&status.ns_tgid));
         found.push(Member { host: process.pid, task, status, place: Some(place) });
     }
     for zombie in tree.zombies() {
@@ -185,6 +210,57 @@ pub(super) fn count(
     let members = parents_first(found);
     let sharing = find_sharing(&members, obstacles)?;
     Ok(Census { members, ids, threads, sharing })
+}
+
+/// Looks at all threads, in their order: on all processors at once, as these have nothing else to do while
+/// the job stands still.
+fn look_at_all(tree: &Tree) -> Result<Vec<Sight>, CollectError> {
+    let mut all = Vec::new();
+    for process in tree.processes() {
+        all.extend(process.threads.iter().map(|thread| (process.pid, process.task(), thread.tid)));
+    }
+    let lookers = std::thread::available_parallelism().map_or(1, usize::from);
+    let share = all.len().div_ceil(lookers).max(FEW_THREADS);
+    let look = |share: &[(Pid, Pid, Pid)]| {
+        share.iter().map(|(pid, task, tid)| look_at(*pid, *task, *tid)).collect::<Result<_, _>>()
+    };
+    let mut shares = all.chunks(share);
+    let first = shares.next().unwrap_or_default();
+    std::thread::scope(|scope| {
+        let others: Vec<_> = shares.map(|share| scope.spawn(move || look(share))).collect();
+        let mut sights: Vec<Sight> = look(first)?;
+        for other in others {
+            let seen: Result<Vec<Sight>, CollectError> =
+                other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            sights.extend(seen?);
+        }
+        Ok(sights)
+    })
+}
+
+/// Looks at one thread of the process `pid`, for which `task` stands.
+fn look_at(pid: Pid, task: Pid, tid: Pid) -> Result<Sight, CollectError> {
+    let mut owns = Vec::new();
+    for (shared, what) in [
+        (Shared::Descriptors, "descriptors"),
+        (Shared::FileSystem, "a working directory and umask"),
+    ] {
+        if tid == task {
+            continue;
+        }
+        let order = descriptor::compare_tasks(shared, task, tid).map_err(|source| {
+            CollectError::Ask { operation: "compare the threads", pid: tid, source }
+        })?;
+        if order.is_ne() {
+            owns.push(what);
+        }
+    }
+    Ok(Sight {
+        status: procfs::status(tid)?,
+        flags: procfs::thread_stat(pid, tid)?.flags,
+        cookie: task::core_cookie(tid),
+        owns,
+    })
 }
 
 /// Orders members so that each comes after its parent, keeping the order otherwise.
@@ -232,13 +308,14 @@ fn check_rights(status: &Status, refuse: &mut dyn FnMut(StateRefusal)) {
 /// Checks what each thread may have for itself that is not supported.
 fn check_task(
     tid: Pid,
-    flags: u32,
+    sight: &Sight,
+    own_cookie: u64,
     refuse: &mut dyn FnMut(StateRefusal),
 ) -> Result<(), CollectError> {
     /// PF_MEMALLOC_NOIO and PF_LOCAL_THROTTLE, which together only PR_SET_IO_FLUSHER sets for good.
     const IO_FLUSHER: u32 = 0x0018_0000;
     let ask = |operation| move |source| CollectError::Ask { operation, pid: tid, source };
-    if flags & IO_FLUSHER == IO_FLUSHER {
+    if sight.flags & IO_FLUSHER == IO_FLUSHER {
         refuse(StateRefusal::IoFlusher(tid));
     }
     if ptrace::dispatches_system_calls(tid).map_err(ask("read the system call dispatch"))? {
@@ -247,7 +324,7 @@ fn check_task(
     if ptrace::may_use_ports(tid).map_err(ask("read the port permissions"))? {
         refuse(StateRefusal::PortPermissions(tid));
     }
-    if task::core_cookie(tid) != task::core_cookie(getpid()) {
+    if sight.cookie != own_cookie {
         refuse(StateRefusal::CoreScheduling(tid));
     }
     Ok(())
@@ -255,11 +332,11 @@ fn check_task(
 
 /// Checks that a thread shares with its process what all threads normally share.
 fn check_thread(
-    task: Pid,
     tid: Pid,
-    (process, thread): (&Status, &Status),
+    (process, sight): (&Status, &Sight),
     refuse: &mut dyn FnMut(StateRefusal),
-) -> Result<(), CollectError> {
+) {
+    let thread = &sight.status;
     let rights = |status: &Status| {
         (status.uids, status.gids, status.groups.clone(), status.capabilities, status.no_new_privs)
     };
@@ -269,18 +346,9 @@ fn check_thread(
     if thread.seccomp != process.seccomp {
         refuse(StateRefusal::Seccomp);
     }
-    for (shared, what) in [
-        (Shared::Descriptors, "descriptors"),
-        (Shared::FileSystem, "a working directory and umask"),
-    ] {
-        let order = descriptor::compare_tasks(shared, task, tid).map_err(|source| {
-            CollectError::Ask { operation: "compare the threads", pid: tid, source }
-        })?;
-        if order.is_ne() {
-            refuse(StateRefusal::ThreadOwns { tid, what });
-        }
+    for what in &sight.owns {
+        refuse(StateRefusal::ThreadOwns { tid, what });
     }
-    Ok(())
 }
 
 /// Checks that all members live in the namespaces of the root, and that these are either rckpt's own

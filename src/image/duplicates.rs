@@ -5,6 +5,7 @@
 
 use super::codec::PageHash;
 use crate::model::id::ObjectId;
+use crate::model::number::to_usize;
 
 /// Entries of the table: pages of 2 GiB, in 12 MiB that are only touched as they are used.
 const ENTRIES: usize = 1 << 19;
@@ -22,13 +23,10 @@ pub(super) struct Place {
     pub slot: u32,
 }
 
-#[derive(Clone, Copy, Default)]
-struct Entry {
-    hash: [u64; 2],
-    object: u32,
-    /// The number of the chunk plus one, and the slot; zero in an empty entry.
-    place: u32,
-}
+/// The four words of a page's hash, the object that it was stored for, and its place: the number of the
+/// chunk plus one, and the slot. All zero in an empty entry; memory that is allocated as plain zeros costs
+/// nothing until it is written.
+type Entry = [u32; 6];
 
 /// The table.
 pub(super) struct Duplicates {
@@ -39,7 +37,7 @@ pub(super) struct Duplicates {
 
 impl Duplicates {
     pub fn new() -> Self {
-        Self { entries: vec![Entry::default(); ENTRIES], before: PageHash::default() }
+        Self { entries: vec![[0; 6]; ENTRIES], before: PageHash::default() }
     }
 
     /// Where a page of this content has been stored for another object than `object`. A page like
@@ -48,12 +46,12 @@ impl Duplicates {
     pub fn find(&mut self, object: ObjectId, hash: PageHash) -> Option<Place> {
         let repeated = std::mem::replace(&mut self.before, hash) == hash;
         let (words, number) = Self::split(hash);
-        let entry = self.entries[number];
-        if repeated || entry.place == 0 || entry.object == object.0 || entry.hash != words {
+        let [known @ .., owner, place] = self.entries[number];
+        if repeated || place == 0 || owner == object.0 || known != words {
             return None;
         }
-        let chunk = usize::try_from((entry.place >> SLOT_BITS) - 1).ok()?;
-        Some(Place { chunk, slot: entry.place & ((1 << SLOT_BITS) - 1) })
+        let chunk = usize::try_from((place >> SLOT_BITS) - 1).ok()?;
+        Some(Place { chunk, slot: place & ((1 << SLOT_BITS) - 1) })
     }
 
     /// Remembers a page that has been stored.
@@ -63,18 +61,18 @@ impl Duplicates {
         if chunk >> (u32::BITS - SLOT_BITS) != 0 {
             return;
         }
-        let (words, number) = Self::split(hash);
+        let ([first, second, third, fourth], number) = Self::split(hash);
         let place = chunk << SLOT_BITS | place.slot;
-        self.entries[number] = Entry { hash: words, object: object.0, place };
+        self.entries[number] = [first, second, third, fourth, object.0, place];
     }
 
-    /// The hash in two words, and the number of its entry.
-    fn split(hash: PageHash) -> ([u64; 2], usize) {
-        let value = u128::from_le_bytes(hash.0);
-        let words = [value, value >> 64].map(|word| {
-            u64::try_from(word & u128::from(u64::MAX)).expect("masked to so many bits")
-        });
-        (words, crate::model::number::to_usize(words[0]) % ENTRIES)
+    /// The hash in words, and the number of its entry.
+    fn split(hash: PageHash) -> ([u32; 4], usize) {
+        let mut words = [0; 4];
+        for (word, bytes) in words.iter_mut().zip(hash.0.as_chunks().0) {
+            *word = u32::from_le_bytes(*bytes);
+        }
+        (words, to_usize(u64::from(words[0])) % ENTRIES)
     }
 }
 

@@ -60,6 +60,8 @@ pub(super) struct Chase {
     pub zombies: Vec<Pid>,
     /// All that is or was held.
     known: HashSet<Pid>,
+    /// Whether everybody held stood still when their children were listed last, and no others were found.
+    listed: bool,
 }
 
 /// What is held of a process.
@@ -126,14 +128,18 @@ impl Chase {
         for held in &mut self.held {
             grown |= held.seize_threads()?;
         }
+        if self.listed && !grown {
+            return Ok(false);
+        }
         self.await_stops()?;
         // What has ended meanwhile is looked at once more: its parent may not have waited for it.
         for ended in self.held.extract_if(.., |held| held.threads.is_empty()) {
             self.known.remove(&ended.pid);
         }
+        self.listed = true;
         for child in self.children()? {
-            if !self.known.contains(&child) {
-                grown |= self.take(child)?;
+            if !self.known.contains(&child) && self.take(child)? {
+                (self.listed, grown) = (false, true);
             }
         }
         Ok(grown)

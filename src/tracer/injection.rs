@@ -17,7 +17,8 @@
 //!
 //! The first thread of the process answers for the scratch memory: its slot unmaps it. So it stays in
 //! its slot until that is gone, while the other threads come and go. What these read and write is mapped
-//! for them when they are in their slots, each of which unmaps a part of its own.
+//! once, too: each of them answers for a part of its own while it is in its slot, the first thread for
+//! what is left, and for all of it while nobody else is in one.
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
@@ -53,8 +54,11 @@ const MOST_GUESTS: usize = 8;
 /// Bytes that are mapped for the first thread.
 const FIRST_SIZE: u64 = SCRATCH_SIZE + FIRST_TABLE_SIZE;
 
+/// Bytes that are mapped for another one.
+const GUEST_SIZE: u64 = AREA_SIZE + TABLE_SIZE;
+
 /// Bytes of the hole that all that is mapped lies in.
-const HOLE_SIZE: u64 = FIRST_SIZE + to_u64(MOST_GUESTS) * (AREA_SIZE + TABLE_SIZE);
+const HOLE_SIZE: u64 = FIRST_SIZE + to_u64(MOST_GUESTS) * GUEST_SIZE;
 
 /// Everything but SIGKILL and SIGSTOP, which the kernel leaves out.
 pub(super) const ALL_SIGNALS: SignalSet = SignalSet(u64::MAX);
@@ -296,19 +300,31 @@ impl<'tree> Injector<'tree> {
         slots: &[usize],
         calls: &dyn Fn(RemoteAddr) -> Vec<Call>,
     ) -> Result<Vec<Answer>, InjectError> {
-        let size = AREA_SIZE + TABLE_SIZE;
-        let start = |number: usize| RemoteAddr(self.mapped.end.0 + to_u64(number) * size);
-        let areas: Vec<RemoteAddr> = (0..threads.len()).map(start).collect();
-        let all = AddrRange { start: self.mapped.end, end: start(threads.len()) };
+        let all = AddrRange {
+            start: self.mapped.end,
+            end: RemoteAddr(self.mapped.end.0 + to_u64(MOST_GUESTS) * GUEST_SIZE),
+        };
+        // They take the last parts, so that what the first thread answers for is in one piece.
+        let taken = AddrRange {
+            start: RemoteAddr(all.end.0 - to_u64(threads.len()) * GUEST_SIZE),
+            end: all.end,
+        };
+        let areas: Vec<RemoteAddr> = (0..threads.len())
+            .map(|number| RemoteAddr(taken.start.0 + to_u64(number) * GUEST_SIZE))
+            .collect();
         for ((thread, slot), area) in threads.iter().zip(slots).zip(&areas) {
-            let own = AddrRange { start: *area, end: RemoteAddr(area.0 + size) };
+            let own = AddrRange { start: *area, end: RemoteAddr(area.0 + GUEST_SIZE) };
             self.enter(*thread, *slot, Some(own))?;
         }
-        self.areas = Some(all);
-        self.map(all)?;
+        self.answer_until(taken.start)?;
+        if self.areas.is_none() {
+            self.areas = Some(all);
+            self.map(all)?;
+        }
         for (guest, area) in (1..).zip(&areas) {
             let made = calls(*area);
             debug_assert!(made.len() <= series::capacity(TABLE_SIZE));
+            self.write(*area, &[0; to_usize(AREA_SIZE)])?;
             self.begin_series(guest, RemoteAddr(area.0 + AREA_SIZE), &made)?;
         }
         let mut answers = Vec::with_capacity(threads.len());
@@ -318,9 +334,17 @@ impl<'tree> Injector<'tree> {
             self.read(*area, &mut content)?;
             answers.push(Answer { thread: *thread, outcomes, content });
         }
-        self.unmap_areas()?;
+        self.answer_until(all.end)?;
         self.leave_from(1)?;
         Ok(answers)
+    }
+
+    /// Makes the first thread answer for all scratch memory below `end`. Where others answer for a part of
+    /// it as well it is unmapped twice, which does no harm (see [`find_hole`]).
+    fn answer_until(&self, end: RemoteAddr) -> Result<(), InjectError> {
+        let (offset, bytes) = stub::unmapping(end.0 - self.mapped.start.0);
+        let base = self.process.room.slots[self.guests[0].slot].base;
+        write(self.process, RemoteAddr(base.0 + offset), &bytes)
     }
 
     /// Reads from the process.

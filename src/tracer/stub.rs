@@ -78,6 +78,9 @@ pub const HEAL: u64 = 2;
 /// Offset of the code that unmaps the scratch page.
 const UNMAP: u64 = 35;
 
+/// Offset, from there, of how many bytes of it.
+const UNMAP_LENGTH: u64 = 16;
+
 /// Offset of the code that loads the registers.
 pub const LOAD: u64 = 57;
 
@@ -152,6 +155,14 @@ pub fn encode(healing: &Healing, base: RemoteAddr) -> [u8; SLOT_SIZE] {
     slot
 }
 
+/// What to write into a slot, and at which offset, so that the thread in it unmaps so many bytes from the
+/// start of its scratch memory on. The thread must be stopped, and answer for some.
+#[must_use]
+pub fn unmapping(length: u64) -> (u64, [u8; 4]) {
+    let length = u32::try_from(length).expect("scratch memory is small");
+    (UNMAP + UNMAP_LENGTH, length.to_le_bytes())
+}
+
 /// What the slot at `base` would do, when the bytes are one that [`encode`] made.
 #[must_use]
 pub fn decode(slot: &[u8; SLOT_SIZE], base: RemoteAddr) -> Option<Healing> {
@@ -164,8 +175,8 @@ pub fn decode(slot: &[u8; SLOT_SIZE], base: RemoteAddr) -> Option<Healing> {
         None
     } else {
         let start = word(unmap + 7)?;
-        let length =
-            u32::from_le_bytes(<[u8; 4]>::try_from(slot.get(unmap + 16..unmap + 20)?).ok()?);
+        let length = unmap + usize::try_from(UNMAP_LENGTH).ok()?;
+        let length = u32::from_le_bytes(<[u8; 4]>::try_from(slot.get(length..length + 4)?).ok()?);
         AddrRange::new(start, start.checked_add(u64::from(length))?)
     };
     let mut values = [0; 15];
