@@ -679,7 +679,7 @@ fn check_limits(job: &Job, environment: &Environment) -> Result<(), PlanError> {
         return Ok(());
     }
     for process in &job.processes {
-        for limit in &process.limits {
+        for limit in process.limits.iter().filter(|limit| !is_the_machines(limit)) {
             let &ResourceLimit { resource, soft, .. } = limit;
             let own = environment.limits.iter().find(|own| own.resource == resource);
             if let Some(own) = own.filter(|own| own.hard < soft) {
@@ -760,9 +760,18 @@ fn limits(job: &Job, environment: &Environment) -> Vec<Vec<ResourceLimit>> {
         let own = environment.limits.iter().find(|own| own.resource == recorded.resource);
         let ceiling =
             own.filter(|_| !environment.may_raise_limits).map_or(u64::MAX, |own| own.hard);
-        ResourceLimit { hard: recorded.hard.min(ceiling), ..*recorded }
+        let hard = recorded.hard.min(ceiling);
+        let soft = if is_the_machines(recorded) { recorded.soft.min(hard) } else { recorded.soft };
+        ResourceLimit { hard, soft, ..*recorded }
     };
     job.processes.iter().map(|process| process.limits.iter().map(attainable).collect()).collect()
+}
+
+/// Whether a limit is what the machine gave and nobody has lowered: as many processes and pending signals as
+/// the kernel has found its memory to allow (`fork_init` of kernel/fork.c). Another machine gives others.
+const fn is_the_machines(limit: &ResourceLimit) -> bool {
+    limit.soft == limit.hard
+        && matches!(limit.resource, libc::RLIMIT_NPROC | libc::RLIMIT_SIGPENDING)
 }
 
 fn resource_name(resource: u32) -> String {

@@ -12,6 +12,7 @@ mod check;
 mod containers;
 mod crowd;
 mod damage;
+mod disks;
 mod embedded;
 mod endurance;
 mod errors;

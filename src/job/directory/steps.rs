@@ -51,10 +51,16 @@ pub(super) fn sync_names(made: &[&Path]) -> Result<(), DirectoryError> {
     Ok(())
 }
 
-/// Removes a directory and everything in it, if it is there.
+/// Removes a directory and everything in it, if it is there. A file that somebody has open stays in it on some
+/// file systems, under a name of their own (NFS: `.nfs…`), until it is closed; then the directory stays, too,
+/// as a leftover for the next writer.
 pub(super) fn remove_tree(path: &Path) -> Result<(), DirectoryError> {
-    gone(fs::remove_dir_all(path))
-        .map_err(|source| DirectoryError::Remove { path: path.to_owned(), source })
+    match gone(fs::remove_dir_all(path)) {
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+        outcome => {
+            outcome.map_err(|source| DirectoryError::Remove { path: path.to_owned(), source })
+        }
+    }
 }
 
 /// That something is gone already is as good as having removed it.
