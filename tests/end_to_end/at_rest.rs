@@ -50,6 +50,7 @@ crate::fixtures! {
     io_uring;
     memory_droppable;
     memory_names;
+    memory_other_name;
     memory_past_end;
     memory_pool;
     memory_private;

@@ -516,6 +516,11 @@ impl InodeTable {
             }
             _ => match mapping.path.strip_suffix(DELETED) {
                 Some(path) => {
+                    if let Some((stat, path)) = other_name_of_mapped(path, mapping) {
+                        let proc_path = path.as_path().to_owned();
+                        let link = path.0.as_slice();
+                        return self.intern(Found { stat, link, proc_path, readable: None, user });
+                    }
                     if let Some(id) = self.find_unlinked(path, mapping.inode) {
                         return Ok(id);
                     }
@@ -611,6 +616,19 @@ fn other_name(path: &[u8], stat: &FileStat) -> Option<Bytes> {
         }
     }
     None
+}
+
+/// The same for a file of which only a mapping is known. The C library makes the semaphores of `sem_open` in
+/// that way, and whoever opens one later must find the one that is mapped.
+fn other_name_of_mapped(path: &[u8], mapping: &FileMapping<'_>) -> Option<(FileStat, Bytes)> {
+    let directory = Path::new(OsStr::from_bytes(path)).parent()?;
+    let entries = std::fs::read_dir(directory).ok()?.filter_map(Result::ok);
+    let mut same_number = entries.filter(|entry| entry.ino() == mapping.inode);
+    same_number.find_map(|entry| {
+        let stat = FileStat::from(&entry.metadata().ok()?);
+        let is_same = stat.identity() == (mapping.device, mapping.inode);
+        is_same.then(|| (stat, Bytes::from(entry.path())))
+    })
 }
 
 /// The hidden name of a deleted file on NFS: `.nfs` and 24 hexadecimal digits
