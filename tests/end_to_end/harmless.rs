@@ -252,6 +252,24 @@ fn dumps_killed_at_calls_while_threads_wait() {
     survives_dumps_killed_at_calls(&Case::new("threads_waiting"), User::Plain, 1);
 }
 
+/// More threads than make calls at a time: each lot of them has scratch memory that others answered for.
+#[test]
+fn dumps_of_many_threads_killed_at_calls_leave_nothing() {
+    let place = Workplace::new(User::Plain);
+    let job = Running::start(&place, &Case::new("threads_identity"), Start::Alone);
+    job.ping();
+    let root = job.root();
+    let before = job_belongings(root);
+    let words = ["dump", &root.to_string(), "--dir", "job"];
+    kill_at_calls(&place, &words, Scope::All, || {
+        await_let_go(root, 1);
+        job.ping();
+        let whole = poll(PATIENCE, || (before == job_belongings(root)).then_some(()));
+        assert!(whole.is_some(), "{before:?}\n{:?}", job_belongings(root));
+    });
+    job.judge();
+}
+
 #[test]
 fn dumps_killed_at_calls_while_calls_are_made() {
     survives_dumps_killed_at_calls(
