@@ -129,10 +129,13 @@ fn content(generation: &Path) -> (BTreeMap<String, usize>, BTreeSet<(u32, u64)>)
     let reader = Reader::open_trusting(generation, Trust::Anybody).expect("it is complete");
     reader.verify(Depth::Decoded, &|_| ()).expect("it is whole");
     let mut lines = BTreeMap::new();
-    for line in format!("{:#?}", reader.job()).lines() {
-        let field = line.trim().split(':').next().unwrap_or_default();
-        if !CHANGING.contains(&field) {
-            *lines.entry(line.trim().to_owned()).or_default() += 1;
+    // The bytes of vector registers are those of a thread that looks around, too.
+    let mut in_registers = false;
+    for line in format!("{:#?}", reader.job()).lines().map(str::trim) {
+        in_registers = (in_registers || line == "xstate: [") && line != "],";
+        let field = line.split(':').next().unwrap_or_default();
+        if !in_registers && !CHANGING.contains(&field) {
+            *lines.entry(line.to_owned()).or_default() += 1;
         }
     }
     let runs = reader.chunks().iter().flat_map(|chunk| &chunk.runs);
