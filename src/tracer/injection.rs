@@ -312,15 +312,18 @@ impl<'tree> Injector<'tree> {
         let areas: Vec<RemoteAddr> = (0..threads.len())
             .map(|number| RemoteAddr(taken.start.0 + to_u64(number) * GUEST_SIZE))
             .collect();
+        // While the others are not there yet: one that goes back by itself before the first thread has come
+        // through its call would leave its part.
+        if self.areas.is_none() {
+            self.areas = Some(all);
+            self.answer_until(all.end)?;
+            self.map(all)?;
+        }
         for ((thread, slot), area) in threads.iter().zip(slots).zip(&areas) {
             let own = AddrRange { start: *area, end: RemoteAddr(area.0 + GUEST_SIZE) };
             self.enter(*thread, *slot, Some(own))?;
         }
         self.answer_until(taken.start)?;
-        if self.areas.is_none() {
-            self.areas = Some(all);
-            self.map(all)?;
-        }
         for (guest, area) in (1..).zip(&areas) {
             let made = calls(*area);
             debug_assert!(made.len() <= series::capacity(TABLE_SIZE));
