@@ -257,8 +257,11 @@ fn collect_frozen(
             Err(error)
                 if error.is_passing() && first.elapsed() < PATIENCE && !request.is_given_up() =>
             {
+                let stood = begun.elapsed();
                 release(tree.thaw(), "let go")?;
-                std::thread::sleep(pause);
+                // It gets at least as much time as was taken from it, or it would never get done what is
+                // waited for.
+                std::thread::sleep(pause.max(stood));
                 // Odd spans, so that it does not keep step with what the job does.
                 pause = (pause * 17 / 10).min(LONGEST_PAUSE);
             }

@@ -29,11 +29,14 @@ struct Program {
     outputs: &'static [&'static str],
     /// What it changes in place (`--save-files`).
     saved: &'static [&'static str],
+    /// Whether it removes files at its end that it had open: one that ended before it was lost is not
+    /// brought back then.
+    tidies: bool,
 }
 
 impl Program {
     const fn new(files: &'static [&'static str], command: &'static [&'static str]) -> Self {
-        Self { files, prepare: |_| (), command, outputs: &[], saved: &[] }
+        Self { files, prepare: |_| (), command, outputs: &[], saved: &[], tidies: false }
     }
 
     /// Copies its files and prepares it.
@@ -128,8 +131,11 @@ fn survives(program: &Program, user: User) {
             number => number.to_owned(),
         };
         place.tell(&["dump", &root]);
-        // One that ran to its end while its memory was written comes back all the same.
-        await_progress(&place, child, total, lost);
+        // One that ran to its end while its memory was written comes back all the same, unless it has
+        // tidied up after itself.
+        if await_progress(&place, child, total, lost) && program.tidies {
+            break;
+        }
         process::kill_descendants();
         if place.has("pid") {
             fs::remove_file(place.path("pid")).expect("forget the old number");
@@ -188,6 +194,7 @@ const JAVA_SERVED: Program = Program {
 };
 const OPEN_MPI: Program = Program {
     prepare: |place| compile_ring(place, "mpicc.openmpi"),
+    tidies: true,
     ..Program::new(&["openmpi.sh"], &["sh", "openmpi.sh", "4", "./ring"])
 };
 const MPICH: Program = Program {
@@ -200,8 +207,10 @@ const SCRIPT: Program =
 const PYTHON_SPAWN: Program =
     Program::new(&["spawn.py", "terminal.sh"], &[PYTHON, "spawn.py", "bash", "terminal.sh"]);
 const EXPECT: Program = Program::new(&["dialogue.exp"], &["expect", "dialogue.exp"]);
-const PYTHON_OPEN_MPI: Program =
-    Program::new(&["openmpi.sh", "ring.py"], &["sh", "openmpi.sh", "2", PYTHON, "ring.py"]);
+const PYTHON_OPEN_MPI: Program = Program {
+    tidies: true,
+    ..Program::new(&["openmpi.sh", "ring.py"], &["sh", "openmpi.sh", "2", PYTHON, "ring.py"])
+};
 const PYTHON_SUBPROCESSES: Program =
     Program::new(&["subprocesses.py"], &[PYTHON, "subprocesses.py"]);
 const NODE_CREW: Program = Program::new(&["crew.js"], &["node", "crew.js"]);
@@ -218,6 +227,7 @@ const MAKE_C: Program = Program {
 const SNAKEMAKE: Program = Program {
     outputs: &["output.*"],
     saved: &[".snakemake"],
+    tidies: true,
     ..Program::new(&["Snakefile"], &["snakemake", "--cores", "2", "--nocolor", "--quiet", "all"])
 };
 const POSTGRESQL: Program =

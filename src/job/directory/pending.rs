@@ -230,7 +230,16 @@ impl Pending {
         let directory = JobDirectory { path: self.parent.clone(), identity: None };
         let newest = directory.generations()?.last().map_or(0, |generation| generation.number);
         let mut number = newest.max(above) + 1;
+        // A link or a file of such a name is nobody's checkpoint, and stays as it is.
+        let parent = self.parent.clone();
+        let foreign = |number| {
+            let found = parent.join(Generation::name(number)).symlink_metadata();
+            found.is_ok_and(|metadata| !metadata.is_dir())
+        };
         loop {
+            while foreign(number) {
+                number += 1;
+            }
             if let Some(generation) = self.publish(&directory, number)? {
                 return Ok(generation);
             }

@@ -128,6 +128,19 @@ fn old_generations_go_and_the_newest_stays() {
 }
 
 #[test]
+fn names_that_something_else_has_are_left_out() {
+    let scratch = tempfile::tempdir().unwrap();
+    let directory = directory(scratch.path());
+    assert_eq!(commit(&directory), 1);
+    symlink("/nowhere", scratch.path().join("gen-000002")).unwrap();
+    symlink("gen-000001", scratch.path().join("gen-000003")).unwrap();
+    fs::write(scratch.path().join("gen-000005"), "").unwrap();
+    assert_eq!((commit(&directory), commit(&directory)), (4, 6));
+    assert_eq!(numbers(&directory), [1, 4, 6]);
+    assert_eq!(fs::read_link(scratch.path().join("gen-000002")).unwrap(), Path::new("/nowhere"));
+}
+
+#[test]
 fn writers_at_once_get_numbers_of_their_own() {
     let scratch = tempfile::tempdir().unwrap();
     directory(scratch.path());

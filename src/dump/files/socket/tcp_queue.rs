@@ -21,6 +21,9 @@ use crate::sys::socket::{self, SO_BUF_LOCK};
 
 /// How long it may take until everything has arrived. What was lost is sent again after a moment.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// After which time without any progress it is given up: the sender tries again what was lost after 0.2 s, and
+/// then after twice that. A receiver that holds all that the kernel allows takes no more until it has read.
+const STANDSTILL: Duration = Duration::from_millis(700);
 /// After which time without any progress more room is made.
 const STEP: Duration = Duration::from_millis(40);
 /// Room for what the kernel keeps beside the data.
@@ -98,19 +101,21 @@ impl Room<'_> {
 /// back.
 fn wait(room: &mut Room<'_>, missing: &dyn Fn() -> Result<u64, Errno>) -> Result<bool, Errno> {
     let begun = Instant::now();
-    let mut last = (missing()?, begun);
+    let mut last = missing()?;
+    let (mut progress, mut step) = (begun, begun);
     loop {
         let left = missing()?;
         if left == 0 {
             return Ok(true);
         }
-        if begun.elapsed() > PATIENCE {
+        if begun.elapsed() > PATIENCE || progress.elapsed() > STANDSTILL {
             return Ok(false);
         }
-        if left != last.0 {
-            last = (left, Instant::now());
-        } else if last.1.elapsed() > STEP {
-            last.1 = Instant::now();
+        if left != last {
+            last = left;
+            (progress, step) = (Instant::now(), Instant::now());
+        } else if step.elapsed() > STEP {
+            step = Instant::now();
             room.set(room.bytes.saturating_add(room.bytes / 4))?;
         }
         // With nothing queued, a look would take a pending error.
