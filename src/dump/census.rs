@@ -181,7 +181,7 @@ pub(super) fn count(
         for (thread, sight) in process.threads.iter().zip(&of_process) {
             ids.insert(thread.tid, innermost(&sight.status.ns_pid));
             threads.insert(thread.tid, sight.glimpse());
-            check_task(thread.tid, sight, own_cookie, &mut refuse)?;
+            check_task((process.pid, thread.tid), sight, own_cookie, &mut refuse)?;
             if thread.tid == task {
                 status = Some(&sight.status);
             }
@@ -307,14 +307,14 @@ fn check_rights(status: &Status, refuse: &mut dyn FnMut(StateRefusal)) {
 
 /// Checks what each thread may have for itself that is not supported.
 fn check_task(
-    tid: Pid,
+    (pid, tid): (Pid, Pid),
     sight: &Sight,
     own_cookie: u64,
     refuse: &mut dyn FnMut(StateRefusal),
 ) -> Result<(), CollectError> {
     /// PF_MEMALLOC_NOIO and PF_LOCAL_THROTTLE, which together only PR_SET_IO_FLUSHER sets for good.
     const IO_FLUSHER: u32 = 0x0018_0000;
-    let ask = |operation| move |source| CollectError::Ask { operation, pid: tid, source };
+    let ask = |operation| move |source| CollectError::Ask { operation, pid, source };
     if sight.flags & IO_FLUSHER == IO_FLUSHER {
         refuse(StateRefusal::IoFlusher(tid));
     }
