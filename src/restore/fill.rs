@@ -78,12 +78,17 @@ pub fn fill(
         let file = file.try_clone().map_err(|source| FillError::Duplicate { source })?;
         targets.insert(*object, Place::Content(File::from(file), *base));
     }
-    // What is there already has been read and checked by those who put it there.
+    // What is there already has been read and checked by those who put it there. But a page that a process
+    // has from its parent, because both have the same content, may be stored for each of them: a chunk of
+    // such pages only is read here and goes nowhere, so that no damage is passed over.
+    let read = inheritance.chunks_read();
     let chunks: Vec<(&Chunk, Vec<Run>)> = reader
         .chunks()
         .iter()
-        .map(|chunk| (chunk, chunk.runs.iter().flat_map(|run| missing(run, &targets)).collect()))
-        .filter(|(chunk, missing): &(_, Vec<Run>)| !missing.is_empty() || chunk.runs.is_empty())
+        .enumerate()
+        .map(|(number, chunk)| (number, chunk, missing(chunk, &targets)))
+        .filter(|(number, _, missing)| !missing.is_empty() || !read.contains(number))
+        .map(|(_, chunk, missing)| (chunk, missing))
         .collect();
     for (chunk, _) in chunks.iter().take(AHEAD) {
         reader.expect(chunk);
@@ -141,12 +146,15 @@ fn put(
     Ok(())
 }
 
-/// What of a run is not in its place yet.
-fn missing(run: &Run, targets: &BTreeMap<ObjectId, Place<'_>>) -> Vec<Run> {
-    let Some(Place::Memory(_, _, Some(share))) = targets.get(&run.object) else {
-        return vec![*run];
+/// What of a chunk is not in its place yet.
+fn missing(chunk: &Chunk, targets: &BTreeMap<ObjectId, Place<'_>>) -> Vec<Run> {
+    let missing_of = |run: &Run| {
+        let Some(Place::Memory(_, _, Some(share))) = targets.get(&run.object) else {
+            return vec![*run];
+        };
+        let kept = share.keeps.iter().map(|kept| kept.pages());
+        let rest = without(run.first_page..run.end_page(), kept);
+        rest.into_iter().filter_map(|pages| run.within(&pages)).collect()
     };
-    let kept = share.keeps.iter().map(|kept| kept.pages());
-    let rest = without(run.first_page..run.end_page(), kept);
-    rest.into_iter().filter_map(|pages| run.within(&pages)).collect()
+    chunk.runs.iter().flat_map(missing_of).collect()
 }

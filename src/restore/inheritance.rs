@@ -204,6 +204,15 @@ pub struct Inheritance {
     pub shared_pages: u64,
 }
 
+impl Inheritance {
+    /// The chunks, by their numbers in the index, of which somebody writes pages into an estate.
+    #[must_use]
+    pub fn chunks_read(&self) -> BTreeSet<usize> {
+        let works = self.shares.values().flat_map(|share| [&share.early, &share.late]);
+        works.flat_map(|work| &work.writes).map(|(_, extent)| extent.chunk).collect()
+    }
+}
+
 /// Decides who has what from whom.
 #[must_use]
 pub fn decide(job: &Job, births: &[Birth], chunks: &[Chunk], hashes: Hashes<'_>) -> Inheritance {

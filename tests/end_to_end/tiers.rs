@@ -76,7 +76,10 @@ fn root_of(place: &Workplace, child: Pid) -> Pid {
     poll(PATIENCE, listed).unwrap_or_else(|| panic!("not listed: {}", place.text("stderr")))
 }
 
+/// Saves the job once it has its memory.
 fn dump(place: &Workplace, child: Pid) -> String {
+    let has_begun = || place.text("stdout").contains("line").then_some(());
+    assert!(poll(PATIENCE, has_begun).is_some(), "{}", place.text("stderr"));
     place.tell(&["dump", &root_of(place, child).to_string()]).trim().to_owned()
 }
 
