@@ -116,6 +116,10 @@ impl Observer for Narrator {
                 self.say(format_args!("the job is not requeued: {reason}"));
             }
             Event::Passed => self.say("no last checkpoint: the job is told to end"),
+            Event::AddressesKept => self.tell_usual(
+                "what is left of connections that are over keeps addresses of the job (TIME_WAIT): \
+                 waiting for them, up to a minute",
+            ),
             Event::PassedOver { generation, reason } => self.say(format_args!(
                 "{} is damaged, and passed over for the one before it: {reason}",
                 generation.display()

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::job::directory::{FindError, GenerationError};
+use crate::job::report::Observer;
 use crate::job::restore::{self, Detached, Options, Prepared, ResumeError};
 use crate::model::code::requests;
 use crate::model::id::Bytes;
@@ -79,14 +80,16 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
     let statuses = supervision.statuses();
     let mut narrator = Narrator::default();
     let metrics = supervision.metrics()?;
-    let prepared = restore::prepare(Options {
+    let options = Options {
         path: dir,
         at,
         moved: map.iter().map(moved).collect::<Result<_, _>>()?,
         files: files.into(),
         pidfile: pidfile.map(|file| options::absolute_path(&file)).transpose()?,
         settings: supervision.settings()?,
-    })?;
+    };
+    let observer: Option<&mut dyn Observer> = if dry_run { None } else { Some(&mut narrator) };
+    let prepared = restore::prepare(options, observer)?;
     if dry_run {
         let report = report(&prepared);
         if json {

@@ -139,7 +139,7 @@ impl Observer for Journal<'_> {
             Event::Passed => self.write(Entry::NoLastCheckpoint),
             Event::Trouble(reason) => self.write(Entry::Trouble { reason }),
             Event::Over { ending, ran, .. } => self.write(last_entry(ending, ran)),
-            Event::HadFinished { .. } | Event::BringingHome { .. } => {}
+            Event::HadFinished { .. } | Event::BringingHome { .. } | Event::AddressesKept => {}
         }
         let event = match event {
             Event::Over { ending, ran, .. } => Event::Over { ending, ran, totals: self.totals },

@@ -194,6 +194,8 @@ pub enum Event<'a> {
     PutOff,
     /// A process has ended for which checkpoints were held off.
     HolderEnded,
+    /// What is left of connections that are over keeps addresses of the job, and is waited for.
+    AddressesKept,
     /// A damaged checkpoint was passed over for an older one.
     PassedOver {
         /// The checkpoint.

@@ -8,7 +8,8 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::time::SystemTime;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::unistd::{self, ForkResult, Pid};
 use thiserror::Error;
@@ -18,6 +19,7 @@ use crate::image::error::ReadFault;
 use crate::image::reader::Trust;
 use crate::image::watch::Watch;
 use crate::model::id::Bytes;
+use crate::model::job::Job;
 use crate::restore::environment::{self, ProbeError};
 use crate::restore::files::{self, Choices, Decisions, Policy, Problem, Problems};
 use crate::restore::fill::FillError;
@@ -45,6 +47,11 @@ use crate::model::code::{self, Code};
 
 /// Where, in a job's directory, what a rollback takes away is kept.
 pub const DISPLACED: &str = "displaced";
+
+/// How long what is left of connections that are over keeps their addresses, and a little more.
+const REMAINS: Duration = Duration::from_secs(65);
+/// How often it is looked whether the addresses are free.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// What to restore, and how.
 #[derive(Clone, Debug)]
@@ -169,11 +176,15 @@ pub enum Detached {
     Foreground(Pid),
 }
 
-/// Finds the checkpoint, reads its records and plans the restore.
+/// Finds the checkpoint, reads its records and plans the restore. Where only what is left of connections
+/// that are over stands in the way, and there is an observer, `observer` is told and that is waited for.
 ///
 /// # Errors
 /// When anything is already known to stand in the way. Nothing has been touched.
-pub fn prepare(options: Options) -> Result<Prepared, ResumeError> {
+pub fn prepare(
+    options: Options,
+    observer: Option<&mut dyn Observer>,
+) -> Result<Prepared, ResumeError> {
     let Options { path, at, mut moved, files, pidfile, mut settings } = options;
     let found = directory::find(&path, at.as_deref(), Trust::Own)?;
     let (found, reader, passed) = read_newest(found, &path, at.as_deref())?;
@@ -190,12 +201,34 @@ pub fn prepare(options: Options) -> Result<Prepared, ResumeError> {
     };
     let page_data = (reader.chunks(), &hashes as Hashes<'_>);
     let plan = plan::plan(reader.job(), page_data, &environment, moved.clone())?;
-    let decisions = files::decide(reader.job(), &choices(&found, files, moved))?;
+    let decisions = decide(reader.job(), &choices(&found, files, moved), observer)?;
     let named = reader.job().outputs.named.iter().map(|named| named.as_path().to_owned());
     settings.outputs.extend(named);
     settings.save.extend(&reader.job().outputs.saved);
     let waiting = None;
     Ok(Prepared { found, reader, plan, decisions, passed, places, pidfile, settings, waiting })
+}
+
+/// Decides what to do with the job's files, once its addresses are free if they are about to be.
+fn decide(
+    job: &Job,
+    choices: &Choices,
+    observer: Option<&mut dyn Observer>,
+) -> Result<Decisions, Problems> {
+    let problems = match (files::decide(job, choices), observer) {
+        (Err(problems), Some(observer)) if problems.will_pass() => {
+            observer.tell(Event::AddressesKept);
+            problems
+        }
+        (outcome, _) => return outcome,
+    };
+    let begun = Instant::now();
+    let mut outcome = Err(problems);
+    while matches!(&outcome, Err(problems) if problems.will_pass()) && begun.elapsed() < REMAINS {
+        thread::sleep(LOOK);
+        outcome = files::decide(job, choices);
+    }
+    outcome
 }
 
 /// What a restore of a checkpoint that was found would do to files here and now, and what would stand in

@@ -166,7 +166,7 @@ pub fn go_on(
     let mut passed: Vec<(Generation, ResumeError)> = Vec::new();
     let mut back = None;
     for generation in directory.all_generations(Trust::Own)?.into_iter().rev() {
-        match bring_back(&generation, settings, ways) {
+        match bring_back(&generation, settings, ways, &mut journal) {
             Ok(running) => {
                 back = Some(running);
                 break;
@@ -190,6 +190,7 @@ fn bring_back(
     generation: &Generation,
     settings: &Settings,
     ways: &Ways,
+    observer: &mut dyn Observer,
 ) -> Result<restore::BroughtBack, ResumeError> {
     let options = restore::Options {
         path: generation.path.clone(),
@@ -199,7 +200,7 @@ fn bring_back(
         pidfile: None,
         settings: settings.clone(),
     };
-    restore::prepare(options)?.bring_back()
+    restore::prepare(options, Some(observer))?.bring_back()
 }
 
 /// Moves a job's old directory aside: `DIR.old-1` and on. Gives its new name; `None`: there was none.

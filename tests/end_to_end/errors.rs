@@ -174,6 +174,54 @@ fn addresses_that_others_have() {
     job.judge();
 }
 
+/// Leaves a connection in TIME_WAIT at the address of its first argument, and has the other end's for two
+/// seconds more, so that nobody can ask from there.
+const LEAVE_REMAINS: &str = "
+import socket, sys, time
+address, port = sys.argv[1].split(':')
+server = socket.socket()
+server.bind((address, int(port)))
+server.listen()
+client = socket.socket()
+client.bind(('127.0.0.9', 0))
+name = client.getsockname()
+client.connect((address, int(port)))
+served, _ = server.accept()
+served.close()
+client.close()
+server.close()
+held = socket.socket()
+held.bind(name)
+print('held', flush=True)
+time.sleep(2)
+";
+
+/// What is left of connections that are over goes away by itself: a restore waits for it, and says so.
+#[test]
+fn addresses_that_are_about_to_be_free() {
+    let place = Workplace::new(User::Plain);
+    let job = Running::start(&place, &Case::new("tcp_listening"), Start::Alone);
+    job.dump(&[]);
+    let taken = place.ask(&["restore", "job"]).words;
+    let address = taken.split_whitespace().find(|word| word.starts_with("127."));
+    let address = address.expect("an address").trim_end_matches(':');
+    job.dump(&["--kill"]);
+    job.lose();
+    place.write("keeper.py", LEAVE_REMAINS);
+    let mut keeper = place.command("/usr/bin/python3");
+    keeper.args(["keeper.py", address]).stdout(place.stream("keeper.out"));
+    let keeper = place.start(keeper);
+    let held = || place.text("keeper.out").contains("held").then_some(());
+    assert!(poll(PATIENCE, held).is_some(), "{}", place.text("stderr"));
+    let answer = place.ask(&["restore", "--dry-run", "job"]);
+    check_refused(&answer, 125, &[address, "connections that are over", "in a minute"]);
+    place.write("go", "");
+    let answer = place.ask(&["restore", "job"]);
+    assert!(answer.words.contains("waiting for them"), "{answer:?}");
+    assert_eq!((answer.status, &*place.text("verdict")), (Some(0), "PASS\n"), "{answer:?}");
+    assert_eq!(process::exit_status(keeper, PATIENCE), Some(0));
+}
+
 #[test]
 fn sockets_of_other_kinds() {
     refused("netlink", &["descriptor 3", "NETLINK_KOBJECT_UEVENT"]);

@@ -98,6 +98,10 @@ area! {
     because "The job was bound to an address of the machine that it ran on.";
     remedy "restore on the machine of the checkpoint, or on one that has the same address";
 
+    ADDRESS_KEPT = 721, "what is left of earlier connections keeps the job's network address";
+    because "The kernel keeps the addresses of connections that are over for a minute (TIME_WAIT), and a restore has waited so long for them in vain.";
+    remedy "try again in a minute (ss -tan shows them)";
+
     OTHER_USER = 730, "the job ran as another user or group";
     because "Its processes have to be who they were.";
     remedy "restore as that user";

@@ -10,13 +10,12 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::errno::Errno;
 use serde::Serialize;
 use thiserror::Error;
 
 use super::judge::{self, Action, Found, Policy, ProblemKind};
 use super::names;
-use super::socket::inet::unavailable;
+use super::socket::inet::{Obstacle, unavailable};
 use super::usage::{self, Usage};
 use crate::model::file::{Inode, InodeKind, OpenFileKind, Output, Stream, StreamTarget};
 use crate::model::id::{Bytes, InodeId};
@@ -123,6 +122,14 @@ impl fmt::Display for Problem {
 /// Everything that stands in the way.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub struct Problems(pub Vec<Problem>);
+
+impl Problems {
+    /// Whether all of it will be over in a minute or so.
+    #[must_use]
+    pub fn will_pass(&self) -> bool {
+        self.0.iter().all(|problem| problem.kind == ProblemKind::AddressKept)
+    }
+}
 
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -438,11 +445,14 @@ impl Judge<'_> {
 
     /// Whether the internet addresses of the job can be had.
     fn addresses(&mut self) {
-        for (endpoint, errno) in unavailable(self.job) {
+        for (endpoint, obstacle) in unavailable(self.job) {
             let path = Bytes(endpoint.to_string().into_bytes());
-            let kind = match errno {
-                Errno::EADDRINUSE => ProblemKind::AddressTaken,
-                _ => ProblemKind::AddressUnavailable { reason: errno.desc().to_owned() },
+            let kind = match obstacle {
+                Obstacle::Taken => ProblemKind::AddressTaken,
+                Obstacle::Remains => ProblemKind::AddressKept,
+                Obstacle::Failed(errno) => {
+                    ProblemKind::AddressUnavailable { reason: errno.desc().to_owned() }
+                }
             };
             self.problems.push(Problem { path, kind });
         }

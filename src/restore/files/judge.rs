@@ -157,6 +157,9 @@ pub enum ProblemKind {
     /// An internet address that the job has is in use.
     #[error("another program has this address now")]
     AddressTaken,
+    /// An internet address that the job has is kept by connections that are over.
+    #[error("what is left of connections that are over keeps this address")]
+    AddressKept,
     /// An internet address that the job has cannot be had.
     #[error("this address cannot be had here: {reason}")]
     AddressUnavailable {
@@ -189,6 +192,7 @@ impl ProblemKind {
             Self::NoReceiver { .. } => code::restoring::NO_RECEIVER,
             Self::NoTerminal => code::restoring::NO_TERMINAL,
             Self::AddressTaken => code::restoring::ADDRESS_TAKEN,
+            Self::AddressKept => code::restoring::ADDRESS_KEPT,
             Self::AddressUnavailable { .. } => code::restoring::ADDRESS_UNAVAILABLE,
         }
     }

@@ -38,7 +38,7 @@ pub(super) fn open_all(job: &Job, opened: &mut OpenedJob) -> Result<(), OpenErro
         let place = opened.opened.files[to_usize(u64::from(number))];
         clone::duplicate_to(std::os::fd::AsRawFd::as_raw_fd(&made), place, true)
             .map_err(|source| OpenError::MoveUp { source })?;
-        if settle::is_needed(file) {
+        if settle::is_needed(job, file) {
             let duplicate = duplicate(&made, first)?;
             opened.unsettled.push((OpenFileId(number), duplicate));
         }

@@ -72,7 +72,7 @@ pub(super) fn open_all(
             OpenError::Lock { path, source }
         })?;
         let made = move_up(made, first)?;
-        if settle::is_needed(file) && !late::is_late(file) {
+        if settle::is_needed(job, file) && !late::is_late(file) {
             opener.unsettled.push((id, duplicate(&made, first)?));
         }
         if let Some(modes) = opener.modes_of(file) {

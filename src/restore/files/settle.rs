@@ -1,5 +1,6 @@
 //! What can only be done to files and descriptions once memory and files have their content, and
-//! every process exists: owners, leases, running timers, seals, times, and the modes of terminals.
+//! every process exists: owners, leases, running timers, seals, times, the modes of terminals, and how
+//! connections end.
 
 use std::os::fd::OwnedFd;
 
@@ -12,7 +13,7 @@ use nix::unistd::{Pid as HostPid, ftruncate};
 use super::epoll;
 use super::inotify;
 use super::judge::Action;
-use super::{OpenedJob, Origin, SettleError};
+use super::{OpenedJob, Origin, SettleError, socket};
 use crate::model::file::{FileLockKind, Inode, InodeKind, OpenFile, OpenFileKind};
 use crate::model::id::Pid;
 use crate::model::job::Job;
@@ -31,8 +32,9 @@ const PERMISSIONS: u32 = 0o7777;
 const SECOND: i64 = 1_000_000_000;
 
 /// Whether a description needs anything that has to wait.
-pub(super) fn is_needed(file: &OpenFile) -> bool {
+pub(super) fn is_needed(job: &Job, file: &OpenFile) -> bool {
     matches!(file.kind, OpenFileKind::TimerFd { .. })
+        || matches!(file.kind, OpenFileKind::Socket { socket } if socket::has_to_settle(job, socket))
         || file.owner.is_some()
         || file.locks.iter().any(|lock| lock.kind == FileLockKind::Lease)
 }
@@ -127,6 +129,9 @@ fn start_timer(file: &OpenFile, descriptor: &OwnedFd, clocks: &Clocks) -> Result
 }
 
 fn settle_description(job: &Job, file: &OpenFile, descriptor: &OwnedFd) -> Result<(), Failed> {
+    if let OpenFileKind::Socket { socket } = file.kind {
+        socket::settle(job, socket, descriptor).map_err(|errno| ("SO_LINGER", errno))?;
+    }
     for lock in file.locks.iter().filter(|lock| lock.kind == FileLockKind::Lease) {
         descriptor::set_lease(descriptor, i32::from(lock.access))
             .map_err(|errno| ("F_SETLEASE", errno))?;

@@ -83,10 +83,21 @@ pub(super) fn bind(id: SocketId, file: &OwnedFd, name: &Bytes) -> Result<(), Soc
     socket::bind(file, &name.0).map_err(named(id, endpoint, "bind"))
 }
 
+/// Why an address cannot be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::restore::files) enum Obstacle {
+    /// Somebody has it.
+    Taken,
+    /// What is left of earlier connections has it, for about a minute.
+    Remains,
+    /// It cannot be bound.
+    Failed(Errno),
+}
+
 /// Internet addresses of the job that cannot be had here, and why.
-pub(in crate::restore::files) fn unavailable(job: &Job) -> Vec<(Endpoint, Errno)> {
+pub(in crate::restore::files) fn unavailable(job: &Job) -> Vec<(Endpoint, Obstacle)> {
     remains::clear(job);
-    let mut found: Vec<(Endpoint, Errno)> = Vec::new();
+    let mut found: Vec<(Endpoint, Obstacle)> = Vec::new();
     for (id, record, inet) in records(job) {
         let Some(name) = Endpoint::parse(&inet.name.0).filter(|name| name.port != 0) else {
             continue;
@@ -97,9 +108,15 @@ pub(in crate::restore::files) fn unavailable(job: &Job) -> Vec<(Endpoint, Errno)
         }
         // What fails for another reason will be told when it is made.
         let Ok(file) = create(id, record) else { continue };
-        if let Err(errno) = socket::bind(&file, &inet.name.0) {
-            found.push((name, errno));
-        }
+        let obstacle = match socket::bind(&file, &inet.name.0) {
+            Ok(()) => continue,
+            Err(Errno::EADDRINUSE) if record.kind == libc::SOCK_STREAM && remains::have(&name) => {
+                Obstacle::Remains
+            }
+            Err(Errno::EADDRINUSE) => Obstacle::Taken,
+            Err(errno) => Obstacle::Failed(errno),
+        };
+        found.push((name, obstacle));
     }
     found
 }

@@ -84,8 +84,22 @@ impl Sockets {
         for (id, file) in &self.made {
             if let Some(record) = job.sockets.get(to_usize(u64::from(id.0))) {
                 options::set(*id, file, &record.options)?;
+                tcp::linger_not(*id, record, file)?;
             }
         }
         Ok(())
+    }
+}
+
+/// Whether something has to wait until the restore cannot fail any more.
+pub(super) fn has_to_settle(job: &Job, id: SocketId) -> bool {
+    job.sockets.get(to_usize(u64::from(id.0))).is_some_and(tcp::leaves_remains)
+}
+
+/// Does what had to wait until the restore cannot fail any more.
+pub(super) fn settle(job: &Job, id: SocketId, file: &OwnedFd) -> Result<(), Errno> {
+    match job.sockets.get(to_usize(u64::from(id.0))) {
+        Some(record) => tcp::put_linger_right(record, file),
+        None => Ok(()),
     }
 }

@@ -3,7 +3,8 @@
 //! When a job ends, its connections stay in TIME_WAIT, where they keep others from binding the same
 //! addresses, and the same connection from being made anew. A connection request from the other end's
 //! address is answered by what remains with an acknowledgement that makes no sense to the asker; the
-//! reset that the asker sends ends it (RFC 1337).
+//! reset that the asker sends ends it (RFC 1337). Where the other end's address is kept in the same way, for
+//! both ends were closed in the same moment, nobody can ask from there: that takes its time.
 
 use std::collections::BTreeSet;
 
@@ -43,6 +44,15 @@ pub(super) fn clear(job: &Job) {
             provoke(&info).unwrap_or_default();
         }
     }
+}
+
+/// Whether nothing but what is left of earlier connections has `name`.
+pub(super) fn have(name: &Endpoint) -> bool {
+    let name = Endpoint { scope: 0, ..*name };
+    let in_the_way = |info: &InetSocketInfo| name.takes(&info.local) || info.local.takes(&name);
+    let Ok(known) = inet_sockets(TCP) else { return false };
+    let mut users = known.iter().filter(|info| in_the_way(info)).peekable();
+    users.peek().is_some() && users.all(|info| info.inode == 0)
 }
 
 /// The addresses that TCP sockets of a job have, and those of their peers.

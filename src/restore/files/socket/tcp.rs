@@ -16,7 +16,7 @@ use crate::model::id::{Bytes, SocketId};
 use crate::model::internet::Endpoint;
 use crate::model::job::Job;
 use crate::model::number::to_usize;
-use crate::model::socket::{InetConnection, InetSocket, Socket, SocketDetail};
+use crate::model::socket::{InetConnection, InetSocket, Socket, SocketDetail, SocketOption};
 use crate::sys::inet_diag::{TcpState, tcp_info};
 use crate::sys::socket;
 
@@ -26,6 +26,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const DELIVERY: Duration = Duration::from_secs(2);
 /// As large a buffer as the kernel will give (/proc/sys/net/core/wmem_max).
 const LARGEST_BUFFER: i32 = i32::MAX;
+/// `struct linger`: whether to, and for how many seconds. This way a connection ends by a reset.
+const AT_ONCE: [[u8; 4]; 2] = [1_i32.to_ne_bytes(), 0_i32.to_ne_bytes()];
+/// What a new socket has.
+const NOT_SET: [[u8; 4]; 2] = [[0; 4]; 2];
 /// RCV_SHUTDOWN and SEND_SHUTDOWN.
 const RECEIVING: u8 = 1;
 const SENDING: u8 = 2;
@@ -388,10 +392,46 @@ fn look(receiver: impl AsFd) -> Result<(), Errno> {
 
 /// Closes a connection by a reset.
 fn reset(file: OwnedFd) -> Result<(), Errno> {
-    let linger = [1_i32.to_ne_bytes(), 0_i32.to_ne_bytes()].concat();
-    socket::set_option(&file, libc::SOL_SOCKET, libc::SO_LINGER, &linger)?;
+    set_linger(&file, &AT_ONCE.concat())?;
     drop(file);
     Ok(())
+}
+
+fn set_linger(file: &OwnedFd, value: &[u8]) -> Result<(), Errno> {
+    socket::set_option(file, libc::SOL_SOCKET, libc::SO_LINGER, value)
+}
+
+/// Whether `record` is connected to a socket of the job, so that an end of it would leave something in the
+/// kernel that keeps its address for a minute.
+pub(super) fn leaves_remains(record: &Socket) -> bool {
+    let SocketDetail::Inet(inet) = &record.detail else { return false };
+    record.kind == libc::SOCK_STREAM
+        && matches!(
+            inet.connection,
+            InetConnection::Peer(_) | InetConnection::Pending { .. } | InetConnection::Gone { .. }
+        )
+}
+
+/// Has a connection end by a reset for now, so that a restore that fails leaves the way free for the next
+/// one. [`put_linger_right`] ends that.
+pub(super) fn linger_not(id: SocketId, record: &Socket, file: &OwnedFd) -> Result<(), SocketError> {
+    if leaves_remains(record) {
+        set_linger(file, &AT_ONCE.concat()).map_err(failed(id, "SO_LINGER"))?;
+    }
+    Ok(())
+}
+
+/// Has a connection end as the job wants it to.
+pub(super) fn put_linger_right(record: &Socket, file: &OwnedFd) -> Result<(), Errno> {
+    if !leaves_remains(record) {
+        return Ok(());
+    }
+    let is_linger =
+        |option: &&SocketOption| (option.level, option.name) == (libc::SOL_SOCKET, libc::SO_LINGER);
+    match record.options.iter().find(is_linger) {
+        Some(option) => set_linger(file, &option.value.0),
+        None => set_linger(file, &NOT_SET.concat()),
+    }
 }
 
 fn unknown(id: SocketId) -> SocketError {
