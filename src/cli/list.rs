@@ -1,4 +1,8 @@
 //! `rckpt list`: the jobs of mine on this machine, or the checkpoints in a directory.
+//!
+//! [`left`] tells of jobs that have no supervisor to ask.
+
+mod left;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -12,11 +16,15 @@ use crate::job::control::client::{AskError, connections};
 use crate::job::control::protocol::{Reply, Request, Status};
 use crate::job::directory::{FindError, Generation, GenerationError, JobDirectory, find};
 use crate::job::history;
+use crate::job::left::directories_in;
+use crate::job::run::DIRECTORY_VARIABLE;
 use crate::job::supervisor::seconds_since_1970;
 use crate::model::code::attaching;
 use crate::model::id::Bytes;
 use crate::model::number::{to_f64, to_u64};
 
+pub use self::left::Condition;
+use self::left::Left;
 use super::failure::{Failure, chain};
 use super::{options, output, spark};
 
@@ -47,23 +55,49 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
     match (dir, json) {
         (Some(dir), true) => output::print_json(&checkpoints(&dir)?)?,
         (Some(dir), false) => output::print(render_checkpoints(&checkpoints(&dir)?, now))?,
-        (None, true) => output::print_json(&told_jobs()?)?,
-        (None, false) => output::print(render_jobs(&told_jobs()?, now))?,
+        (None, true) => {
+            let (jobs, left) = told_jobs()?;
+            let jobs = jobs.into_iter().map(Listed::Supervised);
+            output::print_json(
+                &jobs.chain(left.into_iter().map(Listed::Left)).collect::<Vec<_>>(),
+            )?;
+        }
+        (None, false) => {
+            let (jobs, left) = told_jobs()?;
+            output::print(render_jobs(&jobs, &left, now))?;
+        }
     }
     Ok(0)
 }
 
-/// My jobs; of those that do not answer people are told.
-fn told_jobs() -> Result<Vec<Job>, Failure> {
+/// My jobs, and those that nobody answers for; of supervisors that are silent people are told.
+fn told_jobs() -> Result<(Vec<Job>, Vec<Left>), Failure> {
     let (jobs, silent) = jobs(&mut Histories::new())?;
     silent.iter().for_each(tell_silence);
-    Ok(jobs)
+    let mut places = std::env::current_dir().map(|it| directories_in(&it)).unwrap_or_default();
+    places.extend(std::env::var_os(DIRECTORY_VARIABLE).map(PathBuf::from));
+    let left = left_of(&jobs, &places);
+    Ok((jobs, left))
+}
+
+fn left_of(jobs: &[Job], places: &[PathBuf]) -> Vec<Left> {
+    let supervised: Vec<&str> = jobs.iter().map(|job| job.id.as_str()).collect();
+    left::find(&supervised, places)
+}
+
+/// A job of the list, as JSON: its `state` tells which fields there are.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Listed {
+    Supervised(Job),
+    Left(Left),
 }
 
 /// A job under supervision.
 #[derive(Clone, Debug, Serialize)]
 pub struct Job {
     pub id: String,
+    pub state: Condition,
     pub root: i32,
     pub supervisor: i32,
     pub command: String,
@@ -168,6 +202,7 @@ fn job(status: Status, histories: &mut Histories) -> Job {
     let (_, kept, history) = known.clone();
     Job {
         id: status.job.to_string(),
+        state: Condition::Supervised,
         root: status.root,
         supervisor: status.supervisor,
         command: words(&status.command),
@@ -192,10 +227,19 @@ fn picture(job: &Job, value: impl Fn(&Cost) -> f64) -> String {
     spark::line(&newest.iter().map(value).collect::<Vec<f64>>())
 }
 
-fn render_jobs(jobs: &[Job], now: i64) -> String {
-    if jobs.is_empty() {
-        return "no job of yours runs under rckpt on this machine\n".to_owned();
-    }
+fn render_jobs(jobs: &[Job], left: &[Left], now: i64) -> String {
+    let mut text = match (jobs, left) {
+        ([], []) => "no job of yours runs under rckpt on this machine, and none was saved in this \
+                     directory (rckpt list DIR looks into another)\n"
+            .to_owned(),
+        ([], _) => "no job of yours runs under a supervisor of rckpt on this machine\n".to_owned(),
+        (jobs, _) => render_supervised(jobs, now),
+    };
+    text.push_str(&left::render(left, now));
+    text
+}
+
+fn render_supervised(jobs: &[Job], now: i64) -> String {
     let mut table = vec![
         [
             "PID",
@@ -255,6 +299,9 @@ struct Checkpoints {
     job: Option<String>,
     command: Option<String>,
     checkpoints: Vec<Checkpoint>,
+    /// Where this is no job's directory: those that have theirs in it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    jobs: Vec<Listed>,
 }
 
 #[derive(Serialize)]
@@ -310,6 +357,7 @@ fn checkpoints(path: &Path) -> Result<Checkpoints, Failure> {
                     job: None,
                     command: None,
                     checkpoints: vec![checkpoint],
+                    jobs: Vec::new(),
                 });
             }
         },
@@ -319,22 +367,38 @@ fn checkpoints(path: &Path) -> Result<Checkpoints, Failure> {
     let has_local = directory.local(Trust::Anybody)?.is_some();
     let all = directory.all_generations(Trust::Anybody)?;
     // Of two with the same number the last is the one that a restore takes.
-    let checkpoints = all.chunk_by(|left, right| left.number == right.number).map(|same| {
-        let generation = &same[same.len() - 1];
-        let place = has_local.then(|| match generation.path.starts_with(directory.path()) {
-            _ if same.len() > 1 => Place::Both,
-            true => Place::Directory,
-            false => Place::Local,
-        });
-        let read = directory.read(generation, Trust::Anybody);
-        checkpoint(generation, latest.as_ref() == Some(generation), place, read)
-    });
+    let by_number = all.chunk_by(|left, right| left.number == right.number);
+    let checkpoints: Vec<Checkpoint> = by_number
+        .map(|same| {
+            let generation = &same[same.len() - 1];
+            let place = has_local.then(|| match generation.path.starts_with(directory.path()) {
+                _ if same.len() > 1 => Place::Both,
+                true => Place::Directory,
+                false => Place::Local,
+            });
+            let read = directory.read(generation, Trust::Anybody);
+            checkpoint(generation, latest.as_ref() == Some(generation), place, read)
+        })
+        .collect();
+    let is_no_jobs = directory.identity().is_none() && checkpoints.is_empty();
     Ok(Checkpoints {
         directory: directory.path().display().to_string(),
         job: directory.identity().map(|identity| identity.id.to_string()),
         command: directory.identity().map(|identity| identity.command_line()),
-        checkpoints: checkpoints.collect(),
+        checkpoints,
+        jobs: if is_no_jobs { jobs_inside(directory.path())? } else { Vec::new() },
     })
+}
+
+/// The jobs that have their directories in this one.
+fn jobs_inside(directory: &Path) -> Result<Vec<Listed>, Failure> {
+    let (jobs, _) = jobs(&mut Histories::new())?;
+    let places = directories_in(directory);
+    let mut left = left_of(&jobs, &places);
+    left.retain(|left| left.is_in(directory));
+    let jobs = jobs.into_iter().filter(|job| Path::new(&job.directory).parent() == Some(directory));
+    let jobs = jobs.map(Listed::Supervised);
+    Ok(jobs.chain(left.into_iter().map(Listed::Left)).collect())
 }
 
 fn checkpoint(
@@ -374,7 +438,10 @@ fn render_checkpoints(list: &Checkpoints, now: i64) -> String {
         text.push_str(&format!("{directory}: {command}\n"));
     }
     if list.checkpoints.is_empty() {
-        text.push_str("no checkpoint yet\n");
+        match list.job {
+            Some(_) => text.push_str("no checkpoint yet\n"),
+            None => text.push_str(&render_jobs_inside(&list.directory, &list.jobs, now)),
+        }
         return text;
     }
     let mut table = vec![
@@ -422,6 +489,27 @@ fn render_checkpoints(list: &Checkpoints, now: i64) -> String {
     }
     text.push_str(&columns(&table));
     text.push_str(&problems);
+    text
+}
+
+fn render_jobs_inside(directory: &str, jobs: &[Listed], now: i64) -> String {
+    let directory = options::printable(directory);
+    if jobs.is_empty() {
+        return format!("no checkpoint, and no job's directory, in {directory}\n");
+    }
+    let (mut supervised, mut left) = (Vec::new(), Vec::new());
+    for listed in jobs {
+        match listed {
+            Listed::Supervised(job) => supervised.push(job.clone()),
+            Listed::Left(job) => left.push(job.clone()),
+        }
+    }
+    let mut text =
+        format!("no checkpoint in {directory} itself; jobs with their directories in it:\n");
+    if !supervised.is_empty() {
+        text.push_str(&render_supervised(&supervised, now));
+    }
+    text.push_str(&left::render(&left, now));
     text
 }
 

@@ -1,11 +1,12 @@
 //! Whether a job still runs although nobody is in charge of it: its supervisor was killed, and it goes on,
 //! as it should. Whoever wants to go on with the job must know, or there would be two of it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::unistd::{Pid, getpid};
+use nix::unistd::{Pid, geteuid, getpid};
 
 use super::run::{DIRECTORY_VARIABLE, JOB_VARIABLE};
 use crate::model::id::Bytes;
@@ -20,7 +21,7 @@ const INTERVAL: Duration = Duration::from_millis(50);
 pub fn process(job: &Bytes, patience: Duration) -> Option<Pid> {
     let begun = Instant::now();
     loop {
-        let found = find(job)?;
+        let found = first(job)?;
         if begun.elapsed() > patience {
             return Some(found);
         }
@@ -32,19 +33,37 @@ pub fn process(job: &Bytes, patience: Duration) -> Option<Pid> {
 /// `None`: it is none's, or there are other processes of that job that do not descend from it.
 #[must_use]
 pub fn led_by(pid: Pid) -> Option<(Bytes, PathBuf)> {
+    let (job, directory) = inherited(pid)?;
+    let descends = |member: &Pid| relatives::ancestors(*member).is_ok_and(|it| it.contains(&pid));
+    members(&job).iter().all(descends).then_some((job, directory))
+}
+
+/// The jobs that processes of mine belong to, whether supervised or not, and their directories when they were
+/// started.
+#[must_use]
+pub fn jobs() -> BTreeMap<Bytes, PathBuf> {
+    let all = procfs::processes().unwrap_or_default();
+    let mine = |pid: &Pid| {
+        *pid != getpid()
+            && procfs::status(*pid).is_ok_and(|status| status.uids[1] == geteuid().as_raw())
+    };
+    all.into_iter().filter(mine).filter_map(inherited).collect()
+}
+
+/// What a process has inherited from the supervisor of its job: its name, and its directory.
+fn inherited(pid: Pid) -> Option<(Bytes, PathBuf)> {
     let environment = procfs::read(pid, "environ").ok()?;
     let value = |name: &str| {
         let mut entries = environment.split(|byte| *byte == 0);
         let found = entries.find_map(|it| it.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
         Some(Bytes::from(found))
     };
-    let (job, directory) = (value(JOB_VARIABLE)?, value(DIRECTORY_VARIABLE)?);
-    let descends = |member: &Pid| relatives::ancestors(*member).is_ok_and(|it| it.contains(&pid));
-    members(&job).iter().all(descends).then(|| (job, directory.as_path().to_owned()))
+    Some((value(JOB_VARIABLE)?, value(DIRECTORY_VARIABLE)?.as_path().to_owned()))
 }
 
-/// One of which no other is the child. Those that may not be looked into are of other users.
-fn find(job: &Bytes) -> Option<Pid> {
+/// A process of `job` of which no other is the parent. Those that may not be looked into are of other users.
+#[must_use]
+pub fn first(job: &Bytes) -> Option<Pid> {
     let all = members(job);
     let is_first = |pid: &&Pid| {
         relatives::parent(**pid).is_ok_and(|parent| parent.is_none_or(|it| !all.contains(&it)))
@@ -81,6 +100,7 @@ mod tests {
             Command::new("sleep").arg("1000").env(JOB_VARIABLE, job.as_os_str()).spawn().unwrap();
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
         assert_eq!(process(&job, Duration::ZERO), Some(pid));
+        assert!(!super::jobs().contains_key(&job), "it does not say where its directory is");
         child.kill().unwrap();
         // One that has ended runs no more, waited for or not.
         assert_eq!(process(&job, Duration::from_secs(10)), None);

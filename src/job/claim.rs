@@ -166,6 +166,12 @@ pub fn holder(directory: &Path) -> io::Result<Option<Holder>> {
     }
 }
 
+/// Who holds `directory` now, unless that is known to have ended. `None`, too, when its file cannot be read.
+#[must_use]
+pub fn living_holder(directory: &Path) -> Option<Holder> {
+    holder(directory).ok().flatten().filter(may_live)
+}
+
 fn read(file: &mut File) -> io::Result<Option<Holder>> {
     let mut text = Vec::new();
     file.take(LIMIT).read_to_end(&mut text)?;

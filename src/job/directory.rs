@@ -86,6 +86,12 @@ impl JobDirectory {
         Ok(directory)
     }
 
+    /// Whether `path` says that it is a job's directory. It may be anybody's.
+    #[must_use]
+    pub fn is_one(path: &Path) -> bool {
+        path.join(JOB_FILE).symlink_metadata().is_ok()
+    }
+
     /// Opens an existing directory.
     ///
     /// # Errors

@@ -19,6 +19,7 @@ pub mod hooks;
 pub mod identity;
 pub mod interval;
 pub mod journal;
+pub mod left;
 mod lock;
 pub mod places;
 pub mod prediction;

@@ -15,7 +15,6 @@ use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::{self, Pid, Uid};
 use thiserror::Error;
-use xxhash_rust::xxh3::xxh3_128;
 
 use crate::dump::files::saved::Wanted;
 use crate::dump::survey::Survey;
@@ -500,15 +499,13 @@ fn lost_job(pid: Pid) -> Option<JobDirectory> {
     (is_it && home.claim().is_ok()).then_some(home)
 }
 
-/// The identity of a job that nobody supervises: the same process gets the same one each time, so that
-/// its checkpoints go together.
+/// The identity of a job that nobody supervises.
 fn identity_of(pid: Pid) -> Result<Identity, RequestError> {
     let stat = procfs::stat(pid)?;
     let boot = identity::boot().map_err(RequestError::ReadBoot)?;
-    let words = format!("{boot} {pid} {}", stat.starttime);
     let command = procfs::read(pid, "cmdline")?;
     Ok(Identity {
-        id: Bytes(format!("{:032x}", xxh3_128(words.as_bytes())).into_bytes()),
+        id: identity::of_process(&boot, pid, stat.starttime),
         command: command
             .split(|byte| *byte == 0)
             .filter(|word| !word.is_empty())

@@ -1,5 +1,7 @@
 //! `rckpt list` and `rckpt top`: jobs as they are.
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::harness::process::{self, PATIENCE, poll};
@@ -64,6 +66,10 @@ fn job(place: &Workplace) -> String {
     root
 }
 
+fn pid(number: &str) -> Pid {
+    Pid::from_raw(number.parse().expect("a number"))
+}
+
 #[test]
 fn jobs_and_what_their_checkpoints_cost() {
     let place = Workplace::new(User::Plain);
@@ -76,6 +82,57 @@ fn jobs_and_what_their_checkpoints_cost() {
     assert!(own[0]["history"][0]["pause_ms"].as_f64() > Some(0.0), "{report}");
     let words = place.tell(&["list"]);
     assert!(words.lines().any(|line| line.starts_with(&root) && line.contains('█')), "{words}");
+}
+
+/// Jobs that have lost their supervisor are not lost from sight, nor are those that are gone and can be brought
+/// back, and what is said to go on with them does.
+#[test]
+fn jobs_that_nobody_is_in_charge_of() {
+    let place = Workplace::new(User::Plain);
+    let root = job(&place);
+    let supervisor = process::status_number(pid(&root), "PPid").expect("it has a parent");
+    let supervisor = pid(&supervisor.to_string());
+    kill(supervisor, Signal::SIGKILL).expect("kill the supervisor");
+    assert!(process::exit_status(supervisor, PATIENCE).is_some());
+    let own = |words: &[&str]| -> Value {
+        let report: Value = serde_json::from_str(&place.tell(words)).expect("it is JSON");
+        let all = report.as_array().or_else(|| report["jobs"].as_array()).expect("a list").clone();
+        let directory = place.path("job").display().to_string();
+        let mut own = all.into_iter().filter(|job| job["directory"] == directory.as_str());
+        let found = own.next().unwrap_or_default();
+        assert!(own.next().is_none(), "{report}");
+        found
+    };
+    for words in [&["list", "--json"][..], &["list", ".", "--json"]] {
+        let found = own(words);
+        let told = (&found["state"], &found["root"].to_string(), &found["kept"]);
+        assert_eq!(told, (&"unsupervised".into(), &root, &1.into()));
+    }
+    let line = own(&["list", "--json"])["go_on"].as_str().expect("a command").to_owned();
+    assert!(place.tell(&["list"]).contains(&line));
+    let (dump, restore) = line.split_once(" && ").expect("two commands");
+    let words = |line: &str| line.split(' ').skip(1).map(str::to_owned).collect::<Vec<_>>();
+    let run = |words: &[String]| place.rckpt(&words.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(process::exit_status(place.start(run(&words(dump))), PATIENCE), Some(0));
+    let found = own(&["list", "--json"]);
+    assert_eq!((&found["state"], &found["go_on"]), (&"saved".into(), &restore.into()));
+    assert!(found["root"].is_null() && found["kept"] == 2, "{found}");
+    let restored = place.start(run(&words(restore)));
+    let state = || own(&["list", ".", "--json"])["state"] == "supervised";
+    assert!(poll(PATIENCE, || state().then_some(())).is_some(), "{}", place.text("stderr"));
+    // It goes on as it did, and is finished then: there is nothing left to be said of it.
+    let sleep = poll(PATIENCE, || {
+        process::descendants(restored)
+            .into_iter()
+            .find(|it| process::proc_text(*it, "comm") == "sleep\n")
+    });
+    kill(sleep.expect("it runs"), Signal::SIGKILL).expect("end the job");
+    assert_eq!(process::exit_status(restored, PATIENCE), Some(128 + 9));
+    assert_eq!(own(&["list", "--json"])["state"], "saved");
+    place.make_directory("empty");
+    assert!(
+        place.tell(&["list", "empty"]).starts_with("no checkpoint, and no job's directory, in ")
+    );
 }
 
 #[test]

@@ -225,6 +225,7 @@ mod tests {
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
 
+    use super::super::super::list::Condition;
     use super::{Cost, Job, Screen, draw};
 
     fn job(root: i32, command: &str) -> Job {
@@ -238,6 +239,7 @@ mod tests {
         });
         Job {
             id: "x".to_owned(),
+            state: Condition::Supervised,
             root,
             supervisor: root - 1,
             command: command.to_owned(),
