@@ -280,8 +280,13 @@ impl From<ResumeError> for Failure {
             | ResumeError::Prepare { .. }
             | ResumeError::Fork(_)
             | ResumeError::Background => Self::environment(code, message),
+            ResumeError::Start(error) if error.has_changed_files() => Self::environment(code, message)
+                .hint(
+                    "nothing of the job was left running; put back by hand what is named, or restore this \
+                     checkpoint or an older one, for which those files are as they should be",
+                ),
             ResumeError::Start(error) if error.is_damage() => Self::environment(code, message).hint(
-                "nothing of the job was left running; rckpt verify DIR tells which checkpoints are whole, \
+                "nothing of the job was left running, and its files are as they were; rckpt verify DIR tells which checkpoints are whole, \
                  and rckpt restore DIR --at GEN brings back an earlier one",
             ),
             ResumeError::Start(_) => Self::environment(code, message)

@@ -22,7 +22,6 @@ use crate::model::id::Bytes;
 use crate::model::job::Job;
 use crate::restore::environment::{self, ProbeError};
 use crate::restore::files::{self, Choices, Decisions, Policy, Problem, Problems};
-use crate::restore::fill::FillError;
 use crate::restore::inheritance::Hashes;
 use crate::restore::plan::{self, Plan, PlanError};
 use crate::restore::{self, RestoreError, Restored};
@@ -466,12 +465,12 @@ impl ResumeError {
     /// Whether the checkpoint itself is at fault, so that an older one may do.
     #[must_use]
     pub fn is_damage(&self) -> bool {
-        let error = match self {
-            Self::Read(GenerationError::Read(error))
-            | Self::Start(RestoreError::Fill(FillError::Read(error))) => error,
-            _ => return false,
+        let fault = match self {
+            Self::Read(GenerationError::Read(error)) => Some(error.fault()),
+            Self::Start(error) => error.fault_of_checkpoint(),
+            _ => None,
         };
-        matches!(error.fault(), ReadFault::Damaged | ReadFault::Absent)
+        matches!(fault, Some(ReadFault::Damaged | ReadFault::Absent))
     }
 }
 

@@ -17,7 +17,9 @@ use crate::model::file::{Inode, InodeKind, OpenFile, OpenFileKind, Outputs, Stre
 use crate::model::id::{Bytes, InodeId};
 use crate::model::job::Job;
 use crate::model::time::TimeSpec;
-use crate::restore::files::{self, Choices, Policy, Problems, RollbackError};
+use crate::restore::files::{
+    self, Choices, NotPutBack, Policy, Problems, RollbackError, TakenBack,
+};
 
 use super::record::{self, RecordError};
 use super::restore::DISPLACED;
@@ -37,9 +39,17 @@ pub enum StartError {
     /// Files are not as they were, in a way that cannot be taken back.
     #[error(transparent)]
     Files(#[from] Problems),
-    /// Taking back failed.
+    /// Taking back failed, and files are as they were before.
     #[error(transparent)]
     TakeBack(#[from] RollbackError),
+    /// Taking back failed, and so did putting back what had been taken by then.
+    #[error("{error}\n{left}")]
+    NotPutBack {
+        /// Why taking back failed.
+        error: RollbackError,
+        /// What is not as it was.
+        left: NotPutBack,
+    },
 }
 
 impl StartError {
@@ -50,7 +60,7 @@ impl StartError {
             Self::Output(_) => code::writing::OUTPUTS_UNREADABLE,
             Self::Record(error) => error.code(),
             Self::Files(_) => code::restoring::OUTPUTS_CHANGED,
-            Self::TakeBack(_) => code::restoring::NOT_TAKEN_BACK,
+            Self::TakeBack(_) | Self::NotPutBack { .. } => code::restoring::NOT_TAKEN_BACK,
         }
     }
 }
@@ -100,7 +110,15 @@ pub fn take_back(directory: &Path) -> Result<(), StartError> {
         displaced: directory.join(DISPLACED),
         job_directory: directory.to_owned(),
     };
-    Ok(files::take_back(&files::decide(&job, &choices)?)?)
+    let decisions = files::decide(&job, &choices)?;
+    let mut taken = TakenBack::default();
+    match files::carry_out(&decisions, &mut taken) {
+        Ok(()) => Ok(()),
+        Err(error) => match files::put_back(&taken) {
+            Ok(()) => Err(StartError::TakeBack(error)),
+            Err(left) => Err(StartError::NotPutBack { error, left }),
+        },
+    }
 }
 
 /// The regular file that a standard stream of this process leads to.

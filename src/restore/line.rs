@@ -32,6 +32,8 @@ use crate::sys::descriptor::{close_range, move_above};
 pub enum Stage {
     /// The reaper stands in its namespaces and waits for its user and group ids to be mapped.
     Entered,
+    /// The reaper is where the job's processes are to be.
+    Housed,
     /// It is born, in its session, and so are its children.
     Born,
     /// Groups that it leads are founded.
@@ -51,6 +53,8 @@ pub enum Stage {
 pub enum Gate {
     /// User and group ids are mapped.
     Mapped,
+    /// What was written to files after the checkpoint is taken back.
+    Open,
     /// The supervisor has taken its own names of what was opened.
     Fork,
     /// Everybody is born.
@@ -67,8 +71,9 @@ pub enum Gate {
     Filled,
 }
 
-const GATES: [Gate; 8] = [
+const GATES: [Gate; 9] = [
     Gate::Mapped,
+    Gate::Open,
     Gate::Fork,
     Gate::Lead,
     Gate::Join,
@@ -93,9 +98,20 @@ pub enum Report {
     Failed {
         /// Why, in words.
         message: String,
-        /// Whether somebody else has an id that the job needs.
-        id_taken: bool,
+        /// What that was, as far as somebody else can do something about it.
+        cause: Cause,
     },
+}
+
+/// What a process that is being built failed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Cause {
+    /// Somebody else has an id that the job needs.
+    IdTaken,
+    /// The checkpoint is damaged.
+    Damage,
+    /// Anything else.
+    Other,
 }
 
 /// A report and who sent it, as the supervisor sees it.
@@ -257,7 +273,7 @@ impl BuilderSide {
     }
 
     /// Tells the supervisor why this process cannot go on; a text that is too long is cut.
-    pub fn report_failure(&self, text: &str, id_taken: bool) {
+    pub fn report_failure(&self, text: &str, cause: Cause) {
         let mut end = text.len().min(MESSAGE_LIMIT / 2);
         while !text.is_char_boundary(end) {
             end -= 1;
@@ -265,7 +281,7 @@ impl BuilderSide {
         // Nobody is left to hear of it when even this fails: the supervisor is gone, and what it
         // built goes with it.
         let message = text[..end].to_owned();
-        self.report(&Report::Failed { message, id_taken }).unwrap_or_default();
+        self.report(&Report::Failed { message, cause }).unwrap_or_default();
     }
 
     /// Waits until the supervisor opens `gate`.

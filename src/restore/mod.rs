@@ -31,8 +31,10 @@ use crate::model::births::{self, Birth};
 use crate::model::code::{self, Code};
 use control::{ControlError, Finish, Rebuilt};
 use environment::ProbeError;
+use estate::EstateError;
+use files::{NotPutBack, RollbackError, TakenBack};
 use fill::{FillError, Target};
-use line::{BuilderSide, Gate, Report, Stage, SupervisorSide};
+use line::{BuilderSide, Cause, Gate, Report, Stage, SupervisorSide};
 use opened::{ContentPlace, Opened};
 use plan::{Identity, Plan, ProcessPlan, Start};
 use reaper::{Orders, ReaperError};
@@ -89,11 +91,15 @@ pub enum RestoreError {
     #[error("mapping user and group ids into the job's user namespace: {source}")]
     MapIds { source: io::Error },
     #[error(transparent)]
+    Rollback(#[from] RollbackError),
+    #[error("{error}\n{left}")]
+    NotPutBack { error: Box<Self>, left: NotPutBack },
+    #[error(transparent)]
     Reaper(#[from] ReaperError),
     #[error(transparent)]
     Build(#[from] BuildError),
     #[error("{message}")]
-    Builder { message: String, id_taken: bool },
+    Builder { message: String, cause: Cause },
     #[error("waiting for the job's processes: {source}")]
     Await { source: io::Error },
     #[error("the processes being restored ended before they had come to {stage:?}")]
@@ -124,6 +130,11 @@ impl RestoreError {
             Self::Probe(_) | Self::Connect { .. } => code::restoring::RESTORE_UNPREPARED,
             Self::MakeNamespaces { .. } => code::restoring::NAMESPACES_FORBIDDEN,
             Self::MapIds { .. } => code::restoring::NAMESPACE_SETUP,
+            Self::Rollback(_) => code::restoring::NOT_TAKEN_BACK,
+            Self::NotPutBack { error, .. } => error.code(),
+            Self::Fill(FillError::Read(error))
+            | Self::Build(BuildError::TakeEstate(EstateError::Read(error))) => error.code(),
+            Self::Builder { cause: Cause::Damage, .. } => code::images::WRONG_CHECKSUM,
             Self::Reaper(_)
             | Self::Build(_)
             | Self::Builder { .. }
@@ -135,7 +146,6 @@ impl RestoreError {
             | Self::Stalled { .. }
             | Self::OpenGate { .. } => code::restoring::RESTORE_STALLED,
             Self::Control(_) | Self::FindRoot { .. } => code::restoring::NOT_CONTROLLED,
-            Self::Fill(FillError::Read(error)) => error.code(),
             Self::Fill(_) => code::restoring::NOT_FILLED,
         }
     }
@@ -143,7 +153,24 @@ impl RestoreError {
     /// Whether the checkpoint is to blame, and not the machine.
     #[must_use]
     pub fn is_damage(&self) -> bool {
-        matches!(self, Self::Fill(FillError::Read(error)) if error.fault() == ReadFault::Damaged)
+        matches!(self.fault_of_checkpoint(), Some(ReadFault::Damaged))
+    }
+
+    /// What is wrong with the checkpoint, when it could not be read.
+    #[must_use]
+    pub fn fault_of_checkpoint(&self) -> Option<ReadFault> {
+        match self {
+            Self::Fill(FillError::Read(error)) => Some(error.fault()),
+            _ if self.cause() == Cause::Damage => Some(ReadFault::Damaged),
+            Self::NotPutBack { error, .. } => error.fault_of_checkpoint(),
+            _ => None,
+        }
+    }
+
+    /// Whether the job's files are not what they were before the restore, which did not succeed.
+    #[must_use]
+    pub const fn has_changed_files(&self) -> bool {
+        matches!(self, Self::NotPutBack { .. })
     }
 }
 
@@ -151,11 +178,18 @@ impl RestoreError {
     /// Whether somebody else has an id that the job needs.
     fn id_is_taken(&self) -> bool {
         match self {
-            Self::Builder { id_taken, .. } => *id_taken,
-            Self::Build(error) => error.id_is_taken(),
             Self::Control(error) => error.id_is_taken(),
-            Self::Reaper(error) => error.id_is_taken(),
-            _ => false,
+            _ => self.cause() == Cause::IdTaken,
+        }
+    }
+
+    /// What somebody else can do something about, as those say who build the job.
+    fn cause(&self) -> Cause {
+        match self {
+            Self::Builder { cause, .. } => *cause,
+            Self::Build(error) => error.cause(),
+            Self::Reaper(error) => error.cause(),
+            _ => Cause::Other,
         }
     }
 }
@@ -165,21 +199,32 @@ impl RestoreError {
 /// becomes the subreaper of what it starts.
 ///
 /// # Errors
-/// When any stage fails; everything that was started is ended before this returns.
+/// When any stage fails; everything that was started is ended before this returns, and what was taken back
+/// from files is put back, unless the job had begun to run.
 pub fn start(
     reader: &Reader,
     plan: &Plan,
     decisions: &files::Decisions,
 ) -> Result<Restored, RestoreError> {
     let before = descriptor::open_numbers().map_err(|source| RestoreError::Connect { source })?;
-    match attempt(reader, plan, decisions) {
+    let mut taken = TakenBack::default();
+    let outcome = match attempt(reader, plan, decisions, &mut taken) {
         Err(error) if error.id_is_taken() && plan.identity == Identity::InPlace => {
-            close_others(&before)?;
-            // The files have been rolled back by now.
-            attempt(reader, &plan.in_namespaces(reader.job()), &decisions.carried_out())
+            let plan = plan.in_namespaces(reader.job());
+            close_others(&before).and_then(|()| attempt(reader, &plan, decisions, &mut taken))
         }
         outcome => outcome,
-    }
+    };
+    outcome.map_err(|error| {
+        if plan.identity == Identity::InPlace {
+            // A lease on a file is in the way for a while, and that is all.
+            close_others(&before).unwrap_or_default();
+        }
+        match files::put_back(&taken) {
+            Ok(()) => error,
+            Err(left) => RestoreError::NotPutBack { error: Box::new(error), left },
+        }
+    })
 }
 
 /// Closes what an attempt in place has opened for the job in this process: locks, addresses and names would
@@ -197,6 +242,7 @@ fn attempt(
     reader: &Reader,
     plan: &Plan,
     decisions: &files::Decisions,
+    taken: &mut TakenBack,
 ) -> Result<Restored, RestoreError> {
     let connect = |source: io::Error| RestoreError::Connect { source };
     let (supervisor, builder) = line::connect().map_err(connect)?;
@@ -211,6 +257,7 @@ fn attempt(
         reaper: None,
         hosts: BTreeMap::new(),
         contents: BTreeMap::new(),
+        taken,
     };
     let orders = Orders { reader, job: reader.job(), plan, files: decisions };
     let outcome = match plan.identity {
@@ -246,6 +293,8 @@ struct Supervisor<'a> {
     hosts: BTreeMap<Pid, HostPid>,
     /// Where the content of inodes goes.
     contents: BTreeMap<ObjectId, Target>,
+    /// What was done to the job's files.
+    taken: &'a mut TakenBack,
 }
 
 /// What was opened in the supervisor itself, and the stand-ins that it forked.
@@ -278,6 +327,9 @@ impl<'a> Supervisor<'a> {
             reaper::map_ids(init, uid, gid).map_err(|source| RestoreError::MapIds { source })?;
         }
         self.open_gate(Gate::Mapped, 1)?;
+        self.await_all(Stage::Housed, 1)?;
+        files::carry_out(orders.files, self.taken)?;
+        self.open_gate(Gate::Open, 1)?;
         let (reaper, contents) = self.await_opened()?;
         self.reaper = Some(reaper);
         self.take_contents(contents)?;
@@ -293,6 +345,7 @@ impl<'a> Supervisor<'a> {
             .map_err(|source| RestoreError::Connect { source: source.into() })?;
         let first = self.plan.private_fds.start;
         let builder = builder.move_up(first).map_err(|source| RestoreError::Connect { source })?;
+        files::carry_out(orders.files, self.taken)?;
         let opened = reaper::open_in_place(orders)?;
         let contents = opened.opened.contents.iter();
         self.take_contents(contents.map(|(object, place)| (*object, *place)).collect())?;
@@ -385,6 +438,7 @@ impl<'a> Supervisor<'a> {
         self.forget_events()?;
         let root = self.hosts.get(&self.job.root).copied();
         let root = root.ok_or(RestoreError::FindRoot { root: self.job.root })?;
+        self.taken.job_runs();
         for process in rebuilt.into_values() {
             process.release()?;
         }
@@ -497,8 +551,8 @@ impl<'a> Supervisor<'a> {
                         self.hosts.insert(pid, sender);
                     }
                 }
-                Report::Failed { message, id_taken } => {
-                    return Err(RestoreError::Builder { message, id_taken });
+                Report::Failed { message, cause } => {
+                    return Err(RestoreError::Builder { message, cause });
                 }
                 _ => return Err(RestoreError::Lost { stage }),
             }
@@ -508,13 +562,11 @@ impl<'a> Supervisor<'a> {
 
     /// Waits until the reaper has opened the job's files; tells who it is and where content goes.
     fn await_opened(&self) -> Result<(HostPid, Vec<(ObjectId, ContentPlace)>), RestoreError> {
-        match self.next_report(Stage::Entered)? {
+        match self.next_report(Stage::Housed)? {
             (reaper, Report::Opened(contents)) => Ok((reaper, contents)),
-            (_, Report::Failed { message, id_taken }) => {
-                Err(RestoreError::Builder { message, id_taken })
-            }
+            (_, Report::Failed { message, cause }) => Err(RestoreError::Builder { message, cause }),
             (_, Report::Reached(stage, _)) => Err(RestoreError::Lost { stage }),
-            (_, Report::Working) => Err(RestoreError::Lost { stage: Stage::Entered }),
+            (_, Report::Working) => Err(RestoreError::Lost { stage: Stage::Housed }),
         }
     }
 

@@ -19,7 +19,7 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid as HostPid;
 use thiserror::Error;
 
-use super::line::{BuilderSide, Gate, Report, Stage};
+use super::line::{BuilderSide, Cause, Gate, Report, Stage};
 use super::plan::{Plan, clock_offset};
 use super::tree::{self, BuildError, Site};
 use crate::image::Reader;
@@ -62,12 +62,13 @@ pub enum ReaperError {
 }
 
 impl ReaperError {
-    /// Whether somebody else has a number that the job needs.
+    /// What somebody else can do something about.
     #[must_use]
-    pub const fn id_is_taken(&self) -> bool {
+    pub fn cause(&self) -> Cause {
         match self {
-            Self::Open(error) => error.id_is_taken(),
-            _ => false,
+            Self::Open(error) if error.id_is_taken() => Cause::IdTaken,
+            Self::Build(error) => error.cause(),
+            _ => Cause::Other,
         }
     }
 }
@@ -101,7 +102,7 @@ pub fn run(orders: &Orders<'_>, line: BuilderSide, status: OwnedFd) -> ! {
         Place::Parent => build(orders, &line),
     });
     if let Err(error) = outcome {
-        line.report_failure(&error.to_string(), false);
+        line.report_failure(&error.to_string(), error.cause());
         clone::exit_now(1);
     }
     drop(line);
@@ -140,6 +141,8 @@ fn move_in(orders: &Orders<'_>, line: &BuilderSide) -> Result<Place, ReaperError
 }
 
 fn build(orders: &Orders<'_>, line: &BuilderSide) -> Result<(), ReaperError> {
+    line.report(&Report::Reached(Stage::Housed, None))?;
+    line.wait(Gate::Open)?;
     let mut opened = super::files::open_all(orders.job, orders.plan, orders.files)?;
     grow_tree(orders, line, &mut opened)
 }

@@ -24,11 +24,12 @@ use super::blob::{self, Placement};
 use super::estate::{self, EstateError, Holdings};
 use super::files::OpenedJob;
 use super::inheritance::{Share, Work};
-use super::line::{BuilderSide, Gate, Report, Stage};
+use super::line::{BuilderSide, Cause, Gate, Report, Stage};
 use super::opened::{keep_for_clone, lay_out};
 use super::plan::{Plan, ProcessPlan};
 use super::script;
 use crate::image::Reader;
+use crate::image::error::ReadFault;
 use crate::model::births::{Birth, Role};
 use crate::model::id::{Bytes, Pid};
 use crate::model::job::Job;
@@ -96,12 +97,17 @@ pub enum BuildError {
 }
 
 impl BuildError {
-    /// Whether somebody else has an id that the job needs.
+    /// What somebody else can do something about.
     #[must_use]
-    pub fn id_is_taken(&self) -> bool {
+    pub fn cause(&self) -> Cause {
         match self {
-            Self::Fork { source, .. } => source.raw_os_error() == Some(libc::EEXIST),
-            _ => false,
+            Self::Fork { source, .. } if source.raw_os_error() == Some(libc::EEXIST) => {
+                Cause::IdTaken
+            }
+            Self::TakeEstate(EstateError::Read(error)) if error.fault() == ReadFault::Damaged => {
+                Cause::Damage
+            }
+            _ => Cause::Other,
         }
     }
 }
@@ -161,7 +167,7 @@ fn bear(birth: &Birth, site: &Site<'_>, holdings: &mut Holdings) -> Result<HostP
         Ok(Fork::Parent(child)) => Ok(child),
         Ok(Fork::Child) => {
             if let Err(error) = live(birth, site, holdings) {
-                site.line.report_failure(&error.to_string(), error.id_is_taken());
+                site.line.report_failure(&error.to_string(), error.cause());
             }
             clone::exit_now(1)
         }

@@ -2,13 +2,14 @@
 //! named, and nothing of the job is started.
 
 use std::fs::{self, OpenOptions, Permissions};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use nix::unistd::Pid;
 
 use crate::harness::moments::Moments;
-use crate::harness::process;
+use crate::harness::process::{self, PATIENCE, poll};
 use crate::harness::rounds::{Case, Running, Start};
 use crate::harness::workplace::{User, Workplace};
 
@@ -125,6 +126,145 @@ fn a_bit_in_every_chunk() {
     check_sound(&place, "gen-000001");
 }
 
+/// Everything in a directory but for a checkpoint's: names, contents, and times of change.
+fn state_of(directory: &Path) -> Vec<(PathBuf, Vec<u8>, SystemTime)> {
+    let mut found = Vec::new();
+    let mut open = vec![directory.to_owned()];
+    while let Some(path) = open.pop() {
+        for entry in fs::read_dir(path).expect("list a directory").flatten() {
+            let (path, facts) = (entry.path(), entry.metadata().expect("look at a file"));
+            if facts.is_dir() {
+                open.push(path);
+            } else if facts.is_file() {
+                let time = facts.modified().expect("there is a time");
+                found.push((path.clone(), fs::read(path).expect("read a file"), time));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Flips a bit in the middle of a file, of which later checkpoints have a sound copy.
+fn damage(place: &Workplace, file: &str) {
+    let file = place.path(file);
+    let mut bytes = fs::read(&file).expect("read it");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    put(place, &file, &bytes);
+}
+
+/// Puts another file in the place of one. The mode and owner are those of the file that was there.
+fn put(place: &Workplace, file: &Path, bytes: &[u8]) {
+    place.write("new", "");
+    fs::write(place.path("new"), bytes).expect("write it");
+    let mine = Permissions::from_mode(0o600);
+    fs::set_permissions(place.path("new"), mine).expect("make it mine");
+    fs::rename(place.path("new"), file).expect("put it there");
+}
+
+/// A restore cuts off what was written after the checkpoint, and then finds the checkpoint damaged. What
+/// was cut off is back, and so a later checkpoint, which needs it, is sound.
+#[test]
+fn what_was_cut_off_is_put_back() {
+    let place = chain();
+    damage(&place, "job/gen-000001/pages.rckpt");
+    let lines = || {
+        let facts = fs::metadata(place.path("lines")).expect("look at it");
+        (place.text("lines"), facts.modified().expect("there is a time"), facts.ino())
+    };
+    let before = lines();
+    let refused = place.ask(&["restore", "job/gen-000001"]);
+    assert_eq!(refused.status, Some(125), "{refused:?}");
+    assert!(refused.words.contains("its files are as they were"), "{refused:?}");
+    assert_eq!(lines(), before);
+    assert!(!place.has("job/displaced"));
+    check_sound(&place, "gen-000003");
+}
+
+/// A job that is saved twice, has large memory, and does all sorts of things to files in between.
+const BUSY_WITH_FILES: &str = "import os, time
+def come(name):
+    while not os.path.exists(name):
+        time.sleep(0.01)
+def change(name, text):
+    with open(name, 'r+') as file:
+        file.write(text)
+log = open('log', 'w')
+kept = open('out/kept', 'w+')
+gone = open('out/gone', 'w+')
+for file in (kept, gone):
+    file.write('first\\n')
+    file.flush()
+for turn in ('one', 'two', 'three'):
+    print(turn, file=log, flush=True)
+    with open('out/log', 'a') as out:
+        print(turn, file=out)
+    memory = os.urandom(8 << 20)
+    open('ready-' + turn, 'w').close()
+    come('after-' + turn)
+    change('out/kept', turn + '!')
+    if turn == 'one' and os.path.exists('out/gone'):
+        os.rename('out/gone', 'out/gone.old')
+    open('out/new-' + turn, 'w').write(turn)
+";
+
+/// Starts it, or goes on with it.
+fn start_busy(place: &Workplace) -> Pid {
+    let words =
+        ["run", "--dir", "job", "--resume", "--outputs", "out/log", "--outputs", "out/new*"];
+    let words = [&words[..], &["--save-files", "out/kept", "--save-files", "out/gone*"]].concat();
+    place.start(place.rckpt(&words).args(["--", "/usr/bin/python3", "busy.py"]))
+}
+
+/// Such a job, lost after its second checkpoint.
+fn busy_with_files() -> Workplace {
+    let place = Workplace::new(User::Plain);
+    place.make_directory("out");
+    place.write("busy.py", BUSY_WITH_FILES);
+    let run = start_busy(&place);
+    for turn in ["one", "two", "three"] {
+        let ready = format!("ready-{turn}");
+        let came = poll(PATIENCE, || place.has(&ready).then_some(()));
+        assert!(came.is_some(), "no {ready}: {}", place.text("stderr"));
+        if turn != "three" {
+            place.tell(&["dump", &process::children(run)[0].to_string()]);
+            place.write(&format!("after-{turn}"), "");
+        }
+    }
+    process::kill_descendants();
+    fs::remove_file(place.path("out/gone.old")).expect("remove a file");
+    place
+}
+
+/// Files are cut back, set aside, made again and given another content; then the checkpoint is found damaged,
+/// by a process that fills its own memory. Everything is as it was. Who goes on with the job goes on
+/// from the checkpoint before.
+#[test]
+fn whatever_was_done_to_files_is_undone() {
+    let place = busy_with_files();
+    damage(&place, "job/gen-000002/pages.rckpt");
+    let state = || (state_of(&place.path("out")), place.text("log"));
+    let before = state();
+    let refused = place.ask(&["restore", "job/gen-000002"]);
+    assert_eq!(refused.status, Some(125), "{refused:?}");
+    assert!(refused.words.contains("RCKPT-E0610"), "{refused:?}");
+    assert_eq!(state(), before);
+    assert!(!place.has("job/displaced"));
+
+    for turn in ["one", "two", "three"] {
+        place.write(&format!("after-{turn}"), "");
+    }
+    let run = start_busy(&place);
+    assert_eq!(process::exit_status(run, PATIENCE), Some(0), "{}", place.text("stderr"));
+    let words = place.text("stderr");
+    assert!(words.contains("is damaged, and passed over"), "{words}");
+    for name in ["log", "out/log"] {
+        assert_eq!(place.text(name), "one\ntwo\nthree\n", "{name}");
+    }
+    assert!(!place.has("job/displaced/2"));
+}
+
 #[test]
 fn files_that_are_cut_off() {
     let place = chain();
@@ -156,14 +296,6 @@ fn files_that_are_missing_or_of_another_checkpoint() {
         let (name, kept) = (name_of(&file), fs::read(&file).expect("read it"));
         fs::remove_file(&file).expect("remove it");
         check_refused(&place, "gen-000003", &name, &format!("without {name}"));
-        // The mode and owner are those of the file that was there.
-        let put = |bytes: &[u8]| {
-            place.write("new", "");
-            fs::write(place.path("new"), bytes).expect("write it");
-            let mine = Permissions::from_mode(0o600);
-            fs::set_permissions(place.path("new"), mine).expect("make it mine");
-            fs::rename(place.path("new"), &file).expect("put it there");
-        };
         let its_own = |generation: &str, name: &str| {
             fs::read(place.path("job").join(generation).join(name)).unwrap_or_default()
         };
@@ -182,10 +314,10 @@ fn files_that_are_missing_or_of_another_checkpoint() {
             ],
         };
         for (named, bytes) in others {
-            put(&bytes);
+            put(&place, &file, &bytes);
             check_refused(&place, "gen-000003", named, &format!("another {name}"));
         }
-        put(&kept);
+        put(&place, &file, &kept);
     }
     check_sound(&place, "gen-000003");
 }

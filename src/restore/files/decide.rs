@@ -53,21 +53,14 @@ pub struct Decisions {
     pub set_aside: Vec<PathBuf>,
     /// Files that get other content: a whole copy of each is kept first.
     pub resets: Vec<PathBuf>,
+    /// Files that are not there, and are made again.
+    pub creations: Vec<PathBuf>,
     /// What becomes of each file that has a path and gets its content from the image.
     pub contents: BTreeMap<InodeId, Action>,
     /// What each standard stream is connected to, where that is not simply the caller's.
     pub streams: BTreeMap<Stream, Connection>,
     /// The standard streams on terminals whose modes are the caller's to set.
     pub terminals: BTreeSet<Stream>,
-}
-
-impl Decisions {
-    /// The same once files are what they were: there is nothing left to be taken back.
-    #[must_use]
-    pub fn carried_out(&self) -> Self {
-        let (cuts, set_aside, resets) = (Vec::new(), Vec::new(), Vec::new());
-        Self { cuts, set_aside, resets, ..self.clone() }
-    }
 }
 
 /// A file to be cut back.
@@ -221,7 +214,8 @@ impl Judge<'_> {
         match action {
             Action::CutBack => self.cut(path.as_path(), inode.size, inode.mtime),
             Action::Reset => self.decisions.resets.push(path.as_path().to_owned()),
-            Action::Use | Action::Create => {}
+            Action::Create => self.decisions.creations.push(path.as_path().to_owned()),
+            Action::Use => {}
         }
     }
 

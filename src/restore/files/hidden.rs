@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::sys::stat::Mode;
 
-use super::judge::Action;
+use super::open::open_path;
 use crate::model::file::{ANONYMOUS_SHARED_NAME, Inode, InodeKind};
 use crate::model::id::Bytes;
 use crate::sys::descriptor;
@@ -46,17 +46,12 @@ pub(super) fn make(inode: &Inode, path: &Bytes, temporary: bool) -> io::Result<O
     }
 }
 
-/// Opens the file under `path`, which is to get its content from the image, emptied or new.
+/// Opens the file under `path`, which is to get its content from the image, emptied.
 ///
 /// # Errors
 /// As open(2) and ftruncate(2).
-pub(super) fn prepare(inode: &Inode, path: &Path, action: Action) -> io::Result<OwnedFd> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).custom_flags(libc::O_NOCTTY);
-    let file = match action {
-        Action::Create => options.create_new(true).mode(inode.mode & 0o7777).open(path)?,
-        Action::Use | Action::CutBack | Action::Reset => options.open(path)?,
-    };
+pub(super) fn prepare(inode: &Inode, path: &Path) -> io::Result<OwnedFd> {
+    let file = File::from(open_path(path, libc::O_RDWR)?);
     // Once to nothing, so that pages which are not in the image become holes.
     file.set_len(0)?;
     file.set_len(inode.size)?;

@@ -2,8 +2,8 @@
 //! was written after the checkpoint is taken back, every description is made once, and what depends on
 //! content and processes is done at the end.
 //!
-//! [`decide`] runs in the supervisor, [`open_all`] and [`settle`] in the process that all processes of
-//! the job descend from. Nothing here knows of memory or threads.
+//! [`decide`], [`carry_out`] and, when the restore fails, [`put_back`] run in the supervisor, [`open_all`] and
+//! [`settle`] in the process that all processes of the job descend from. Nothing here knows of memory or threads.
 
 mod decide;
 mod epoll;
@@ -14,7 +14,9 @@ mod judge;
 mod late;
 mod names;
 mod open;
+mod own_streams;
 mod pipe;
+mod put_back;
 mod rollback;
 mod settle;
 mod socket;
@@ -31,7 +33,8 @@ use thiserror::Error;
 pub use self::decide::{Choices, Connection, Cut, Decisions, Problem, Problems, decide, survey};
 pub use self::io_uring::RingError;
 pub use self::judge::{Action, Policy, ProblemKind};
-pub use self::rollback::RollbackError;
+pub use self::put_back::{NotPutBack, PutBackError, put_back};
+pub use self::rollback::{RollbackError, TakenBack, carry_out};
 pub use self::socket::SocketError;
 pub use self::terminal::TerminalError;
 
@@ -81,8 +84,6 @@ struct Origin {
 #[derive(Debug, Error)]
 #[allow(missing_docs)] // The messages say what each field is.
 pub enum OpenError {
-    #[error(transparent)]
-    Rollback(#[from] RollbackError),
     #[error("raising the limit on open files (ulimit -n): {source}")]
     RaiseLimit { source: io::Error },
     #[error("moving a descriptor above those of the job: {source}; raise ulimit -n")]
@@ -173,22 +174,13 @@ fn unwatchable(source: Errno) -> &'static str {
     }
 }
 
-/// Takes back what was written after the checkpoint, and opens every description of the job once and
-/// every mapped file.
+/// Opens every description of the job once and every mapped file, once what was written after the
+/// checkpoint is taken back.
 ///
 /// # Errors
-/// When one cannot be opened. What was taken back is kept in [`Decisions::displaced`].
+/// When one cannot be opened.
 pub fn open_all(job: &Job, plan: &Plan, decisions: &Decisions) -> Result<OpenedJob, OpenError> {
-    rollback::carry_out(decisions)?;
     open::open_all(job, plan, decisions)
-}
-
-/// Takes back what was written after the checkpoint, and nothing else: for a job that starts anew.
-///
-/// # Errors
-/// When a file cannot be kept or cut back.
-pub fn take_back(decisions: &Decisions) -> Result<(), RollbackError> {
-    rollback::carry_out(decisions)
 }
 
 /// Opens what leads to processes of the job, now that all of them are there.

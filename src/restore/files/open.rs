@@ -121,7 +121,7 @@ impl Opener<'_> {
             let hidden = !matches!(inode.kind, InodeKind::Linked | InodeKind::MemoryFile);
             let made = match action {
                 _ if !usage.is_needed() => None,
-                Some(action) => Some(hidden::prepare(inode, path.as_path(), action)),
+                Some(_) => Some(hidden::prepare(inode, path.as_path())),
                 None if hidden => Some(hidden::make(inode, &path, temporary.contains(&id))),
                 None => None,
             };

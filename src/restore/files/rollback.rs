@@ -1,8 +1,10 @@
 //! Carries out what was decided about files that were written after the checkpoint. Nothing is lost:
 //! what is cut off, replaced or moved away is first copied to a directory beside the image, and is on
 //! the disk there before the file itself is touched.
+//!
+//! It notes what it does in [`TakenBack`], by which `put_back` undoes it.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
@@ -14,12 +16,14 @@ use nix::sys::time::TimeSpec as KernelTime;
 use thiserror::Error;
 
 use super::decide::{Cut, Decisions, link_of};
+use super::open::open_path;
+use super::own_streams::OwnStreams;
 use crate::model::file::Stream;
 use crate::model::number::to_u64;
 use crate::model::time::TimeSpec;
 
-/// Why files could not be brought back to the checkpoint. Those already dealt with are as they were
-/// then; what they held is in the directory for it.
+/// Why files could not be brought back to the checkpoint. What those held that were already dealt with is
+/// in the directory for it.
 #[derive(Debug, Error)]
 #[allow(missing_docs)] // The messages say what each field is.
 pub enum RollbackError {
@@ -33,38 +37,119 @@ pub enum RollbackError {
     CutBack { path: PathBuf, size: u64, source: io::Error },
     #[error("moving {path} to {kept}: {source}")]
     SetAside { path: PathBuf, kept: PathBuf, source: io::Error },
+    #[error("making {path} again: {source}")]
+    Make { path: PathBuf, source: io::Error },
 }
 
-/// Carries out the decisions. First everything is copied, then everything is cut.
+/// What a restore has done to files so far, by which it can be undone until the job runs.
+#[derive(Debug, Default)]
+pub struct TakenBack {
+    /// In the order in which it was done.
+    pub(super) deeds: Vec<Deed>,
+    /// Where what was taken away is kept.
+    pub(super) kept_in: Option<PathBuf>,
+    /// What the caller's own streams were like.
+    pub(super) streams: OwnStreams,
+    complete: bool,
+}
+
+impl TakenBack {
+    /// The job is about to run, and to write to its files: nothing is put back any more.
+    pub fn job_runs(&mut self) {
+        *self = Self { complete: true, ..Self::default() };
+    }
+}
+
+/// Something that was, or was about to be, done to a file.
+#[derive(Debug)]
+pub(super) enum Deed {
+    /// Its end was cut off, and is in `kept`; then it was like `after`.
+    Cut { cut: Cut, kept: PathBuf, before: Facts, after: Option<Facts> },
+    /// A whole copy of it is in `kept`, and it may get another content.
+    Reset { path: PathBuf, kept: PathBuf, before: Facts },
+    /// It is in `kept` now, moved or copied.
+    SetAside { path: PathBuf, kept: PathBuf, before: Facts },
+    /// There was nothing, and it was made, with these facts.
+    Made { path: PathBuf, made: Facts },
+}
+
+/// What tells a file and its state from others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Facts {
+    pub device: u64,
+    pub number: u64,
+    pub mode: u32,
+    pub size: u64,
+    pub mtime: TimeSpec,
+    pub ctime: TimeSpec,
+}
+
+impl Facts {
+    pub fn of(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            number: metadata.ino(),
+            mode: metadata.mode(),
+            size: metadata.size(),
+            mtime: TimeSpec { seconds: metadata.mtime(), nanoseconds: metadata.mtime_nsec() },
+            ctime: TimeSpec { seconds: metadata.ctime(), nanoseconds: metadata.ctime_nsec() },
+        }
+    }
+
+    /// Whether both are of one file, whatever became of it.
+    pub const fn is_file(&self, other: &Self) -> bool {
+        self.device == other.device && self.number == other.number
+    }
+
+    /// Whether the content is as old and as long.
+    pub fn is_content(&self, other: &Self) -> bool {
+        self.size == other.size && self.mtime == other.mtime
+    }
+}
+
+/// Carries out the decisions, unless that was done before. First everything is copied, then everything is
+/// cut. Files that are to come back are made, without content.
 ///
 /// # Errors
-/// The first failure.
-pub fn carry_out(decisions: &Decisions) -> Result<(), RollbackError> {
-    let mut store = Store { base: &decisions.displaced, directory: None };
-    let mut cuts = Vec::new();
-    for cut in &decisions.cuts {
-        cuts.push((cut, keep_tail(&mut store, cut)?));
+/// The first failure. What was done until then is in `taken`.
+pub fn carry_out(decisions: &Decisions, taken: &mut TakenBack) -> Result<(), RollbackError> {
+    if taken.complete {
+        return Ok(());
     }
+    taken.streams = OwnStreams::look_at(&decisions.streams);
+    let mut store = Store { base: &decisions.displaced, directory: &mut taken.kept_in };
+    let mut tails = Vec::new();
+    for cut in &decisions.cuts {
+        tails.push((cut, keep_tail(&mut store, cut)?));
+    }
+    let mut wholes = Vec::new();
     for path in &decisions.resets {
-        keep_whole(&mut store, path)?;
+        wholes.push(keep_whole(&mut store, path)?);
     }
     store.sync()?;
-    for (cut, file) in cuts {
-        file.set_len(cut.size)
-            .and_then(|()| set_time(&file, cut.mtime))
-            .and_then(|()| file.sync_all())
-            .map_err(|source| cut_failed(cut, source))?;
+    taken.deeds.extend(wholes);
+    for (cut, tail) in tails {
+        cut_off(cut, tail, &mut taken.deeds)?;
     }
     for path in &decisions.set_aside {
-        set_aside(&mut store, path)?;
+        let (kept, before) = (store.place(path, "")?, facts_of(path));
+        let before = before.map_err(|source| aside_failed(path, &kept, source))?;
+        let deed = Deed::SetAside { path: path.clone(), kept: kept.clone(), before };
+        taken.deeds.push(deed);
+        set_aside(path, &kept).map_err(|source| aside_failed(path, &kept, source))?;
     }
-    store.sync()
+    for path in &decisions.creations {
+        taken.deeds.push(make(path)?);
+    }
+    store.sync()?;
+    taken.complete = true;
+    Ok(())
 }
 
 /// The directory for what is displaced by this restore.
 struct Store<'a> {
     base: &'a Path,
-    directory: Option<PathBuf>,
+    directory: &'a mut Option<PathBuf>,
 }
 
 impl Store<'_> {
@@ -83,7 +168,7 @@ impl Store<'_> {
 
     /// The directory of this restore: the first free number.
     fn directory(&mut self) -> Result<PathBuf, RollbackError> {
-        if let Some(directory) = &self.directory {
+        if let Some(directory) = &*self.directory {
             return Ok(directory.clone());
         }
         make_directories(self.base)?;
@@ -91,7 +176,7 @@ impl Store<'_> {
             let path = self.base.join(number.to_string());
             match DirBuilder::new().mode(0o700).create(&path) {
                 Ok(()) => {
-                    self.directory = Some(path.clone());
+                    *self.directory = Some(path.clone());
                     return Ok(path);
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -104,7 +189,7 @@ impl Store<'_> {
 
     /// Has the names of everything kept so far written to the disk.
     fn sync(&self) -> Result<(), RollbackError> {
-        match &self.directory {
+        match &*self.directory {
             None => Ok(()),
             Some(directory) => sync_directories(directory)
                 .and_then(|()| sync_directory(self.base))
@@ -113,8 +198,11 @@ impl Store<'_> {
     }
 }
 
+/// The end of a file that is about to be cut off: the file, where the end is kept, and what it was like.
+type Tail = (File, PathBuf, Facts);
+
 /// Copies what lies behind the recorded size, and returns the file to be cut.
-fn keep_tail(store: &mut Store<'_>, cut: &Cut) -> Result<File, RollbackError> {
+fn keep_tail(store: &mut Store<'_>, cut: &Cut) -> Result<Tail, RollbackError> {
     let (file, readable) = open_to_cut(cut).map_err(|source| cut_failed(cut, source))?;
     let metadata = file.metadata().map_err(|source| cut_failed(cut, source))?;
     if metadata.ino() != cut.number || metadata.size() < cut.size {
@@ -123,24 +211,30 @@ fn keep_tail(store: &mut Store<'_>, cut: &Cut) -> Result<File, RollbackError> {
     let kept = store.place(&cut.path, &format!(".from-{}", cut.size))?;
     copy(&readable, cut.size, &kept).map_err(|source| RollbackError::KeepContent {
         path: cut.path.clone(),
-        kept,
+        kept: kept.clone(),
         source,
     })?;
-    Ok(file)
+    Ok((file, kept, Facts::of(&metadata)))
+}
+
+/// Cuts a file whose end is kept.
+fn cut_off(cut: &Cut, tail: Tail, deeds: &mut Vec<Deed>) -> Result<(), RollbackError> {
+    let (file, kept, before) = tail;
+    let deed = |kept, after| Deed::Cut { cut: cut.clone(), kept, before, after };
+    let outcome = file
+        .set_len(cut.size)
+        .and_then(|()| set_time(&file, cut.mtime))
+        .and_then(|()| file.sync_all())
+        .and_then(|()| file.metadata());
+    deeds.push(deed(kept, outcome.as_ref().ok().map(Facts::of)));
+    outcome.map(drop).map_err(|source| cut_failed(cut, source))
 }
 
 /// Opens a file to be cut: for writing, and for reading. Whoever called us may have opened a stream
 /// that we may not open for writing; then it is cut as it was given to us.
-fn open_to_cut(cut: &Cut) -> io::Result<(File, File)> {
-    let open = |path: &Path, write: bool| {
-        OpenOptions::new()
-            .read(true)
-            .write(write)
-            .custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK)
-            .open(path)
-    };
+pub(super) fn open_to_cut(cut: &Cut) -> io::Result<(File, File)> {
     let Some(stream) = cut.through else {
-        let file = open(&cut.path, true)?;
+        let file = File::from(open_path(&cut.path, libc::O_RDWR | libc::O_NONBLOCK)?);
         return Ok((file.try_clone()?, file));
     };
     let own = match stream {
@@ -148,12 +242,13 @@ fn open_to_cut(cut: &Cut) -> io::Result<(File, File)> {
         Stream::Output => io::stdout().as_fd().try_clone_to_owned(),
         Stream::Error => io::stderr().as_fd().try_clone_to_owned(),
     }?;
-    Ok((own.into(), open(&link_of(stream), false)?))
+    let readable = open_path(&link_of(stream), libc::O_RDONLY | libc::O_NONBLOCK)?;
+    Ok((own.into(), readable.into()))
 }
 
 /// Gives a file the time of its last change back, by which another restore from the same checkpoint
 /// sees that it is what it was. Only its owner may; without, that restore finds it changed and asks.
-fn set_time(file: &File, mtime: TimeSpec) -> io::Result<()> {
+pub(super) fn set_time(file: &File, mtime: TimeSpec) -> io::Result<()> {
     let time = KernelTime::new(mtime.seconds, mtime.nanoseconds);
     match futimens(file, &KernelTime::UTIME_OMIT, &time) {
         Ok(()) | Err(Errno::EPERM) => Ok(()),
@@ -162,33 +257,56 @@ fn set_time(file: &File, mtime: TimeSpec) -> io::Result<()> {
 }
 
 /// Copies a whole file.
-fn keep_whole(store: &mut Store<'_>, path: &Path) -> Result<(), RollbackError> {
+fn keep_whole(store: &mut Store<'_>, path: &Path) -> Result<Deed, RollbackError> {
     let kept = store.place(path, "")?;
-    File::open(path)
-        .and_then(|file| copy(&file, 0, &kept))
-        .map_err(|source| RollbackError::KeepContent { path: path.to_owned(), kept, source })
+    let outcome =
+        open_path(path, libc::O_RDONLY | libc::O_NONBLOCK).map(File::from).and_then(|file| {
+            let before = Facts::of(&file.metadata()?);
+            copy(&file, 0, &kept).map(|()| before)
+        });
+    let path = path.to_owned();
+    match outcome {
+        Ok(before) => Ok(Deed::Reset { path, kept, before }),
+        Err(source) => Err(RollbackError::KeepContent { path, kept, source }),
+    }
 }
 
 /// Moves a file away, by copying it where a name cannot be moved.
-fn set_aside(store: &mut Store<'_>, path: &Path) -> Result<(), RollbackError> {
-    let kept = store.place(path, "")?;
-    let moved = match fs::rename(path, &kept) {
+fn set_aside(path: &Path, kept: &Path) -> io::Result<()> {
+    match fs::rename(path, kept) {
         Err(error) if error.kind() == io::ErrorKind::CrossesDevices => File::open(path)
-            .and_then(|file| copy(&file, 0, &kept))
+            .and_then(|file| copy(&file, 0, kept))
             .and_then(|()| fs::remove_file(path)),
         outcome => outcome,
-    };
-    moved.map_err(|source| RollbackError::SetAside { path: path.to_owned(), kept, source })
+    }
+}
+
+/// Makes a file that is to come back. Its content and its mode come later.
+fn make(path: &Path) -> Result<Deed, RollbackError> {
+    let failed = |source| RollbackError::Make { path: path.to_owned(), source };
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    let made = Facts::of(&file.and_then(|file| file.metadata()).map_err(failed)?);
+    Ok(Deed::Made { path: path.to_owned(), made })
+}
+
+/// What is at a path, a symbolic link there not followed.
+pub(super) fn facts_of(path: &Path) -> io::Result<Facts> {
+    fs::symlink_metadata(path).map(|metadata| Facts::of(&metadata))
 }
 
 /// Copies a file from `start` to its end into a new file, and has that written to the disk.
 fn copy(file: &File, start: u64, to: &Path) -> io::Result<()> {
     let copy = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
+    transfer(file, start, &copy, 0)?;
+    copy.sync_all()
+}
+
+/// Writes what a file holds from byte `from` on into another, at byte `at` and on.
+pub(super) fn transfer(file: &File, mut from: u64, copy: &File, mut at: u64) -> io::Result<()> {
     let mut buffer = vec![0; 1 << 20];
-    let (mut from, mut at) = (start, 0);
     loop {
         let count = match file.read_at(&mut buffer, from) {
-            Ok(0) => break,
+            Ok(0) => return Ok(()),
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
@@ -197,7 +315,6 @@ fn copy(file: &File, start: u64, to: &Path) -> io::Result<()> {
         from += to_u64(count);
         at += to_u64(count);
     }
-    copy.sync_all()
 }
 
 fn make_directories(path: &Path) -> Result<(), RollbackError> {
@@ -218,12 +335,16 @@ fn sync_directories(path: &Path) -> io::Result<()> {
     sync_directory(path)
 }
 
-fn sync_directory(path: &Path) -> io::Result<()> {
+pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
 fn cut_failed(cut: &Cut, source: io::Error) -> RollbackError {
     RollbackError::CutBack { path: cut.path.clone(), size: cut.size, source }
+}
+
+fn aside_failed(path: &Path, kept: &Path, source: io::Error) -> RollbackError {
+    RollbackError::SetAside { path: path.to_owned(), kept: kept.to_owned(), source }
 }
 
 #[cfg(test)]
@@ -241,7 +362,7 @@ mod tests {
         let cut = Cut { path: log.clone(), through: None, number, size: 6, mtime };
         let decisions =
             Decisions { displaced: base.clone(), cuts: vec![cut], ..Decisions::default() };
-        let roll_back = || carry_out(&decisions);
+        let roll_back = || carry_out(&decisions, &mut TakenBack::default());
         roll_back().unwrap();
         assert_eq!(fs::read(&log).unwrap(), b"before");
         let facts = fs::metadata(&log).unwrap();
@@ -275,7 +396,7 @@ mod tests {
             set_aside: vec![new.clone()],
             ..Decisions::default()
         };
-        carry_out(&decisions).unwrap();
+        carry_out(&decisions, &mut TakenBack::default()).unwrap();
         assert!(!new.exists());
         let kept = base.join("1").join(new.strip_prefix("/").unwrap());
         assert_eq!(fs::read(kept).unwrap(), b"content");
@@ -285,7 +406,8 @@ mod tests {
     fn nothing_to_do_leaves_no_trace() {
         let directory = tempfile::tempdir().unwrap();
         let base = directory.path().join("displaced");
-        carry_out(&Decisions { displaced: base.clone(), ..Decisions::default() }).unwrap();
+        let decisions = Decisions { displaced: base.clone(), ..Decisions::default() };
+        carry_out(&decisions, &mut TakenBack::default()).unwrap();
         assert!(!base.exists());
     }
 }
