@@ -1,8 +1,7 @@
 //! `rckpt core`: a process of a checkpoint as a core file for debuggers.
 
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -11,6 +10,7 @@ use crate::image::reader::Trust;
 use crate::job::directory::find;
 use crate::model::code::requests;
 use crate::model::id::Pid;
+use crate::sys::whole_file::NewFile;
 
 use super::failure::Failure;
 use super::progress::Progress;
@@ -60,20 +60,11 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
     let job = reader.job();
     let path = output.unwrap_or_else(|| format!("core.{pid}").into());
     // It holds what the image does, which others may not read.
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-    let file = file.map_err(|error| {
-        Failure::environment(
-            requests::CANNOT_WRITE_FILE,
-            format_args!("make the core file {}: {error}", path.display()),
-        )
-    })?;
-    let written = core_file::write(&reader, pid, &file);
+    let new = NewFile::begin(&path, 0o600).map_err(|error| cannot_make(&path, &error))?;
+    let written = core_file::write(&reader, pid, &new.file);
     progress.end();
-    let summary = written.map_err(|error| {
-        // What there is of it is of no use; that it stays is no worse than the error itself.
-        std::fs::remove_file(&path).unwrap_or_default();
-        Failure::environment(error.code(), error)
-    })?;
+    let summary = written.map_err(|error| Failure::environment(error.code(), error))?;
+    new.publish().map_err(|error| cannot_make(&path, &error))?;
     let executable = job.processes.iter().find(|process| process.pid == pid).and_then(|process| {
         let space = job.address_spaces.get(usize::try_from(process.mm.0).ok()?)?;
         job.inodes.get(usize::try_from(space.executable.0).ok()?)
@@ -92,4 +83,11 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
         ))?;
     }
     Ok(0)
+}
+
+fn cannot_make(path: &Path, error: &io::Error) -> Failure {
+    Failure::environment(
+        requests::CANNOT_WRITE_FILE,
+        format_args!("make the core file {}: {error}", path.display()),
+    )
 }

@@ -8,11 +8,16 @@ use std::io::{self, BufRead, BufReader, PipeReader};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::model::code::{requests, restoring, supervising};
+use crate::sys::interruption::Interruption;
+use crate::sys::procfs;
 
 use super::check;
 use super::failure::Failure;
@@ -66,10 +71,16 @@ pub fn execute(_: Arguments) -> Result<u8, Failure> {
     Ok(0)
 }
 
+/// How long the job may take to end when the demonstration is interrupted.
+const LAST_BREATH: Duration = Duration::from_secs(3);
+
 /// Where it happens.
 struct Stage {
     program: PathBuf,
     directory: PathBuf,
+    /// The rckpt that is in charge of the job.
+    supervisor: Arc<Mutex<Option<Pid>>>,
+    interruption: Interruption,
 }
 
 impl Stage {
@@ -86,7 +97,15 @@ impl Stage {
             .mode(0o700)
             .create(&directory)
             .map_err(|error| failed(&directory, error))?;
-        let stage = Self { program, directory };
+        let supervisor = Arc::<Mutex<Option<Pid>>>::default();
+        let (doomed, in_charge) = (directory.clone(), Arc::clone(&supervisor));
+        let interruption = Interruption::undone_by(move || {
+            if let Some(supervisor) = *in_charge.lock().unwrap_or_else(PoisonError::into_inner) {
+                end_with_job(supervisor);
+            }
+            fs::remove_dir_all(doomed).unwrap_or_default();
+        });
+        let stage = Self { program, directory, supervisor, interruption };
         let script = stage.directory.join("primes.sh");
         fs::write(&script, SCRIPT).map_err(|error| failed(&script, error))?;
         Ok(stage)
@@ -94,6 +113,7 @@ impl Stage {
 
     /// rckpt with these words, after showing them.
     fn rckpt(&self, words: &[&str]) -> Result<Command, Failure> {
+        self.interruption.stop_if_it_has_come();
         output::print(format_args!("$ rckpt {}\n", words.join(" ")))?;
         let mut command = Command::new(&self.program);
         command.args(words).current_dir(&self.directory).stdin(Stdio::null());
@@ -102,18 +122,34 @@ impl Stage {
         Ok(command)
     }
 
+    /// Starts the job, or brings it back.
+    fn start(&self, mut command: Command) -> Result<Job, Failure> {
+        let cannot = |error: io::Error| failed(format_args!("call rckpt: {error}"));
+        let (output, input) = io::pipe().map_err(cannot)?;
+        command.stdout(input.try_clone().map_err(cannot)?).stderr(input);
+        let rckpt = self.interruption.with_signals_as_before(|| command.spawn()).map_err(cannot)?;
+        // Or its ends of the pipe stay open.
+        drop(command);
+        let number = i32::try_from(rckpt.id()).ok().map(Pid::from_raw);
+        *self.supervisor.lock().unwrap_or_else(PoisonError::into_inner) = number;
+        Ok(Job { rckpt, lines: BufReader::new(output).lines() })
+    }
+
     /// Starts the job, saves it, and kills it when it has gone on for a while: the primes that it found.
     fn until_killed(&self) -> Result<Vec<u32>, Failure> {
-        let mut job = Job::start(self.rckpt(&["run", "--dir", "job", "--", "sh", "primes.sh"])?)?;
+        let mut job =
+            self.start(self.rckpt(&["run", "--dir", "job", "--", "sh", "primes.sh"])?)?;
         let root = job.root()?;
         let mut primes = job.primes(SAVED_AFTER)?;
-        let saved = self.rckpt(&["dump", &root.to_string()])?.output();
+        let mut dump = self.rckpt(&["dump", &root.to_string()])?;
+        let saved = self.interruption.with_signals_as_before(|| dump.output());
         let saved = saved.map_err(|error| failed(format_args!("call rckpt dump: {error}")))?;
         show(&saved.stderr)?;
         if !saved.status.success() {
             return Err(failed("the checkpoint failed"));
         }
         primes.extend(job.primes(KILLED_AFTER - primes.len())?);
+        self.interruption.stop_if_it_has_come();
         output::print(format_args!(
             "$ kill -9 {} {root}        # rckpt and the job, as a crash would\n",
             job.rckpt.id()
@@ -124,7 +160,7 @@ impl Stage {
 
     /// Brings the job back: the primes that it finds from there on.
     fn brought_back(&self) -> Result<Vec<u32>, Failure> {
-        let mut job = Job::start(self.rckpt(&["restore", "job"])?)?;
+        let mut job = self.start(self.rckpt(&["restore", "job"])?)?;
         let primes = job.primes(usize::MAX)?;
         let status = job.rckpt.wait();
         let status = status.map_err(|error| failed(format_args!("wait for rckpt: {error}")))?;
@@ -148,14 +184,6 @@ struct Job {
 }
 
 impl Job {
-    fn start(mut command: Command) -> Result<Self, Failure> {
-        let cannot = |error: io::Error| failed(format_args!("call rckpt: {error}"));
-        let (output, input) = io::pipe().map_err(cannot)?;
-        command.stdout(input.try_clone().map_err(cannot)?).stderr(input);
-        let rckpt = command.spawn().map_err(cannot)?;
-        Ok(Self { rckpt, lines: BufReader::new(output).lines() })
-    }
-
     /// Shows the job's next line, and gives it.
     fn line(&mut self) -> Result<Option<String>, Failure> {
         let line = self.lines.next().transpose();
@@ -195,6 +223,20 @@ impl Job {
         self.rckpt.kill().unwrap_or_default();
         kill(root, Signal::SIGKILL).unwrap_or_default();
         self.rckpt.wait().map(drop).unwrap_or_default();
+    }
+}
+
+/// Interrupts the job as a terminal would, through its supervisor, and waits until both have ended.
+fn end_with_job(supervisor: Pid) {
+    let runs = || procfs::status(supervisor).is_ok_and(|status| status.state != b'Z');
+    let begun = Instant::now();
+    kill(supervisor, Signal::SIGINT).unwrap_or_default();
+    while runs() && begun.elapsed() < LAST_BREATH {
+        thread::sleep(Duration::from_millis(10));
+    }
+    if runs() {
+        // The job ends by itself when nobody listens any more.
+        kill(supervisor, Signal::SIGKILL).unwrap_or_default();
     }
 }
 

@@ -106,6 +106,11 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
     };
     let outcome = request::dump(&options);
     progress.end();
+    if outcome.as_ref().is_err_and(RequestError::is_given_up) {
+        // The process that was called ends by the signal that it got.
+        output::tell("the checkpoint was given up, and nothing of it is left; the job runs on");
+        return Ok(1);
+    }
     match outcome? {
         Outcome::Taken(taken) if json => output::print_json(&Report::of(&taken))?,
         Outcome::Taken(taken) => {

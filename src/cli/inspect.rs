@@ -14,7 +14,6 @@ mod sharing;
 mod socket;
 mod timers;
 
-use std::fs;
 use std::path::PathBuf;
 
 use crate::image::reader::Trust;
@@ -22,6 +21,7 @@ use crate::job::directory::{Found, find};
 use crate::job::history::{self, Past};
 use crate::job::restore::foresee;
 use crate::model::code::requests;
+use crate::sys::whole_file;
 
 use self::report::Report;
 use super::failure::Failure;
@@ -50,7 +50,7 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
     let found = find(&dir, at.as_deref(), Trust::Anybody)?;
     let report = whole_report(&found)?;
     if let Some(path) = html {
-        fs::write(&path, page::page(&report)).map_err(|error| {
+        whole_file::replace(&path, page::page(&report).as_bytes(), None).map_err(|error| {
             Failure::environment(
                 requests::CANNOT_WRITE_FILE,
                 format_args!("write the page {}: {error}", path.display()),

@@ -2,7 +2,6 @@
 //!
 //! Names, options and what they mean come from the definition of the command line, so they cannot drift.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +11,7 @@ use clap_mangen::Man;
 use super::failure::Failure;
 use super::{CommandLine, output};
 use crate::model::code::{requests, supervising};
+use crate::sys::whole_file;
 
 /// Print the manual (`rckpt man | man -l -`)
 #[derive(clap::Args)]
@@ -48,7 +48,7 @@ pub fn execute(Arguments { pages: directory }: Arguments) -> Result<u8, Failure>
 fn write(directory: &Path, pages: &[Page]) -> Result<(), Failure> {
     for Page { name, text } in pages {
         let path = directory.join(format!("{name}.1"));
-        fs::write(&path, text).map_err(|error| {
+        whole_file::replace(&path, text, None).map_err(|error| {
             Failure::environment(
                 requests::CANNOT_WRITE_FILE,
                 format_args!("write {}: {error}", path.display()),

@@ -4,9 +4,6 @@
 //! whenever somebody reads it. One that cannot be written is told of once; the job does not depend on it.
 
 use std::fmt::Write as _;
-use std::fs::{self, File, Permissions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -14,6 +11,7 @@ use crate::job::checkpoint::CheckpointError;
 use crate::job::report::{Event, Explanation, Observer, Taken};
 use crate::job::supervisor::seconds_since_1970;
 use crate::model::id::Bytes;
+use crate::sys::whole_file;
 
 /// Everybody may read it: the exporter is another user. It says nothing of the job but its program's name.
 const MODE: u32 = 0o644;
@@ -49,7 +47,9 @@ impl<'a> Metrics<'a> {
 
     fn write(&mut self) {
         let Some(path) = self.path.as_ref().filter(|_| !self.is_broken) else { return };
-        if let Err(error) = replace(path, &render(&self.counts, &self.program)) {
+        if let Err(error) =
+            whole_file::replace(path, render(&self.counts, &self.program).as_bytes(), Some(MODE))
+        {
             self.is_broken = true;
             let words = format!("write the metrics to {}: {error}", path.display());
             self.next.tell(Event::Trouble(&words));
@@ -93,20 +93,6 @@ impl Observer for Metrics<'_> {
     fn explain(&self, error: &CheckpointError) -> Explanation {
         self.next.explain(error)
     }
-}
-
-/// Puts a new file in the place of an old one, so that nobody ever reads half of it.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let mut temporary = path.as_os_str().to_owned();
-    // The collector takes files whose names end in .prom.
-    temporary.push(format!(".{}.new", std::process::id()));
-    let write = || {
-        let mut file = File::create(&temporary)?;
-        file.set_permissions(Permissions::from_mode(MODE))?;
-        file.write_all(text.as_bytes())?;
-        fs::rename(&temporary, path)
-    };
-    write().inspect_err(|_| fs::remove_file(&temporary).unwrap_or_default())
 }
 
 /// The name of the program that a command line runs.

@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -16,6 +17,7 @@ use nix::sys::signal::kill;
 use nix::unistd::{self, Pid, Uid};
 use thiserror::Error;
 
+use crate::dump::DumpError;
 use crate::dump::files::saved::Wanted;
 use crate::dump::survey::Survey;
 use crate::image::WriteOptions;
@@ -137,6 +139,12 @@ pub enum RequestError {
 }
 
 impl RequestError {
+    /// Whether the command that asked was ended meanwhile.
+    #[must_use]
+    pub const fn is_given_up(&self) -> bool {
+        matches!(self, Self::Checkpoint(CheckpointError::Dump(DumpError::GivenUp)))
+    }
+
     /// Its code.
     #[must_use]
     pub const fn code(&self) -> Code {
@@ -466,7 +474,12 @@ fn dump_directly(pid: Pid, options: &Options) -> Result<Taken, RequestError> {
     // Some calls of a program fail when whoever stops it is killed just then (signal(7) lists them).
     // So this process, which anybody may kill, is not the one that stops it.
     let caller = launch::go_on_in_child()?;
-    Ok(checkpoint::take(&Task {
+    let given_up = Arc::<AtomicBool>::default();
+    // Where this cannot be had, the signal ends it, and the next checkpoint tidies up.
+    signal_hook::flag::register(libc::SIGTERM, Arc::clone(&given_up)).map(drop).unwrap_or_default();
+    let was_there = directory.exists();
+    let place = directory.clone();
+    let taken = checkpoint::take(&Task {
         job,
         root: pid,
         supervisor: None,
@@ -483,11 +496,17 @@ fn dump_directly(pid: Pid, options: &Options) -> Result<Taken, RequestError> {
         retention: Retention::default(),
         hooks: None,
         caller: Some(caller),
-        given_up: Arc::default(),
+        given_up,
         tracking: None,
         in_line: true,
         watch: options.watch.clone(),
-    })?)
+    });
+    if taken.is_err() && !was_there {
+        // A directory that was made for nothing. What stays of it harms nobody.
+        let made = JobDirectory::open(&place, Trust::Own);
+        made.and_then(JobDirectory::abandon).unwrap_or_default();
+    }
+    Ok(taken?)
 }
 
 /// The directory of the job that `pid` leads and that has lost its supervisor.

@@ -4,7 +4,7 @@
 //! and the supervision ([`Prepared::run`]), in between perhaps a step into the background
 //! ([`Prepared::detach`]).
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -27,6 +27,7 @@ use crate::restore::plan::{self, Plan, PlanError};
 use crate::restore::{self, RestoreError, Restored};
 use crate::sys::launch::{self, Inheritance, LaunchError};
 use crate::sys::machine;
+use crate::sys::whole_file;
 
 use super::claim::{Claim, ClaimError};
 use super::directory::{
@@ -511,9 +512,5 @@ fn identity_of(found: &Found, reader: &Reader) -> Identity {
 
 /// Puts the file in place whole, so that nobody ever reads half a number.
 fn write_pid(path: &Path, pid: Pid) -> io::Result<()> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(format!(".{}", unistd::getpid()));
-    let temporary = PathBuf::from(temporary);
-    fs::write(&temporary, format!("{pid}\n"))?;
-    fs::rename(&temporary, path)
+    whole_file::replace(path, format!("{pid}\n").as_bytes(), None)
 }

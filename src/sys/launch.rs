@@ -17,15 +17,18 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal};
+use nix::sys::signal::{self, SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{self, AccessFlags, ForkResult, Pid};
 use thiserror::Error;
 
 use super::clone;
+use super::interruption::Interruption;
 use crate::model::code::{self, Code};
 
 /// What was so before `main`: bits 0..=2 for standard streams that were closed, and
@@ -310,7 +313,8 @@ pub fn fork() -> Result<ForkResult, LaunchError> {
 /// Goes on in a child process, while this one does nothing but wait for it, and ends as it does. The
 /// child is out of reach of what is done to this process: SIGKILL, or a signal of the terminal, as it
 /// has a process group of its own. It gets this process's id, and can see by its parent's being
-/// another that this process has ended.
+/// another that this process has ended. When this one is to end by a signal of the terminal or the like, the
+/// child gets SIGTERM, and this one ends when the child has.
 ///
 /// # Errors
 /// When there are several threads, or the child cannot be made.
@@ -324,10 +328,23 @@ pub fn go_on_in_child() -> Result<Pid, LaunchError> {
         }
         ForkResult::Parent { child } => child,
     };
+    let interruption = Interruption::undone_by(move || {
+        signal::kill(child, Signal::SIGTERM).unwrap_or_default();
+        // It is waited for by the other thread.
+        while signal::kill(child, None).is_ok() {
+            thread::sleep(Duration::from_millis(5));
+        }
+    });
+    let outcome = wait_for(child);
+    drop(interruption);
+    clone::exit_now(outcome?)
+}
+
+fn wait_for(child: Pid) -> Result<i32, LaunchError> {
     loop {
         match waitpid(child, None) {
-            Ok(WaitStatus::Exited(_, status)) => clone::exit_now(status),
-            Ok(WaitStatus::Signaled(_, signal, _)) => clone::exit_now(128 + signal as i32),
+            Ok(WaitStatus::Exited(_, status)) => return Ok(status),
+            Ok(WaitStatus::Signaled(_, signal, _)) => return Ok(128 + signal as i32),
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(LaunchError::Fork(errno)),
         }

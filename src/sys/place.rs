@@ -74,6 +74,9 @@ pub enum PlaceError {
     OtherContent,
 }
 
+/// How often it is tried to remove what was made for a trial.
+const LAST_TRIALS: usize = 5;
+
 fn trying(operation: &'static str) -> impl Fn(io::Error) -> PlaceError {
     move |source| PlaceError::Try { operation, source }
 }
@@ -85,8 +88,24 @@ struct Corner {
 
 impl Drop for Corner {
     fn drop(&mut self) {
+        leave(&self.path);
+    }
+}
+
+/// The directory that this process makes in `directory` for the trial, and removes.
+#[must_use]
+pub fn corner_of(directory: &Path) -> PathBuf {
+    directory.join(format!(".rckpt-check-{}", unistd::getpid()))
+}
+
+/// Removes such a directory, while the trial may still go on.
+pub fn leave(corner: &Path) {
+    for _ in 0..LAST_TRIALS {
         // What cannot be removed has a name that says whose it is.
-        fs::remove_dir_all(&self.path).unwrap_or_default();
+        fs::remove_dir_all(corner).unwrap_or_default();
+        if !corner.exists() {
+            return;
+        }
     }
 }
 
@@ -128,7 +147,7 @@ pub fn try_place(directory: &Path) -> Result<Place, PlaceError> {
 }
 
 fn make_corner(directory: &Path) -> Result<Corner, PlaceError> {
-    let path = directory.join(format!(".rckpt-check-{}", unistd::getpid()));
+    let path = corner_of(directory);
     fs::DirBuilder::new().mode(0o700).create(&path).map_err(trying("make a directory"))?;
     Ok(Corner { path })
 }

@@ -24,6 +24,7 @@ mod harmless;
 mod in_motion;
 mod inside;
 mod inspected;
+mod interrupted;
 mod judged;
 mod kept;
 mod life;

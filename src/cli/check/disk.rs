@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 
 use crate::cli::{failure, options};
+use crate::sys::interruption::Interruption;
 use crate::sys::place::{self, Place, PlaceError};
 
 use super::line::{Line, Remedy};
@@ -19,7 +20,11 @@ pub fn assess(directory: &Path) -> (Vec<Line>, Option<Place>) {
     let existing = directory.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."));
     let existing = if existing.as_os_str().is_empty() { Path::new(".") } else { existing };
     let subject = format!("disk of {}", directory.display());
-    match place::try_place(existing) {
+    let corner = place::corner_of(existing);
+    let undo = Interruption::undone_by(move || place::leave(&corner));
+    let tried = place::try_place(existing);
+    drop(undo);
+    match tried {
         Ok(place) => (judge(&subject, &place), Some(place)),
         Err(error) => {
             let remedy = remedy(&error);
