@@ -279,6 +279,7 @@ impl From<ResumeError> for Failure {
             | ResumeError::Plan(_)
             | ResumeError::Prepare { .. }
             | ResumeError::Fork(_)
+            | ResumeError::Supervisor(_)
             | ResumeError::Background => Self::environment(code, message),
             ResumeError::Start(error) if error.has_changed_files() => Self::environment(code, message)
                 .hint(

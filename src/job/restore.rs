@@ -118,6 +118,9 @@ pub enum ResumeError {
         #[source]
         source: io::Error,
     },
+    /// What a supervisor needs cannot be had. The job was not started.
+    #[error("preparing to supervise the job: {0}")]
+    Supervisor(SuperviseError),
     /// The supervisor cannot go on; the job does.
     #[error(transparent)]
     Supervise(#[from] SuperviseError),
@@ -133,7 +136,7 @@ impl ResumeError {
             Self::Plan(error) => error.code(),
             Self::Directory(error) => error.code(),
             Self::Start(error) => error.code(),
-            Self::Probe(_) | Self::Prepare { .. } | Self::Fork(_) => {
+            Self::Probe(_) | Self::Prepare { .. } | Self::Fork(_) | Self::Supervisor(_) => {
                 code::restoring::RESTORE_UNPREPARED
             }
             Self::Files(_) => code::restoring::FILES_DIFFER,
@@ -371,7 +374,8 @@ impl Prepared {
             source: errno.into(),
         })?;
         let identity = identity_of(&found, &reader);
-        let supervisor = Supervisor::new(&identity.id, settings)?;
+        let supervisor =
+            Supervisor::new(&identity.id, settings).map_err(ResumeError::Supervisor)?;
         let restored = restore::start(&reader, &plan, &decisions)?;
         // The image's records are not needed while the job runs.
         Ok(BroughtBack { found, identity, supervisor, restored, passed, places, pidfile, waiting })

@@ -2,7 +2,8 @@
 //! a checkpoint that was taken in spite of it is whole, and the next one succeeds.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -365,6 +366,61 @@ fn survives_failing_restores(case: &Case, user: User, scope: Scope) {
     tally.judge();
 }
 
+/// The checkpoint is damaged, so no restore succeeds, but it finds out only after a file was cut back. Whatever
+/// call fails before or after that: the file has its end again, or it is told where that is.
+fn survives_failures_to_put_back() {
+    const END: &[u8] = b"written after the checkpoint\n";
+    let place = Workplace::new(User::Plain);
+    let job = Running::start(&place, &Case::new("motion_mix"), Start::Alone);
+    job.ping();
+    job.dump(&["--kill"]);
+    job.lose();
+    let pages = place.path("job/gen-000001/pages.rckpt");
+    let pages = OpenOptions::new().read(true).write(true).open(pages).expect("open it");
+    let (middle, mut byte) = (pages.metadata().expect("look at it").len() / 2, [0]);
+    pages.read_exact_at(&mut byte, middle).expect("read it");
+    pages.write_all_at(&[byte[0] ^ 1], middle).expect("damage it");
+
+    let (lines, displaced) = (place.path("lines"), place.path("job/displaced"));
+    let cut = fs::read(&lines).expect("read the job's file");
+    let whole = [&cut[..], END].concat();
+    let state = || {
+        let time = fs::metadata(&lines).expect("look at it").modified().expect("there is a time");
+        (fs::read(&lines).expect("read it"), time, displaced.exists())
+    };
+    fs::write(&lines, &whole).expect("write to the job's file");
+    let mut before = state();
+    let words = ["restore", "job/gen-000001"];
+    let undisturbed = stepping::run(&place, &words, Scope::Own, None);
+    assert!(!undisturbed.succeeded() && state() == before, "{}", undisturbed.words);
+    let mut tally = Tally::default();
+    for point in points(&undisturbed.calls, 20) {
+        let outcome = stepping::run(&place, &words, Scope::Own, Some(point));
+        let mut defects = Vec::new();
+        if outcome.succeeded() || outcome.words.trim().is_empty() {
+            defects.push("nothing is told".to_owned());
+        }
+        let now = state();
+        if now != before {
+            let told = outcome.words.contains("could be put back");
+            let kept =
+                displaced.join("1").join(lines.strip_prefix("/").expect("it is a whole path"));
+            let kept = kept.with_file_name(format!("lines.from-{}", cut.len()));
+            let is_kept = fs::read(&kept).is_ok_and(|end| end == END);
+            if !told || !(is_kept && now.0 == cut || now.0 == whole) {
+                defects.push(format!("{} bytes, displaced: {}", now.0.len(), now.2));
+            }
+            if displaced.exists() {
+                fs::remove_dir_all(&displaced).expect("remove what was kept");
+            }
+            fs::write(&lines, &whole).expect("write to the job's file");
+            before = state();
+        }
+        tally.add(&outcome, defects);
+    }
+    tally.judge();
+}
+
 /// What came of all faults.
 #[derive(Default)]
 struct Tally {
@@ -444,4 +500,9 @@ fn calls_fail_in_restores_of_a_family() {
 #[test]
 fn calls_fail_in_restores_in_place() {
     survives_failing_restores(&Case::new("pipe_processes"), User::Caller, Scope::Own);
+}
+
+#[test]
+fn calls_fail_while_files_are_put_back() {
+    survives_failures_to_put_back();
 }
