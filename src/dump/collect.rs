@@ -16,7 +16,7 @@ use super::courtesy::give_way;
 use super::detail::IsOwn;
 use super::error::{CollectError, DumpError};
 use super::files::later::{self, Later, Room};
-use super::files::{self, Collector, Content, Scope, Subject};
+use super::files::{self, Collector, Content, MessageQueues, Scope, Subject};
 use super::memory::{self, Part};
 use super::process::{self, Insight, MemoryInsight};
 use super::refusal::{MappingRefusal, Obstacle, Obstacles, StateRefusal};
@@ -29,7 +29,7 @@ use crate::model::address::{AddrRange, RemoteAddr};
 use crate::model::births;
 use crate::model::file::Outputs;
 use crate::model::id::{self, Bytes, MmId, ObjectId};
-use crate::model::ipc::Ipc;
+use crate::model::ipc::{Ipc, PosixQueue};
 use crate::model::job::{Job, Machine, VdsoImage};
 use crate::model::number::{PAGE_SIZE, to_u64, to_usize};
 use crate::model::process::Process;
@@ -217,6 +217,7 @@ pub(super) fn collect(
         files::outputs::find(&request.outputs, &excluded)?
     };
     outputs.saved = saved;
+    let message_queues = message_queues(files.message_queues, purpose)?;
     let job = Job {
         id: request.job_id.clone(),
         command: command(root)?,
@@ -233,7 +234,7 @@ pub(super) fn collect(
         pipes: files.pipes,
         sockets: files.sockets,
         terminals,
-        ipc: Ipc { posix_queues: files.message_queues, ..ipc.ipc },
+        ipc: Ipc { posix_queues: message_queues, ..ipc.ipc },
         outputs,
         objects: first_object + contents,
     };
@@ -259,6 +260,20 @@ pub(super) fn collect(
     };
     collected.check(Vec::new())?;
     Ok(collected)
+}
+
+/// The records of POSIX message queues, with their messages unless it is only looked what cannot be saved.
+fn message_queues(queues: MessageQueues, purpose: Purpose) -> Result<Vec<PosixQueue>, DumpError> {
+    if purpose == Purpose::Look {
+        return Ok(queues.without_messages());
+    }
+    let mut refusals = Vec::new();
+    let records = queues.with_messages(&mut refusals).map_err(CollectError::from)?;
+    if refusals.is_empty() {
+        return Ok(records);
+    }
+    let obstacles = refusals.into_iter().map(Obstacle::File).collect();
+    Err(DumpError::Refused(Obstacles(obstacles)))
 }
 
 /// Adds what files and mappings stand in the way of a checkpoint that something else stands in the way of

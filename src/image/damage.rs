@@ -305,7 +305,7 @@ outputs 1: ff10bfa70eeb4f9a
 page index 1: 2d824b93fc5fc73f
 sockets 1: cb5f3d314672db0c
 terminals 1: 4fa212e20e1b6806
-interprocess communication 1: 5fc6c7e1db678cee
+interprocess communication 1: 7103dc79b948dbf0
 ";
 
 #[test]

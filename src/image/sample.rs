@@ -12,8 +12,8 @@ use crate::model::id::{
     SocketId, TerminalId,
 };
 use crate::model::ipc::{
-    Ipc, IpcIdentity, Message, MessageQueue, PosixQueue, Segment, Semaphore, SemaphoreSet,
-    SemaphoreUndo,
+    Ipc, IpcIdentity, Message, MessageQueue, PosixMessage, PosixQueue, Segment, Semaphore,
+    SemaphoreSet, SemaphoreUndo,
 };
 use crate::model::job::{Job, Machine, VdsoImage};
 use crate::model::memory::{
@@ -471,6 +471,7 @@ fn ipc() -> Ipc {
             mode: 0o600,
             max_messages: 10,
             message_size: 8192,
+            messages: vec![PosixMessage { priority: 3, text: bytes("urgent") }],
         }],
     }
 }

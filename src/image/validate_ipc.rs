@@ -2,12 +2,14 @@
 
 use super::validate::{Checked, Record, demand, refer};
 use crate::model::file::InodeKind;
-use crate::model::ipc::{IpcIdentity, MessageQueue, PosixQueue, SemaphoreSet};
+use crate::model::ipc::{IpcIdentity, MessageQueue, PosixMessage, PosixQueue, SemaphoreSet};
 use crate::model::job::Job;
-use crate::model::number::to_usize;
+use crate::model::number::{to_u64, to_usize};
 
 /// Largest value of a semaphore (SEMVMX).
 const VALUE_LIMIT: u16 = 32767;
+/// MQ_PRIO_MAX.
+const PRIORITY_LIMIT: u32 = 32768;
 /// Permission bits.
 const ACCESS: u32 = 0o777;
 
@@ -79,7 +81,15 @@ fn check_posix_queue(record: Record, queue: &PosixQueue) -> Checked {
     demand(queue.mode <= ACCESS, record, "its permissions are none")?;
     let fits = |number: u64| number > 0 && i64::try_from(number).is_ok();
     let sound = fits(queue.max_messages) && fits(queue.message_size);
-    demand(sound, record, "it has no room for any message")
+    demand(sound, record, "it has no room for any message")?;
+    let messages = &queue.messages;
+    let fits = |message: &PosixMessage| {
+        message.priority < PRIORITY_LIMIT && to_u64(message.text.0.len()) <= queue.message_size
+    };
+    let sound = to_u64(messages.len()) <= queue.max_messages && messages.iter().all(fits);
+    demand(sound, record, "it has no room for its messages")?;
+    let ordered = messages.is_sorted_by(|first, next| first.priority >= next.priority);
+    demand(ordered, record, "its messages are out of order")
 }
 
 #[cfg(test)]
@@ -87,6 +97,7 @@ mod tests {
     use crate::image::sample;
     use crate::image::validate::check_job;
     use crate::model::id::InodeId;
+    use crate::model::ipc::PosixMessage;
     use crate::model::job::Job;
 
     fn refused(problem: &str, change: impl FnOnce(&mut Job)) {
@@ -109,6 +120,12 @@ mod tests {
         refused("not positive", |job| job.ipc.queues[0].messages[0].kind = 0);
         refused("its name is none", |job| job.ipc.posix_queues[0].name = b"a/b"[..].into());
         refused("its permissions are", |job| job.ipc.posix_queues[0].mode = 0o10000);
-        refused("no room", |job| job.ipc.posix_queues[0].max_messages = 0);
+        refused("no room for any", |job| job.ipc.posix_queues[0].max_messages = 0);
+        refused("for its messages", |job| job.ipc.posix_queues[0].message_size = 5);
+        refused("for its messages", |job| job.ipc.posix_queues[0].messages[0].priority = 32768);
+        refused("of order", |job| {
+            let first = PosixMessage { priority: 2, text: b"low"[..].into() };
+            job.ipc.posix_queues[0].messages.insert(0, first);
+        });
     }
 }

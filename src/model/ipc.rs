@@ -92,8 +92,16 @@ pub struct MessageQueue {
     pub last_receiver: Pid,
 }
 
-/// A POSIX message queue (`mq_open`), which belongs to the job's user. It is empty: nobody can look at a
-/// message without taking it.
+/// A message in a POSIX queue.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PosixMessage {
+    /// Its priority; below 32768 (MQ_PRIO_MAX).
+    pub priority: u32,
+    /// Its text.
+    pub text: Bytes,
+}
+
+/// A POSIX message queue (`mq_open`), which belongs to the job's user.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PosixQueue {
     /// Its name, without the slash that it begins with in `mq_open`.
@@ -106,6 +114,9 @@ pub struct PosixQueue {
     pub max_messages: u64,
     /// Most bytes in each (`mq_msgsize`).
     pub message_size: u64,
+    /// What is in it, in the order in which it is received: the highest priority first, and of one priority the
+    /// oldest first.
+    pub messages: Vec<PosixMessage>,
 }
 
 /// All such objects of a job.

@@ -133,8 +133,8 @@ impl Objects {
     }
 }
 
-/// Makes the queues, those first whose names are no more: another may have such a name by now. They get
-/// their permissions when everybody has them open.
+/// Makes the queues with their messages, those first whose names are no more: another may have such a name by
+/// now. They get their permissions when everybody has them open.
 fn make_posix_queues(queues: &[PosixQueue], first: RawFd) -> Result<Vec<OwnedFd>, IpcError> {
     let mut made = BTreeMap::new();
     let (removed, named): (Vec<_>, Vec<_>) =
@@ -150,6 +150,10 @@ fn make_posix_queues(queues: &[PosixQueue], first: RawFd) -> Result<Vec<OwnedFd>
         let opened = message_queue::make(&name, MEANWHILE, &wanted)
             .and_then(|opened| descriptor::move_above(opened, first))
             .map_err(posix_failed(queue, "mq_open"))?;
+        for message in &queue.messages {
+            message_queue::send(&opened, &message.text.0, message.priority)
+                .map_err(posix_failed(queue, "mq_send"))?;
+        }
         made.insert(place, opened);
         if queue.removed {
             message_queue::remove(&name).map_err(posix_failed(queue, "mq_unlink"))?;

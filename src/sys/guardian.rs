@@ -110,7 +110,7 @@ fn guard(wait: &OwnedFd, sockets: &[(&OwnedFd, OptionValue)], others: &[(u32, u3
 
 /// The ranges of descriptors that are none of these: they might be the end of a pipe that somebody waits
 /// for.
-fn all_but(kept: &[RawFd], wait: RawFd) -> Vec<(u32, u32)> {
+pub(super) fn all_but(kept: &[RawFd], wait: RawFd) -> Vec<(u32, u32)> {
     let mut kept: Vec<u32> = kept.iter().chain([&wait]).map(|fd| fd.unsigned_abs()).collect();
     kept.sort_unstable();
     let mut ranges = Vec::new();

@@ -95,10 +95,34 @@ fn owned(number: i64) -> Result<OwnedFd, Errno> {
 /// file of a queue gives, sees it. `None` when there is none.
 #[must_use]
 pub fn notified(status: &[u8]) -> Option<i32> {
-    let mut words = status.split(u8::is_ascii_whitespace);
-    let number = words.find_map(|word| word.strip_prefix(b"NOTIFY_PID:"))?;
-    let number: i32 = str::from_utf8(number).ok()?.parse().ok()?;
+    let number = word_after(b"NOTIFY_PID:", status)?.parse().ok()?;
     (number != 0).then_some(number)
+}
+
+/// The bytes of all messages in a queue, by the same text.
+#[must_use]
+pub fn bytes(status: &[u8]) -> Option<u64> {
+    word_after(b"QSIZE:", status)?.parse().ok()
+}
+
+fn word_after<'a>(prefix: &[u8], status: &'a [u8]) -> Option<&'a str> {
+    let mut words = status.split(u8::is_ascii_whitespace);
+    str::from_utf8(words.find_map(|word| word.strip_prefix(prefix))?).ok()
+}
+
+/// Puts a message into a queue (mq_send).
+///
+/// # Errors
+/// As mq_send(3): EAGAIN when it is full and the descriptor does not block, EMSGSIZE when it takes none of
+/// that length.
+pub fn send(queue: impl AsFd, text: &[u8], priority: u32) -> Result<(), Errno> {
+    let number = queue.as_fd().as_raw_fd();
+    let for_ever: *const libc::timespec = ptr::null();
+    // SAFETY: the kernel reads the text, which outlives the call.
+    let outcome = unsafe {
+        libc::syscall(libc::SYS_mq_timedsend, number, text.as_ptr(), text.len(), priority, for_ever)
+    };
+    Errno::result(outcome).map(drop)
 }
 
 const _: () = assert!(size_of::<libc::mq_attr>() == 64);
@@ -126,5 +150,10 @@ mod tests {
         assert_eq!(notified(text(512).as_bytes()), Some(512));
         assert_eq!(notified(text(0).as_bytes()), None);
         assert_eq!(notified(b""), None);
+        assert_eq!(
+            bytes(b"QSIZE:129        NOTIFY:0     SIGNO:0     NOTIFY_PID:0     \n"),
+            Some(129)
+        );
+        assert_eq!(bytes(b""), None);
     }
 }

@@ -32,6 +32,7 @@ pub mod pipe;
 pub mod place;
 pub mod procfs;
 pub mod ptrace;
+pub mod queue_keeper;
 pub mod reflink;
 pub mod relatives;
 pub mod signal;

@@ -101,6 +101,15 @@ pub fn seize_to_die_with_tracer(tid: Pid) -> nix::Result<()> {
     request(libc::PTRACE_SEIZE, tid, 0, to_usize_from_int(options))
 }
 
+/// Attaches to a thread that, should it be killed, is not to be gone before its tracer is: it stops on its way
+/// out, with all that it traces still held by it, until the tracer has ended.
+///
+/// # Errors
+/// As [`seize`].
+pub fn seize_to_outlast(tid: Pid) -> nix::Result<()> {
+    request(libc::PTRACE_SEIZE, tid, 0, to_usize_from_int(libc::PTRACE_O_TRACEEXIT))
+}
+
 /// Attaches to a process that is to execute the restorer blob: it stops after the `execve`, its new
 /// threads and children are attached as they are made, and all die with their tracer.
 ///

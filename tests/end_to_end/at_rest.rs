@@ -30,6 +30,7 @@ crate::fixtures! {
     file_positions;
     file_proc_others;
     inotify;
+    ipc_posix_messages;
     ipc_posix_queues;
     ipc_queues;
     ipc_segments;

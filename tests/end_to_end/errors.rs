@@ -284,7 +284,7 @@ fn packet_sockets_and_other_strange_things() {
 
 #[test]
 fn messages_that_nobody_can_look_at() {
-    let words = ["descriptor 3", "POSIX message queue", "1 messages wait"];
+    let words = ["descriptor 3", "POSIX message queue", "1 messages wait", "permissions (400)"];
     refused_as(User::Plain, "queue", &words);
 }
 

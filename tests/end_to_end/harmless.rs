@@ -238,6 +238,53 @@ fn dumps_killed_while_messages_wait() {
 }
 
 #[test]
+fn dumps_killed_while_queues_are_full() {
+    survives_killed_dumps("motion_posix_queues", User::Plain, 15, 6);
+}
+
+/// How often a dump is killed, or its keeper, while messages are out of their queues.
+const ROUNDS: &str = "RCKPT_TEST_ROUNDS";
+
+/// Whoever takes messages out of queues to look at them is killed just then: rckpt, or the process that it has
+/// for that. The job finds all of them, at every moment.
+#[test]
+fn dumps_killed_while_messages_are_out() {
+    let rounds = std::env::var(ROUNDS).map_or(12, |rounds| rounds.parse().expect("a number"));
+    let place = Workplace::new(User::Plain);
+    let case = Case::new("motion_posix_queues").with_argument("many");
+    let mut job = Running::start(&place, &case, Start::Alone);
+    let root = job.root().to_string();
+    let mut seen = [0, 0];
+    for round in 0..rounds {
+        let dump = place.start(place.rckpt(&["dump", &root, "--dir", "job"]));
+        // It does its work in a child.
+        let child =
+            poll(PATIENCE, || process::children(dump).first().copied()).expect("it has one");
+        // As long as messages are out, their keeper traces it.
+        let keeper = loop {
+            let keeper = process::tracer(child);
+            if keeper.is_some() || process::has_ended(child) {
+                break keeper;
+            }
+        };
+        if let Some(keeper) = keeper {
+            // It may have done its work meanwhile.
+            let done = kill([child, keeper][round % 2], Signal::SIGKILL);
+            seen[round % 2] += usize::from(done.is_ok());
+        }
+        assert!(process::exit_status(dump, PATIENCE).is_some(), "it does not end");
+        job.ping();
+        await_let_go(job.root(), 6);
+    }
+    println!("rckpt was killed {} times, its keeper {} times", seen[0], seen[1]);
+    assert!(seen[0] > 0 && seen[1] > 0, "the moment was always missed");
+    job.dump(&[]);
+    job.lose();
+    job.restore();
+    job.judge();
+}
+
+#[test]
 fn dumps_killed_while_a_family_waits() {
     survives_killed_dumps("tree_family", User::Plain, 40, 14);
 }

@@ -25,7 +25,7 @@ pub struct IpcReport {
     pub segments: Vec<SegmentReport>,
     pub semaphores: Vec<SemaphoresReport>,
     pub queues: Vec<QueueReport>,
-    pub posix_queues: Vec<String>,
+    pub posix_queues: Vec<PosixQueueReport>,
 }
 
 #[derive(Serialize)]
@@ -48,6 +48,14 @@ pub struct SemaphoresReport {
 pub struct QueueReport {
     pub id: i32,
     pub key: i32,
+    pub messages: usize,
+    pub bytes: u64,
+}
+
+#[derive(Serialize)]
+pub struct PosixQueueReport {
+    /// Its name, with the slash.
+    pub name: String,
     pub messages: usize,
     pub bytes: u64,
 }
@@ -100,10 +108,15 @@ pub fn ipc(job: &Job) -> IpcReport {
         messages: queue.messages.len(),
         bytes: queue.messages.iter().map(|message| to_u64(message.text.0.len())).sum(),
     });
+    let posix_queues = ipc.posix_queues.iter().map(|queue| PosixQueueReport {
+        name: format!("/{}", queue.name),
+        messages: queue.messages.len(),
+        bytes: queue.messages.iter().map(|message| to_u64(message.text.0.len())).sum(),
+    });
     IpcReport {
         segments: segments.collect(),
         semaphores: semaphores.collect(),
         queues: queues.collect(),
-        posix_queues: ipc.posix_queues.iter().map(|queue| format!("/{}", queue.name)).collect(),
+        posix_queues: posix_queues.collect(),
     }
 }

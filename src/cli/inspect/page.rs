@@ -450,7 +450,9 @@ fn objects(report: &Report) -> Markup {
                 @for queue in &ipc.queues { li {
                     "message queue " (queue.id) ": " (queue.messages) " messages, " (size(queue.bytes))
                 } }
-                @for queue in &ipc.posix_queues { li { "message queue " (text(queue)) } }
+                @for queue in &ipc.posix_queues { li {
+                    "message queue " (text(&queue.name)) ": " (queue.messages) " messages, " (size(queue.bytes))
+                } }
             }
         }
     }

@@ -155,7 +155,10 @@ fn objects(f: &mut Formatter<'_>, report: &Report) -> fmt::Result {
         let bytes = size(queue.bytes);
         writeln!(f, "  message queue {}: {} messages, {bytes}", queue.id, queue.messages)?;
     }
-    ipc.posix_queues.iter().try_for_each(|name| writeln!(f, "  message queue {}", printable(name)))
+    ipc.posix_queues.iter().try_for_each(|queue| {
+        let (name, bytes) = (printable(&queue.name), size(queue.bytes));
+        writeln!(f, "  message queue {name}: {} messages, {bytes}", queue.messages)
+    })
 }
 
 /// What a restore would do to files; those that it leaves alone are only counted.

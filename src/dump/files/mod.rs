@@ -44,24 +44,23 @@ use thiserror::Error;
 
 pub use self::content::{Content, ContentReader, PageRun, Residency};
 pub use self::io_uring::RingRefusal;
-pub use self::message_queue::MessageQueueRefusal;
+pub use self::message_queue::{MessageQueueRefusal, MessageQueues};
 pub use self::refusal::{Place, Refusal, RefusalKind};
 pub use self::socket::ForeignSocket;
 pub use self::terminal::Surveyed;
 
 use self::classify::{Class, classify};
 use self::inode::{FileSystem, InodeTable};
-use self::message_queue::MessageQueueTable;
 use self::scan::Description;
 use self::terminal::TerminalTable;
 use crate::model::address::AddrRange;
 use crate::model::file::{Fd, FdTable, FsContext, Inode, OpenFile, OpenFileKind, Pipe};
 use crate::model::id::{self, Bytes, FdTableId, FsId, InodeId, OpenFileId};
-use crate::model::ipc::PosixQueue;
 use crate::model::socket::Socket;
 use crate::sys::descriptor::{self, Shared};
 use crate::sys::fdinfo::ParseFdInfoError;
 use crate::sys::procfs::ProcError;
+use crate::sys::queue_keeper::KeepError;
 use crate::sys::terminal::queue::QueueError;
 use crate::sys::unix_queue::LookError;
 
@@ -138,7 +137,7 @@ pub struct Collected {
     /// Sockets.
     pub sockets: Vec<Socket>,
     /// POSIX message queues.
-    pub message_queues: Vec<PosixQueue>,
+    pub message_queues: MessageQueues,
     /// Pseudo-terminals.
     pub terminals: Surveyed,
     /// Contents that go into the image, each with an object of its own, numbered on from the number
@@ -234,6 +233,8 @@ pub enum CollectFilesError {
     FindMemoryDevice { source: Errno },
     #[error("cannot see what is queued in sockets")]
     LookIntoSockets(#[source] LookError),
+    #[error("cannot look at the messages in the POSIX message queue /{name}: {source}")]
+    LookIntoMessageQueue { name: Bytes, source: KeepError },
     #[error("there are more files than an image can hold")]
     CountFiles,
 }
@@ -277,7 +278,7 @@ pub struct Collector {
     open_files: Vec<OpenFile>,
     pipes: Vec<Pipe>,
     sockets: Vec<Socket>,
-    message_queues: MessageQueueTable,
+    message_queues: MessageQueues,
     terminals: TerminalTable,
     inodes: InodeTable,
     on_their_way: Vec<OwnedFd>,
@@ -310,7 +311,7 @@ impl Collector {
             open_files: Vec::new(),
             pipes: Vec::new(),
             sockets: Vec::new(),
-            message_queues: MessageQueueTable::default(),
+            message_queues: MessageQueues::default(),
             terminals: TerminalTable::default(),
             inodes: InodeTable::new()?,
             on_their_way: Vec::new(),
@@ -427,7 +428,7 @@ impl Collector {
             inodes,
             pipes: self.pipes,
             sockets: self.sockets,
-            message_queues: self.message_queues.finish(),
+            message_queues: self.message_queues,
             terminals: self.terminals.finish(),
             contents,
             on_their_way: self.on_their_way,

@@ -96,8 +96,10 @@ area! {
     because "Such a process comes back after the files are opened.";
     remedy CLOSE;
 
-    MESSAGES_WAIT = 421, "messages wait in a POSIX message queue";
-    because "Nobody can look at them without taking them.";
+    MESSAGES_WAIT = 421, "messages wait in a POSIX message queue, and cannot be looked at";
+    because "Whoever looks at them takes them. rckpt does so and puts them back at once, but only where its own death \
+        could not do harm in between: not if it is itself traced, if permissions forbid it, or if others may use \
+        the queue.";
     remedy "take the checkpoint when the program has received them";
 
     QUEUE_NOTIFIES = 422, "a process is to be told of the next message in a POSIX queue";

@@ -96,6 +96,18 @@ pub fn child_named(parent: Pid, name: &str) -> Option<Pid> {
     children(parent).into_iter().find(|pid| proc_text(*pid, "comm").trim_end() == name)
 }
 
+/// Who traces any thread of a process.
+pub fn tracer(pid: Pid) -> Option<Pid> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
+    let mut texts =
+        tasks.filter_map(|task| std::fs::read_to_string(task.path().join("status")).ok());
+    texts.find_map(|text| {
+        let word = text.lines().find_map(|line| line.strip_prefix("TracerPid:"))?;
+        let number = word.trim().parse().ok().filter(|number| *number != 0)?;
+        Some(Pid::from_raw(number))
+    })
+}
+
 /// Ends everything that descends from this test, as if the machine had stopped: none of it sees
 /// another end. All are stopped first, then killed, and reaped.
 pub fn kill_descendants() {
