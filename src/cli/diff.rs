@@ -10,9 +10,11 @@ use std::path::{Path, PathBuf};
 use crate::image::reader::Trust;
 use crate::job::directory::{FindError, Found, find};
 use crate::model::code::requests;
+use crate::model::number::to_u64;
 
 use super::failure::Failure;
 use super::output;
+use super::progress::Progress;
 
 /// Show what changed from one checkpoint of a job to another
 #[derive(clap::Args)]
@@ -43,7 +45,15 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
         None => in_directory(&first, from.as_deref(), to.as_deref())?,
     };
     let (earlier, later) = (earlier.read(Trust::Anybody)?, later.read(Trust::Anybody)?);
-    let report = compare::compare(&earlier, &later)?;
+    let chunks = earlier.chunks().iter().chain(later.chunks());
+    let progress = Progress::begin("comparing", Some(chunks.map(|it| to_u64(it.length())).sum()));
+    let mut done = 0;
+    let report = compare::compare(&earlier, &later, &mut |more| {
+        done += more;
+        progress.reach(done);
+    });
+    progress.end();
+    let report = report?;
     if json {
         output::print_json(&report)?;
     } else {

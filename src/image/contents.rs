@@ -8,7 +8,7 @@ use super::codec::PageHash;
 use super::error::ReadError;
 use super::reader::Reader;
 use crate::model::id::ObjectId;
-use crate::model::number::{PAGE_SIZE, to_usize};
+use crate::model::number::{PAGE_SIZE, to_u64, to_usize};
 
 /// The stored pages of each object, ascending, with their hashes.
 #[derive(Debug, Default)]
@@ -41,29 +41,35 @@ impl Difference {
 }
 
 /// Reads the hashes of both generations. Where they were drawn with different seeds (neither builds on the
-/// other), the page data of `one` are read, too.
+/// other), the page data of `one` are read, too. `told` is called with the bytes of memory that have been
+/// dealt with, as that goes on.
 ///
 /// # Errors
 /// When what is read is damaged.
-pub fn of_both(one: &Reader, other: &Reader) -> Result<(Contents, Contents), ReadError> {
+pub fn of_both(
+    one: &Reader,
+    other: &Reader,
+    told: &mut dyn FnMut(u64),
+) -> Result<(Contents, Contents), ReadError> {
     let seed = other.hash_seed();
-    let first = if one.hash_seed() == seed { stored(one)? } else { computed(one, seed)? };
-    Ok((first, stored(other)?))
+    let is_known = one.hash_seed() == seed;
+    let first = if is_known { stored(one, told)? } else { computed(one, seed, told)? };
+    Ok((first, stored(other, told)?))
 }
 
 /// By the hashes that are stored.
-fn stored(reader: &Reader) -> Result<Contents, ReadError> {
+fn stored(reader: &Reader, told: &mut dyn FnMut(u64)) -> Result<Contents, ReadError> {
     let mut hashes = Vec::new();
-    gather(reader, |chunk| {
+    gather(reader, told, |chunk| {
         reader.hashes(&reader.chunks()[chunk], &mut hashes)?;
         Ok(hashes.clone())
     })
 }
 
 /// By hashes with another seed than theirs.
-fn computed(reader: &Reader, seed: u64) -> Result<Contents, ReadError> {
+fn computed(reader: &Reader, seed: u64, told: &mut dyn FnMut(u64)) -> Result<Contents, ReadError> {
     let mut buffer = Vec::new();
-    gather(reader, |chunk| {
+    gather(reader, told, |chunk| {
         let plain = reader.decode(&reader.chunks()[chunk], &mut buffer)?;
         let pages = plain.chunks(to_usize(PAGE_SIZE));
         Ok(pages.map(|page| PageHash::of(page, seed)).collect())
@@ -72,11 +78,13 @@ fn computed(reader: &Reader, seed: u64) -> Result<Contents, ReadError> {
 
 fn gather(
     reader: &Reader,
+    told: &mut dyn FnMut(u64),
     mut hashes_of: impl FnMut(usize) -> Result<Vec<PageHash>, ReadError>,
 ) -> Result<Contents, ReadError> {
     let mut contents = Contents::default();
     for (number, chunk) in reader.chunks().iter().enumerate() {
         let hashes = hashes_of(number)?;
+        told(to_u64(chunk.length()));
         for run in &chunk.runs {
             let slots = to_usize(u64::from(run.slot))..to_usize(u64::from(run.slot + run.pages));
             let pages = (run.first_page..).zip(hashes[slots].iter().copied());
@@ -181,7 +189,9 @@ mod tests {
             (Reader::open(directory.path()).unwrap(), directory)
         };
         let ((one, _first), (other, _second)) = (write(0), write(3));
-        let (earlier, now) = of_both(&one, &other).unwrap();
+        let mut bytes = 0;
+        let (earlier, now) = of_both(&one, &other, &mut |more| bytes += more).unwrap();
+        assert_eq!(bytes, 2 * 20 * 4096);
         let difference = now.difference(ObjectId(0), &earlier, ObjectId(0), &(0..u64::MAX));
         assert_eq!(difference, Difference { same: 17, changed: 3, new: 0, gone: 0 });
     }

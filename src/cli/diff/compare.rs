@@ -118,13 +118,17 @@ pub struct FileChange {
     pub pages_changed: u64,
 }
 
-/// Compares two generations.
+/// Compares two generations. `told` is called with the bytes of memory that have been dealt with, as that goes on.
 ///
 /// # Errors
 /// When page data or their hashes are damaged.
-pub fn compare(earlier: &Reader, later: &Reader) -> Result<Report, ReadError> {
+pub fn compare(
+    earlier: &Reader,
+    later: &Reader,
+    told: &mut dyn FnMut(u64),
+) -> Result<Report, ReadError> {
     let (before, now) = (earlier.job(), later.job());
-    let contents = contents::of_both(earlier, later)?;
+    let contents = contents::of_both(earlier, later, told)?;
     let known = by_pid(before);
     let here = by_pid(now);
     let named = |process: &&Process| Named { pid: process.pid.0, name: process.name.to_string() };
