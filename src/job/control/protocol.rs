@@ -2,7 +2,9 @@
 //!
 //! A message is the magic, the protocol's version (16 bits, little-endian), and a postcard record.
 //! The socket keeps messages apart (SOCK_SEQPACKET), so no length is sent. The version is not the
-//! program's: it changes when a record does.
+//! program's: it changes when a record does, from the first release on, of which this is the version. Until then
+//! only supervisors that were built with the same records understand each other; others are told apart by
+//! [`ProtocolError::Damaged`] as a rule.
 
 use std::num::NonZeroU64;
 
@@ -251,10 +253,13 @@ const _: () = assert!(HEADER == 8);
 #[cfg(test)]
 mod tests {
     use std::num::NonZeroU64;
+    use std::time::Duration;
+
+    use xxhash_rust::xxh3::xxh3_64;
 
     use super::{
-        Bytes, LARGEST, Order, ProtocolError, Refusal, Reply, Request, Then, decode, encode,
-        shorten,
+        Bytes, LARGEST, Order, ProtocolError, Refusal, Reply, Request, Status, Taken, Then,
+        VERSION, decode, encode, shorten,
     };
 
     fn order(outputs: usize) -> Order {
@@ -283,6 +288,53 @@ mod tests {
         }
         let reply = Reply::Refused(Refusal::Busy);
         assert_eq!(decode(&encode(&reply).unwrap()), Ok(reply));
+    }
+
+    /// After the first release a change here takes another [`VERSION`].
+    #[test]
+    fn the_bytes_of_messages_are_those_of_their_version() {
+        let taken = Taken {
+            path: b"/15"[..].into(),
+            pause: Duration::from_millis(16),
+            elapsed: Duration::from_secs(17),
+            bytes: 18,
+            raw_bytes: 19,
+            kept_bytes: 20,
+            parent: Some("21".to_owned()),
+            processes: 22,
+            threads: 23,
+            warnings: vec!["24".to_owned()],
+            hint: Some("25".to_owned()),
+            at: 26,
+        };
+        let status = Status {
+            job: Bytes(b"1".to_vec()),
+            instance: Bytes(b"2".to_vec()),
+            directory: Bytes(b"/3".to_vec()),
+            root: 4,
+            supervisor: 5,
+            command: vec![Bytes(b"6".to_vec())],
+            started: 7,
+            every: Some(8),
+            next: Some(9),
+            last: Some(taken),
+            busy: true,
+            progress: (10, 11),
+            held: false,
+            stale: vec![Bytes(b"12".to_vec())],
+        };
+        let requests = [
+            Request::Status,
+            Request::Dump(order(1)),
+            Request::Hold { seconds: Some(13) },
+            Request::Release,
+            Request::Outcome { ticket: 14 },
+        ];
+        let mut bytes = encode(&Reply::Status(status)).unwrap();
+        for request in requests {
+            bytes.extend(encode(&request).unwrap());
+        }
+        assert_eq!((VERSION, xxh3_64(&bytes)), (1, 13_715_210_006_029_527_334));
     }
 
     #[test]
