@@ -31,6 +31,8 @@ pub struct Narrator {
     progress: Option<Progress>,
     /// What the last checkpoint hinted at, told once at the end.
     hint: Option<String>,
+    /// Whether there is an earlier checkpoint, so that it is known what was written after it.
+    has_earlier: bool,
     /// What was not said because the job draws on the screen.
     kept: VecDeque<(Weight, String)>,
 }
@@ -45,6 +47,7 @@ impl Observer for Narrator {
                 shell_word(directory)
             )),
             Event::Resumed { generation, root, directory } => {
+                self.has_earlier = true;
                 output::tell(format_args!(
                     "brought back from {}; its root is process {root}",
                     generation.display()
@@ -59,7 +62,8 @@ impl Observer for Narrator {
                 }
                 self.tell_usual(options::summary(taken));
                 self.speak(Weight::More, in_detail(taken));
-                self.hint.clone_from(&taken.hint);
+                self.hint = taken.hint.clone().filter(|_| self.has_earlier);
+                self.has_earlier = true;
             }
             Event::Failed { explanation, runs_on } => {
                 self.say(format_args!(

@@ -378,10 +378,11 @@ impl Collected {
         self.on_their_way.clear();
     }
 
-    /// What the user may want to do another time, for a checkpoint in `directory`.
-    pub fn hint(&self, directory: &Path) -> Option<String> {
-        let unnamed = files::unnamed::find(&self.job, self.started, job_directory(directory));
-        files::unnamed::hint(&unnamed)
+    /// What the user may want to do another time, for a checkpoint in `directory`; the `oldest` that there is
+    /// was complete then.
+    pub fn hint(&self, directory: &Path, oldest: Option<SystemTime>) -> Option<String> {
+        let since = oldest.unwrap_or_else(|| files::unnamed::surely_after(self.started));
+        files::unnamed::hint(&files::unnamed::find(&self.job, since, job_directory(directory)))
     }
 
     /// Refuses what stands in the way, and mappings that disagree, once the details of all are known.

@@ -29,7 +29,7 @@ use std::mem::take;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::unistd::{Pid, getppid};
 
@@ -99,6 +99,8 @@ pub struct Request {
     pub given_up: Arc<AtomicBool>,
     /// Directories of the job's with checkpoints, beside the one that this goes to: never its outputs.
     pub job_directories: Vec<PathBuf>,
+    /// When the oldest checkpoint was complete that the job could be brought back from.
+    pub oldest: Option<SystemTime>,
     /// Who is told of the bytes that are looked at. As long as a job stands still that is to run on, nobody
     /// is: whoever is told may take their time.
     pub watch: Option<Watch>,
@@ -221,7 +223,9 @@ pub fn dump(
         }
     };
     session.complete(generation);
-    let hint = collected.hint(directory);
+    // A job that does not run on writes nothing twice.
+    let runs_on = request.after != After::Kill;
+    let hint = runs_on.then(|| collected.hint(directory, request.oldest)).flatten();
     let processes = &collected.job.processes;
     Ok(Report {
         pause,
@@ -321,7 +325,7 @@ pub fn examine(request: &Request, directory: &Path) -> Result<(Vec<String>, Surv
     });
     release(tree.thaw(), "let go")?;
     let mut collected = collected?;
-    let hint = collected.hint(directory);
+    let hint = collected.hint(directory, request.oldest);
     collected.warnings.extend(hint);
     let survey = surveyor.map(Surveyor::finish).unwrap_or_default();
     Ok((collected.warnings, survey))

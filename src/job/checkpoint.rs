@@ -3,6 +3,7 @@
 //! Whatever fails, the job runs on and the partial generation is removed.
 
 use std::ffi::OsString;
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ use crate::dump::files::later::LaterError;
 use crate::dump::files::saved::Wanted;
 use crate::dump::survey::Survey;
 use crate::dump::{self, After, DumpError, NotCommitted, Tracking, Use};
+use crate::image::format::IMAGE_FILE;
 use crate::image::reader::{Reader, Trust};
 use crate::image::watch::Watch;
 use crate::image::{Codec, WriteOptions};
@@ -210,8 +212,17 @@ impl Task {
             caller: self.caller,
             given_up: Arc::clone(&self.given_up),
             job_directories: self.beside.iter().chain([&self.home]).cloned().collect(),
+            oldest: self.oldest(),
             watch: self.watch.clone(),
         }
+    }
+
+    /// When the oldest checkpoint of the job was complete.
+    fn oldest(&self) -> Option<SystemTime> {
+        // What is not known costs a hint too many.
+        let directory = JobDirectory::open(&self.home, Trust::Own).ok()?;
+        let oldest = directory.all_generations(Trust::Own).ok()?.into_iter().next()?;
+        fs::metadata(oldest.path.join(IMAGE_FILE)).ok()?.modified().ok()
     }
 }
 

@@ -418,7 +418,8 @@ fn reports_as_json() {
 fn outputs_are_pointed_out() {
     let place = Workplace::new(User::Plain);
     place.write("notes.txt", "nothing of the job's");
-    let script = "sleep 0.1; echo one >> run.log; touch ready; \
+    let script = "sleep 0.1; echo setting > settings; echo one >> run.log; touch ready; \
+                  while [ ! -e more ]; do sleep 0.01; done; echo two >> run.log; touch done; \
                   while [ ! -e go ]; do sleep 0.01; done";
     for (named, expected) in [(&[][..], true), (&["--outputs", "run.log"], false)] {
         let run = [&["run", "--fresh", "--dir", "job"], named, &["--", "sh", "-c", script]];
@@ -429,15 +430,20 @@ fn outputs_are_pointed_out() {
         assert_eq!(checked.status, Some(0), "{checked:#?}");
         let dumped = place.ask(&["dump", &root]);
         assert_eq!(dumped.status, Some(0), "{dumped:#?}");
+        // Only the second checkpoint can tell what is written all the time from what was written once.
+        place.write("more", "");
+        assert!(poll(PATIENCE, || place.has("done").then_some(())).is_some());
+        let again = place.ask(&["dump", &root]);
+        assert!(again.status == Some(0) && !again.words.contains("settings"), "{again:#?}");
         place.write("go", "");
         assert_eq!(process::exit_status(child, PATIENCE), Some(0));
         let last = place.text("stderr").lines().last().unwrap_or_default().to_owned();
-        for words in [&dumped.words, &last] {
+        for words in [&dumped.words, &again.words, &last] {
             let told = words.contains("run.log") && words.contains("--outputs");
             assert_eq!(told, expected, "{words}");
         }
         assert!(checked.output.contains("run.log"), "{checked:#?}");
-        for name in ["ready", "go"] {
+        for name in ["ready", "more", "done", "go"] {
             fs::remove_file(place.path(name)).expect("forget it");
         }
         fs::remove_file(place.path("stderr")).expect("forget what was said");

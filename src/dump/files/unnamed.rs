@@ -1,6 +1,7 @@
 //! Files that the job may append to by opening, writing and closing them, and that the user has not named
 //! with `--outputs`: nothing holds them open at the checkpoint, so a restore would leave in them what came
-//! after it. A hint, found with little effort, never a reason to fail.
+//! after it. A hint, found with little effort, never a reason to fail. What was written before the oldest
+//! checkpoint and left alone since is nothing of that kind.
 
 use std::collections::HashSet;
 use std::fs;
@@ -18,7 +19,13 @@ const MOST_FOUND: usize = 100;
 /// How exact the times of files and of a process's start are, together.
 const SLACK: Duration = Duration::from_millis(20);
 
-/// The files in working directories of the job that were changed since `since` and are neither open, nor
+/// A time at which a job that was started at `started` certainly ran.
+#[must_use]
+pub fn surely_after(started: SystemTime) -> SystemTime {
+    started + SLACK
+}
+
+/// The files in working directories of the job that were changed after `since` and are neither open, nor
 /// named, nor in the job's own directory `excluded`; ascending.
 #[must_use]
 pub fn find(job: &Job, since: SystemTime, excluded: &Path) -> Vec<PathBuf> {
@@ -40,7 +47,7 @@ pub fn find(job: &Job, since: SystemTime, excluded: &Path) -> Vec<PathBuf> {
         for entry in entries.take(MOST_ENTRIES).flatten() {
             let path = entry.path();
             let Ok(metadata) = entry.metadata() else { continue };
-            let written = metadata.modified().is_ok_and(|time| time + SLACK >= since);
+            let written = metadata.modified().is_ok_and(|time| time > since);
             let known = open.contains(&(metadata.dev(), metadata.ino())) || named.contains(&*path);
             if metadata.is_file() && metadata.size() > 0 && written && !known {
                 found.push(path);
@@ -64,7 +71,7 @@ pub fn hint(files: &[PathBuf]) -> Option<String> {
     };
     (!files.is_empty()).then(|| {
         format!(
-            "written meanwhile, and closed: {}{more}; if the job appends to such files, name them \
+            "written while the job ran, and closed: {}{more}; if the job appends to such files, name them \
              with --outputs, or after a restore they will hold some lines twice",
             told.join(", ")
         )
