@@ -23,7 +23,11 @@ fn rounds(short: u64) -> u64 {
 /// A job that was saved three times, each on top of the one before, and is gone. Brought back it would
 /// look at itself at once, and say what it found.
 fn chain() -> Workplace {
-    let place = Workplace::new(User::Plain);
+    chain_of(User::Plain)
+}
+
+fn chain_of(user: User) -> Workplace {
+    let place = Workplace::new(user);
     let job = Running::start(&place, &Case::new("motion_mix"), Start::Alone);
     for words in [&[][..], &[], &["--kill"]] {
         job.ping();
@@ -165,9 +169,8 @@ fn put(place: &Workplace, file: &Path, bytes: &[u8]) {
 
 /// A restore cuts off what was written after the checkpoint, and then finds the checkpoint damaged. What
 /// was cut off is back, and so a later checkpoint, which needs it, is sound.
-#[test]
-fn what_was_cut_off_is_put_back() {
-    let place = chain();
+fn puts_back_what_was_cut_off(user: User) {
+    let place = chain_of(user);
     damage(&place, "job/gen-000001/pages.rckpt");
     let lines = || {
         let facts = fs::metadata(place.path("lines")).expect("look at it");
@@ -180,6 +183,16 @@ fn what_was_cut_off_is_put_back() {
     assert_eq!(lines(), before);
     assert!(!place.has("job/displaced"));
     check_sound(&place, "gen-000003");
+}
+
+#[test]
+fn what_was_cut_off_is_put_back() {
+    puts_back_what_was_cut_off(User::Plain);
+}
+
+#[test]
+fn what_was_cut_off_by_the_caller_is_put_back() {
+    puts_back_what_was_cut_off(User::Caller);
 }
 
 /// A job that is saved twice, has large memory, and does all sorts of things to files in between.

@@ -15,7 +15,7 @@ use rckpt::image::reader::{Depth, Reader, Trust};
 use crate::harness::faults::{self, Call};
 use crate::harness::process::{self, poll};
 use crate::harness::rounds::{Case, Running, Start};
-use crate::harness::stepping::{self, Deed, Outcome, Point, Scope};
+use crate::harness::stepping::{self, Deed, Outcome, Point, Scope, Victim};
 use crate::harness::workplace::{User, Workplace};
 
 /// Set to 1, this has every call fail that can, instead of some.
@@ -367,7 +367,8 @@ fn survives_failing_restores(case: &Case, user: User, scope: Scope) {
 }
 
 /// The checkpoint is damaged, so no restore succeeds, but it finds out only after a file was cut back. Whatever
-/// call fails before or after that: the file has its end again, or it is told where that is.
+/// call fails before or after that: the file has its end again, or it is told where that is. Whenever it is
+/// killed: the file has its end, or that is kept.
 fn survives_failures_to_put_back() {
     const END: &[u8] = b"written after the checkpoint\n";
     let place = Workplace::new(User::Plain);
@@ -394,10 +395,18 @@ fn survives_failures_to_put_back() {
     let undisturbed = stepping::run(&place, &words, Scope::Own, None);
     assert!(!undisturbed.succeeded() && state() == before, "{}", undisturbed.words);
     let mut tally = Tally::default();
-    for point in points(&undisturbed.calls, 20) {
+    let failing = points(&undisturbed.calls, 20);
+    let killed = failing.iter().map(|point| Point { deed: Deed::Kill(Victim::All), ..*point });
+    for point in killed.chain(failing.iter().copied()) {
+        let kills = point.deed == Deed::Kill(Victim::All);
         let outcome = stepping::run(&place, &words, Scope::Own, Some(point));
         let mut defects = Vec::new();
-        if outcome.succeeded() || outcome.words.trim().is_empty() {
+        let none = poll(SOON, || process::descendants(Pid::this()).is_empty().then_some(()));
+        if none.is_none() {
+            defects.push(format!("left: {:?}", process::descendants(Pid::this())));
+            process::kill_descendants();
+        }
+        if outcome.succeeded() || (outcome.words.trim().is_empty() && !kills) {
             defects.push("nothing is told".to_owned());
         }
         let now = state();
@@ -407,7 +416,9 @@ fn survives_failures_to_put_back() {
                 displaced.join("1").join(lines.strip_prefix("/").expect("it is a whole path"));
             let kept = kept.with_file_name(format!("lines.from-{}", cut.len()));
             let is_kept = fs::read(&kept).is_ok_and(|end| end == END);
-            if !told || !(is_kept && now.0 == cut || now.0 == whole) {
+            let is_part = now.0.starts_with(&cut) && whole.starts_with(&now.0);
+            let is_safe = now.0 == whole || is_kept && (now.0 == cut || kills && is_part);
+            if !is_safe || !(told || kills) {
                 defects.push(format!("{} bytes, displaced: {}", now.0.len(), now.2));
             }
             if displaced.exists() {
@@ -416,7 +427,13 @@ fn survives_failures_to_put_back() {
             fs::write(&lines, &whole).expect("write to the job's file");
             before = state();
         }
-        tally.add(&outcome, defects);
+        if kills {
+            println!("killed at call {}", point.call);
+            let told = defects.into_iter().map(|defect| format!("killed at {point:?}: {defect}"));
+            tally.defects.extend(told);
+        } else {
+            tally.add(&outcome, defects);
+        }
     }
     tally.judge();
 }

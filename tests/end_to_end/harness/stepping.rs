@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::path::Path;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, gettid};
 
 use super::faults::{self, Call, Fault, Mending};
-use super::process;
+use super::process::{self, PATIENCE, poll};
 use super::storage::{self, Step};
 use super::workplace::{Workplace, rckpt_binary};
 
@@ -126,11 +127,8 @@ pub fn run_supervisor(
 ) -> Outcome {
     let threads = fs::read_dir(format!("/proc/{supervisor}/task")).expect("its threads");
     let threads = threads.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let living: HashSet<Pid> = threads.map(Pid::from_raw).collect();
-    for thread in &living {
-        ptrace::seize(*thread, THREADS | PROCESSES).expect("it can be traced");
-        ptrace::interrupt(*thread).expect("it is there");
-    }
+    let living: HashSet<Pid> =
+        threads.map(Pid::from_raw).filter(|thread| hold(supervisor, *thread)).collect();
     let client = client();
     let patience = watch(supervisor);
     let mut steps = Steps::new(client, Scope::All, living, true);
@@ -142,6 +140,23 @@ pub fn run_supervisor(
         ended,
         happened: steps.happened,
         words: String::new(),
+    }
+}
+
+/// Takes hold of a thread of a supervisor, unless that is just coming to its end: what an earlier checkpoint
+/// needed goes when it is over.
+fn hold(supervisor: Pid, thread: Pid) -> bool {
+    match ptrace::seize(thread, THREADS | PROCESSES) {
+        Ok(()) => {
+            tolerate_end(ptrace::interrupt(thread));
+            true
+        }
+        Err(error) => {
+            let place = format!("/proc/{supervisor}/task/{thread}");
+            let gone = poll(PATIENCE, || (!Path::new(&place).exists()).then_some(()));
+            assert!(gone.is_some(), "it can be traced: {error}");
+            false
+        }
     }
 }
 
