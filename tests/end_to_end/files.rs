@@ -262,6 +262,39 @@ fn temporary_directories_move() {
     }
 }
 
+/// What programs make for the moment, in a directory made for it, they remove when they are done: also when
+/// that was after the checkpoint.
+#[test]
+fn temporary_files_come_back_with_their_directory() {
+    let place = Workplace::new(User::Plain);
+    let program = "\
+import os, tempfile, time
+made = tempfile.mkdtemp(prefix='rckpt-test-', dir='/tmp')
+held = open(made + '/held', 'w+')
+print('saved', end='', file=held, flush=True)
+print(made, end='', file=open('ready', 'w'))
+while not os.path.exists('go'):
+    time.sleep(0.01)
+held.seek(0)
+print(held.read(), os.listdir(made))
+os.remove(held.name)
+os.rmdir(made)
+";
+    place.write("program.py", program);
+    let words = ["run", "--dir", "job", "--", "/usr/bin/python3", "program.py"];
+    let child = place.start(place.rckpt(&words));
+    await_file(&place, "ready");
+    place.tell(&["dump", &process::children(child)[0].to_string()]);
+    process::kill_descendants();
+    let made = place.text("ready");
+    fs::remove_dir_all(&made).expect("remove a directory");
+    place.write("go", "");
+    let child = place.start(place.rckpt(&["restore", "job"]));
+    check_end(&place, child);
+    assert_eq!(place.text("stdout"), "saved ['held']\n", "{}", place.text("stderr"));
+    assert!(!Path::new(&made).exists());
+}
+
 /// A job that was brought back has the environment of the batch job that it was started in.
 #[test]
 fn stale_environment_is_told() {

@@ -745,15 +745,15 @@ fn attributes_of(draft: &Draft) -> Vec<(Bytes, Bytes)> {
 }
 
 /// Whether a file is one of those that programs make for the moment and remove when they are done,
-/// like those between the passes of a compiler: open, not large, and directly in a directory for
-/// temporary files. A job that runs on after its checkpoint soon removes them.
+/// like those between the passes of a compiler: open, not large, and in a directory for temporary files
+/// or in one that a program has made there. A job that runs on after its checkpoint soon removes them.
 fn is_temporary(draft: &Draft) -> bool {
     const LARGEST: u64 = 16 << 20;
-    let parent = draft.inode.path.as_path().parent();
     let directories = [PathBuf::from("/tmp"), PathBuf::from("/var/tmp"), std::env::temp_dir()];
+    let mut above = draft.inode.path.as_path().ancestors().skip(1).take(2);
     draft.opened
         && draft.inode.size <= LARGEST
-        && directories.iter().any(|directory| Some(directory.as_path()) == parent)
+        && above.any(|above| directories.iter().any(|directory| directory == above))
 }
 
 /// The best way to read the content of a file. Fills in the size of one that is only mapped.

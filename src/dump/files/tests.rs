@@ -79,10 +79,13 @@ fn inode(found: &Collected, id: InodeId) -> &Inode {
 
 #[test]
 fn regular_files_are_recorded_with_what_they_share() {
-    let directory = tempfile::tempdir().unwrap();
-    std::fs::write(directory.path().join("in"), "line 1\nline 2\n").unwrap();
+    // So deep down they are not taken for temporary ones.
+    let temporary = tempfile::tempdir().unwrap();
+    let directory = temporary.path().join("below");
+    std::fs::create_dir(&directory).unwrap();
+    std::fs::write(directory.join("in"), "line 1\nline 2\n").unwrap();
     let job = Sleeper::start(
-        directory.path(),
+        &directory,
         "umask 027; exec 5<in 6>>log 7<&5 8<in; read x <&5; echo abc >&6; flock -s 6; rm in",
     );
     let found = collect(&[job.pid()], None).finish(10);
@@ -98,7 +101,7 @@ fn regular_files_are_recorded_with_what_they_share() {
     assert_eq!(position, 7);
     let input = inode(&found, input);
     assert_eq!(input.kind, InodeKind::Unlinked);
-    assert_eq!(input.path.as_path(), directory.path().join("in"));
+    assert_eq!(input.path.as_path(), directory.join("in"));
     assert_eq!(input.content, Some(id::ObjectId(10)));
     assert!(!input.written);
     let mut page = vec![0; 4096];
@@ -117,7 +120,7 @@ fn regular_files_are_recorded_with_what_they_share() {
     assert_eq!(inode(&found, log).size, 4);
     assert_eq!(inode(&found, log).content, None);
     assert_eq!(found.fs[0].umask, 0o027);
-    assert_eq!(inode(&found, found.fs[0].cwd).path.as_path(), directory.path());
+    assert_eq!(inode(&found, found.fs[0].cwd).path.as_path(), directory);
     assert!(matches!(file(&found, 0, 0).kind, OpenFileKind::Device { .. }));
 }
 

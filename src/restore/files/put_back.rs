@@ -199,9 +199,15 @@ fn copy_back(path: &Path, kept: &Path, before: &Facts) -> io::Result<()> {
     outcome
 }
 
-/// Removes a file that was made, unless another is there by now.
+/// Removes a file or a directory that was made, unless another is there by now, or something in it.
 fn unmake(path: &Path, made: &Facts) -> io::Result<()> {
     match facts_of(path) {
+        Ok(now) if now.is_file(made) && made.mode & libc::S_IFMT == libc::S_IFDIR => {
+            match fs::remove_dir(path) {
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+                outcome => outcome,
+            }
+        }
         Ok(now) if now.is_file(made) => fs::remove_file(path),
         Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -249,7 +255,7 @@ mod tests {
                 cuts: vec![Cut { path: path("log"), through: None, number, size: 6, mtime }],
                 resets: vec![path("data")],
                 set_aside: vec![path("new")],
-                creations: vec![path("gone")],
+                creations: vec![path("gone"), path("vanished/with")],
                 ..Decisions::default()
             };
             Self { directory, decisions }

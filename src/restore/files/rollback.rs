@@ -69,7 +69,7 @@ pub(super) enum Deed {
     Reset { path: PathBuf, kept: PathBuf, before: Facts },
     /// It is in `kept` now, moved or copied.
     SetAside { path: PathBuf, kept: PathBuf, before: Facts },
-    /// There was nothing, and it was made, with these facts.
+    /// There was nothing, and a file or a directory was made, with these facts.
     Made { path: PathBuf, made: Facts },
 }
 
@@ -139,6 +139,7 @@ pub fn carry_out(decisions: &Decisions, taken: &mut TakenBack) -> Result<(), Rol
         set_aside(path, &kept).map_err(|source| aside_failed(path, &kept, source))?;
     }
     for path in &decisions.creations {
+        taken.deeds.extend(make_directory_of(path)?);
         taken.deeds.push(make(path)?);
     }
     store.sync()?;
@@ -287,6 +288,21 @@ fn make(path: &Path) -> Result<Deed, RollbackError> {
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     let made = Facts::of(&file.and_then(|file| file.metadata()).map_err(failed)?);
     Ok(Deed::Made { path: path.to_owned(), made })
+}
+
+/// Makes the directory again that a file was in, if it is not there: programs make one for their temporary
+/// files, and remove it with them.
+fn make_directory_of(path: &Path) -> Result<Option<Deed>, RollbackError> {
+    let Some(directory) = path.parent() else { return Ok(None) };
+    let made = match DirBuilder::new().mode(0o700).create(directory) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
+        outcome => outcome.and_then(|()| facts_of(directory)),
+    };
+    let path = directory.to_owned();
+    match made {
+        Ok(made) => Ok(Some(Deed::Made { path, made })),
+        Err(source) => Err(RollbackError::Make { path, source }),
+    }
 }
 
 /// What is at a path, a symbolic link there not followed.
