@@ -483,7 +483,7 @@ impl RseqAnswer {
 /// The restartable sequences that the thread has registered.
 ///
 /// # Errors
-/// ESRCH when it is not stopped or has ended.
+/// ESRCH when it is not stopped or has ended; EIO when the kernel knows the request and cannot answer it.
 pub fn rseq_configuration(tid: Pid) -> nix::Result<RseqAnswer> {
     /// `struct ptrace_rseq_configuration`.
     #[repr(C)]
@@ -513,9 +513,21 @@ pub fn rseq_configuration(tid: Pid) -> nix::Result<RseqAnswer> {
             signature: raw.signature,
             flags: raw.flags,
         })),
+        // A kernel that does not know the request says the same each time; one that does is asked for nothing
+        // here, and that cannot fail.
+        Err(error @ (Errno::EIO | Errno::EINVAL)) if tells_of_rseq(tid) => Err(error),
         Err(Errno::EIO | Errno::EINVAL) => Ok(RseqAnswer::Untold),
         Err(error) => Err(error),
     }
+}
+
+/// Whether the kernel knows the request that tells of restartable sequences.
+fn tells_of_rseq(tid: Pid) -> bool {
+    let (size, nowhere) = (0_usize, std::ptr::null_mut::<libc::c_void>());
+    // SAFETY: the request writes at most `addr` bytes to `data`, which is none.
+    let outcome =
+        unsafe { libc::ptrace(PTRACE_GET_RSEQ_CONFIGURATION, tid.as_raw(), size, nowhere) };
+    outcome != -1
 }
 
 /// The arguments with which rseq(2) never succeeds, and its error tells whether the calling thread has
