@@ -170,9 +170,11 @@ impl From<RequestError> for Failure {
             }
             RequestError::AboveMe(_) => Self::user(code, message)
                 .hint("call rckpt dump from another shell, or start the job with rckpt run"),
+            RequestError::FindDirectory(_) => {
+                Self::environment(code, message).hint(options::NO_CURRENT_DIRECTORY)
+            }
             RequestError::ReadProc(_)
             | RequestError::ReadBoot(_)
-            | RequestError::FindDirectory(_)
             | RequestError::StartProcess(_)
             | RequestError::Ask(_) => Self::environment(code, message),
             RequestError::Refused(_) => Self::user(code, message),

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt::Display;
 use std::io;
+use std::mem::replace;
 use std::path::Path;
 use std::time::Duration;
 
@@ -31,6 +32,8 @@ pub struct Narrator {
     progress: Option<Progress>,
     /// What the last checkpoint hinted at, told once at the end.
     hint: Option<String>,
+    /// What the last checkpoint warned of: it is not said again at each; the journal has it.
+    warnings: Vec<String>,
     /// Whether there is an earlier checkpoint, so that it is known what was written after it.
     has_earlier: bool,
     /// What was not said because the job draws on the screen.
@@ -57,7 +60,8 @@ impl Observer for Narrator {
                 }
             }
             Event::Taken(taken) => {
-                for warning in &taken.warnings {
+                let known = replace(&mut self.warnings, taken.warnings.clone());
+                for warning in taken.warnings.iter().filter(|it| !known.contains(it)) {
                     self.say(format_args!("warning: {warning}"));
                 }
                 self.tell_usual(options::summary(taken));
@@ -70,7 +74,8 @@ impl Observer for Narrator {
                     "no checkpoint: error[{}]: {}",
                     explanation.code, explanation.message
                 ));
-                if let Some(hint) = &explanation.hint {
+                let remedy = || Some(explanation.code.remedy()).filter(|_| explanation.details.is_empty());
+                if let Some(hint) = explanation.hint.as_deref().or_else(remedy) {
                     self.say(format_args!("hint: {hint}"));
                 }
                 if runs_on {

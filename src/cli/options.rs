@@ -38,6 +38,10 @@ impl Compression {
     }
 }
 
+/// What to do where relative paths mean nothing.
+pub const NO_CURRENT_DIRECTORY: &str =
+    "the directory that this shell is in was removed or cannot be entered: cd to one that exists";
+
 /// A path made absolute without following links, so that it keeps its meaning elsewhere.
 pub fn absolute_path(path: &Path) -> Result<PathBuf, Failure> {
     std::path::absolute(path).map_err(|error| {
@@ -45,6 +49,7 @@ pub fn absolute_path(path: &Path) -> Result<PathBuf, Failure> {
             requests::NOTHING_THERE,
             format_args!("find the current directory: {error}"),
         )
+        .hint(NO_CURRENT_DIRECTORY)
     })
 }
 

@@ -20,7 +20,7 @@ use super::metrics::{Metrics, program_of};
 use super::narrator::{Narrator, shell_word};
 use super::restore::{Files, moved};
 use super::supervision::{OVER_BUDGET, Supervision};
-use super::{output, wrong_way};
+use super::{options, output, wrong_way};
 
 /// Start a job, take checkpoints of it, and give its exit status
 #[derive(clap::Args)]
@@ -82,6 +82,9 @@ impl From<RunError> for Failure {
         let (code, message) = (error.code(), failure::chain(&error));
         match error {
             RunError::Prepare { .. } => Self::environment(code, message),
+            RunError::FindDirectory(_) => {
+                Self::environment(code, message).hint(options::NO_CURRENT_DIRECTORY)
+            }
             RunError::Directory(error) => error.into(),
             RunError::Local(_) => Self::user(code, message)
                 .hint("give each job a directory of its own with --local, or leave it out"),

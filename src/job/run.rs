@@ -77,6 +77,9 @@ pub enum RunError {
         #[source]
         source: io::Error,
     },
+    /// The current directory is not known.
+    #[error("find the current directory: {0}")]
+    FindDirectory(#[source] io::Error),
     /// The job's directory cannot be used.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
@@ -106,6 +109,7 @@ impl RunError {
     pub const fn code(&self) -> Code {
         match self {
             Self::Prepare { .. } => code::supervising::NOT_STARTED,
+            Self::FindDirectory(_) => code::requests::NOTHING_THERE,
             Self::Directory(error) => error.code(),
             Self::Local(error) => error.code(),
             Self::GoOn(error) => error.code(),
@@ -180,7 +184,7 @@ impl Start<'_> {
         let path = self.directory.unwrap_or_else(|| {
             default_directory(self.command.first().map(OsString::as_os_str), prepared.pid())
         });
-        let path = std::path::absolute(path).map_err(preparing("find the current directory"))?;
+        let path = std::path::absolute(path).map_err(RunError::FindDirectory)?;
         let directory = JobDirectory::create(&path, &identity)?;
         let claim = match claim {
             Some(claim) => claim,

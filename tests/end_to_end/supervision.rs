@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::harness::process::{self, PATIENCE, poll};
 use crate::harness::rounds::{Case, Running, Start};
-use crate::harness::workplace::{User, Workplace, joined};
+use crate::harness::workplace::{User, Workplace, joined, rckpt_binary};
 
 /// The names of the complete checkpoints in `job`.
 fn generations(place: &Workplace) -> Vec<String> {
@@ -450,6 +450,39 @@ fn outputs_are_pointed_out() {
     }
     let checked = place.ask(&["check", "--", "sh"]);
     assert!(joined(&checked.output).contains("notes.txt, run.log"), "{checked:#?}");
+}
+
+/// A warning is for people, who read it once; whoever has lost the place that he is in is told so.
+#[test]
+fn words_for_people() {
+    let place = Workplace::new(User::Plain);
+    let script = "exec 5<> pipe; touch ready; while [ ! -e go ]; do sleep 0.01; done";
+    let run = place.rckpt(&["run", "--dir", "job", "--", "sh", "-c", script]);
+    let line = "mkfifo pipe; (exec 6<> pipe; touch held; sleep 1000) & while [ ! -e held ]; do sleep 0.01; done";
+    assert_eq!(
+        process::exit_status(place.start(place.command("sh").args(["-c", line])), PATIENCE),
+        Some(0)
+    );
+    let child = place.start(run);
+    assert!(poll(PATIENCE, || place.has("ready").then_some(())).is_some());
+    let root = process::children(child)[0].to_string();
+    let asked = [place.ask(&["dump", &root]), place.ask(&["dump", &root])];
+    place.write("go", "");
+    assert_eq!(process::exit_status(child, PATIENCE), Some(0));
+    let warned = asked[0].words.matches("warning: ").count();
+    assert!(warned > 0, "{asked:#?}");
+    assert_eq!(
+        place.text("stderr").matches("warning: ").count(),
+        warned,
+        "{}",
+        place.text("stderr")
+    );
+    let gone = "mkdir gone; cd gone; rmdir ../gone; exec \"$0\" run -- true";
+    let mut lost = place.command("sh");
+    lost.args(["-c", gone]).arg(rckpt_binary());
+    assert_eq!(process::exit_status(place.start(lost), PATIENCE), Some(125));
+    let words = place.text("stderr");
+    assert!(words.contains("cd to one that exists"), "{words}");
 }
 
 #[test]
