@@ -28,6 +28,7 @@ crate::fixtures! {
     file_owner;
     file_paths;
     file_positions;
+    file_namespaces;
     file_proc_others;
     inotify;
     ipc_posix_messages;

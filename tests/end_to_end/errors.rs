@@ -65,14 +65,14 @@ fn codes_are_told_and_explained() {
 #[test]
 fn refusals_have_codes_of_their_own() {
     let place = Workplace::new(User::Plain);
-    let script = "import os, time; fd = os.open('/proc/self/ns/uts', os.O_RDONLY); \
+    let script = "import os, time; fd = os.open('/proc/1/stat', os.O_RDONLY); \
                   open('ready', 'w'); time.sleep(1000)";
     let child = place.start(place.command("/usr/bin/python3").args(["-c", script]));
     assert!(poll(PATIENCE, || place.has("ready").then_some(())).is_some());
     let answer = place.ask(&["dump", &child.to_string(), "--dir", "job", "--json"]);
-    check_refused(&answer, 1, &["error[RCKPT-E0300]", "RCKPT-E0433: process"]);
+    check_refused(&answer, 1, &["error[RCKPT-E0300]", "RCKPT-E0447: process"]);
     let report: Value = serde_json::from_str(&answer.output).expect("it is JSON");
-    assert_eq!(report["error"]["details"], serde_json::json!(["RCKPT-E0433"]));
+    assert_eq!(report["error"]["details"], serde_json::json!(["RCKPT-E0447"]));
 }
 
 #[test]
@@ -412,7 +412,7 @@ fn several_things_at_once() {
     let job = Running::start(&place, &Case::new("refused").with_argument("several"), Start::Alone);
     let root = job.root().to_string();
     let words = [
-        "descriptor 3 (net:[",
+        "descriptor 3 (user:[",
         "performance counters",
         "NETLINK_KOBJECT_UEVENT",
         "seccomp filters",

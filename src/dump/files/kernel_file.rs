@@ -1,8 +1,10 @@
-//! Files and directories that show the kernel's own state: /proc, /sys, control groups.
+//! Files and directories that show the kernel's own state: /proc, /sys, control groups; and a process's own
+//! namespaces.
 //!
 //! They have no content of their own to save or compare; opened again, they show what is true then.
 
 use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 
@@ -56,6 +58,28 @@ pub(super) fn collect(collector: &Collector, found: &Description) -> Result<Open
         return Err(RefusalKind::LeadsToSharer { process: recorded }.into());
     }
     Ok(record(found, format!("/proc/{recorded}/{}", process.rest).into_bytes()))
+}
+
+/// Records a description of a namespace that its process is itself in: opened again, it is of that one which the
+/// process is in then. No other can be found again.
+pub(super) fn collect_namespace(
+    collector: &Collector,
+    found: &Description,
+) -> Result<OpenFileKind, Failure> {
+    let pid = found.holder.0;
+    let kind =
+        String::from_utf8_lossy(found.link.split(|byte| *byte == b':').next().unwrap_or_default());
+    let own = procfs::read_link(pid, &format!("ns/{kind}")).map_err(CollectFilesError::from)?;
+    let Some(recorded) = collector.recorded.get(&pid) else {
+        return Err(RefusalKind::Namespace.into());
+    };
+    if own.as_os_str().as_bytes() != found.link {
+        return Err(RefusalKind::Namespace.into());
+    }
+    if collector.sharers.contains(recorded) {
+        return Err(RefusalKind::LeadsToSharer { process: *recorded }.into());
+    }
+    Ok(record(found, format!("/proc/{recorded}/ns/{kind}").into_bytes()))
 }
 
 /// Whether the process that the file belongs to is the only one that has it.

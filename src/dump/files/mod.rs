@@ -595,6 +595,7 @@ impl Collector {
             }
             Class::PidFd => pidfd::collect(self, found)?,
             Class::Socket => sockets.collect(self, found)?,
+            Class::Refused(RefusalKind::Namespace) => kernel_file::collect_namespace(self, found)?,
             Class::Refused(kind) => return Err(kind.into()),
         };
         let opened_as_path = matches!(kind, OpenFileKind::Path { .. });

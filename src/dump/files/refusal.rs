@@ -232,7 +232,7 @@ pub enum RefusalKind {
     #[error("this kind of kernel object is not known to rckpt")]
     UnknownKernelObject,
     /// A namespace.
-    #[error("descriptors of namespaces cannot be saved")]
+    #[error("a descriptor of a namespace that the process is not in cannot be saved")]
     Namespace,
     /// A pseudo-terminal of the job's own in a state that cannot be saved.
     #[error("this pseudo-terminal cannot be saved: {reason}")]

@@ -148,7 +148,7 @@ area! {
     because "What is behind the descriptor has no file and no kind that this rckpt knows.";
     remedy CLOSE;
 
-    NAMESPACE = 433, "a descriptor of a namespace";
+    NAMESPACE = 433, "a descriptor of a namespace that the process is not in";
     because "The namespace is another one after a restore.";
     remedy CLOSE;
 

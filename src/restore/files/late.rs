@@ -66,7 +66,10 @@ pub(super) fn open(file: &OpenFile) -> Result<OwnedFd, OpenError> {
             let flags = flags_to_open(file.flags);
             open_path(path.as_path(), flags)
                 .and_then(|made| {
-                    descriptor::set_position(&made, *position)?;
+                    // Namespaces have no positions.
+                    if *position != 0 {
+                        descriptor::set_position(&made, *position)?;
+                    }
                     Ok(made)
                 })
                 .map_err(|source| OpenError::Open { path: path.clone(), source })
