@@ -495,7 +495,7 @@ fn render_checkpoints(list: &Checkpoints, now: i64) -> String {
 fn render_jobs_inside(directory: &str, jobs: &[Listed], now: i64) -> String {
     let directory = options::printable(directory);
     if jobs.is_empty() {
-        return format!("no checkpoint, and no job's directory, in {directory}\n");
+        return format!("no checkpoint, and no job that could go on, in {directory}\n");
     }
     let (mut supervised, mut left) = (Vec::new(), Vec::new());
     for listed in jobs {

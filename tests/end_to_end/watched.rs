@@ -131,7 +131,9 @@ fn jobs_that_nobody_is_in_charge_of() {
     assert_eq!(own(&["list", "--json"])["state"], "saved");
     place.make_directory("empty");
     assert!(
-        place.tell(&["list", "empty"]).starts_with("no checkpoint, and no job's directory, in ")
+        place
+            .tell(&["list", "empty"])
+            .starts_with("no checkpoint, and no job that could go on, in ")
     );
 }
 
