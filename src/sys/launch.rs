@@ -18,7 +18,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -35,6 +35,9 @@ use crate::model::code::{self, Code};
 /// [`PIPE_IGNORED`].
 static BEFORE_MAIN: AtomicU8 = AtomicU8::new(0);
 const PIPE_IGNORED: u8 = 1 << 3;
+
+/// How long a process that is to end waits for its child, which was told to.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// The C library calls this before Rust's runtime starts.
 #[used]
@@ -314,7 +317,8 @@ pub fn fork() -> Result<ForkResult, LaunchError> {
 /// child is out of reach of what is done to this process: SIGKILL, or a signal of the terminal, as it
 /// has a process group of its own. It gets this process's id, and can see by its parent's being
 /// another that this process has ended. When this one is to end by a signal of the terminal or the like, the
-/// child gets SIGTERM, and this one ends when the child has.
+/// child gets SIGTERM, and this one ends when the child has, or after a moment: a disk that hangs may hold
+/// the child.
 ///
 /// # Errors
 /// When there are several threads, or the child cannot be made.
@@ -331,7 +335,8 @@ pub fn go_on_in_child() -> Result<Pid, LaunchError> {
     let interruption = Interruption::undone_by(move || {
         signal::kill(child, Signal::SIGTERM).unwrap_or_default();
         // It is waited for by the other thread.
-        while signal::kill(child, None).is_ok() {
+        let told = Instant::now();
+        while signal::kill(child, None).is_ok() && told.elapsed() < LAST_WORDS {
             thread::sleep(Duration::from_millis(5));
         }
     });

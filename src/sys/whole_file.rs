@@ -80,7 +80,8 @@ fn remove(path: &Path) {
 }
 
 /// Puts a file with these contents at `path`, in the place of one that may be there; what is no regular file (a
-/// device, a pipe) is written to. It is a matter of an instant, and signals are left alone. Its permissions are `mode`; `None`: those of any new file.
+/// device, a pipe) is written to. It is a matter of an instant, and signals are left alone. Its permissions are
+/// `mode`; `None`: those of any new file.
 ///
 /// # Errors
 /// When it cannot be written. What was there before is there still.
