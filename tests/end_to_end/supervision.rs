@@ -456,14 +456,11 @@ fn outputs_are_pointed_out() {
 #[test]
 fn words_for_people() {
     let place = Workplace::new(User::Plain);
-    let script = "exec 5<> pipe; touch ready; while [ ! -e go ]; do sleep 0.01; done";
-    let run = place.rckpt(&["run", "--dir", "job", "--", "sh", "-c", script]);
-    let line = "mkfifo pipe; (exec 6<> pipe; touch held; sleep 1000) & while [ ! -e held ]; do sleep 0.01; done";
-    assert_eq!(
-        process::exit_status(place.start(place.command("sh").args(["-c", line])), PATIENCE),
-        Some(0)
-    );
-    let child = place.start(run);
+    let script = "exec 5> pipe; touch ready; while [ ! -e go ]; do sleep 0.01; done";
+    let reader = "mkfifo pipe; touch made; exec sleep 1000 < pipe";
+    place.start(place.command("sh").args(["-c", reader]));
+    assert!(poll(PATIENCE, || place.has("made").then_some(())).is_some());
+    let child = place.start(place.rckpt(&["run", "--dir", "job", "--", "sh", "-c", script]));
     assert!(poll(PATIENCE, || place.has("ready").then_some(())).is_some());
     let root = process::children(child)[0].to_string();
     let asked = [place.ask(&["dump", &root]), place.ask(&["dump", &root])];
