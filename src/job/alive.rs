@@ -14,6 +14,9 @@ use crate::sys::{procfs, relatives};
 
 /// How often it is looked whether it has ended.
 const INTERVAL: Duration = Duration::from_millis(50);
+/// How often, at most, and after which time a process is looked at again that is in the middle of an exec.
+const EXEC_LOOKS: usize = 20;
+const EXEC_MOMENT: Duration = Duration::from_millis(1);
 
 /// A process of `job` on this machine, by the variable that each process of it inherits. One that is
 /// about to end is waited for, as long as `patience` lasts.
@@ -52,7 +55,7 @@ pub fn jobs() -> BTreeMap<Bytes, PathBuf> {
 
 /// What a process has inherited from the supervisor of its job: its name, and its directory.
 fn inherited(pid: Pid) -> Option<(Bytes, PathBuf)> {
-    let environment = procfs::read(pid, "environ").ok()?;
+    let environment = environment(pid);
     let value = |name: &str| {
         let mut entries = environment.split(|byte| *byte == 0);
         let found = entries.find_map(|it| it.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
@@ -76,10 +79,26 @@ fn members(job: &Bytes) -> Vec<Pid> {
     let entry = [JOB_VARIABLE.as_bytes(), b"=", &job.0].concat();
     let mut all = procfs::processes().unwrap_or_default();
     all.retain(|pid| {
-        let environment = procfs::read(*pid, "environ").unwrap_or_default();
-        *pid != getpid() && environment.split(|byte| *byte == 0).any(|other| other == entry)
+        *pid != getpid() && environment(*pid).split(|byte| *byte == 0).any(|other| other == entry)
     });
     all
+}
+
+/// What a process was started with; nothing where that may not be looked at. One in the middle of an exec
+/// shows nothing for a moment, and is looked at again: a job that is missed would be started a second time.
+fn environment(pid: Pid) -> Vec<u8> {
+    let read = |name| procfs::read(pid, name).unwrap_or_default();
+    // Kernel threads and what has ended have no program.
+    let is_in_exec = || read("cmdline").is_empty() && procfs::read_link(pid, "exe").is_ok();
+    let mut found = read("environ");
+    for _ in 0..EXEC_LOOKS {
+        if !(found.is_empty() && is_in_exec()) {
+            break;
+        }
+        thread::sleep(EXEC_MOMENT);
+        found = read("environ");
+    }
+    found
 }
 
 #[cfg(test)]

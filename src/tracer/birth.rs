@@ -100,6 +100,8 @@ struct Birth<'tree> {
     stage: Stage,
     /// The intermediate, while it is held.
     intermediate: Option<Pid>,
+    /// Whether the intermediate runs, on its way to a copy.
+    copying: bool,
     born: Born,
     failure: Option<CopyError>,
 }
@@ -141,6 +143,7 @@ impl<'tree> Birth<'tree> {
             code,
             stage: Stage::Idle,
             intermediate: None,
+            copying: false,
             born: Born::default(),
             failure: None,
         })
@@ -279,13 +282,16 @@ impl<'tree> Birth<'tree> {
         let registers = self.cloning(self.code.0 + COPY, 0);
         self.inject(set_registers(intermediate, &registers))?;
         let resumed = trace("resume", intermediate, |tid| ptrace::resume(tid, Resume::Run, 0));
-        self.inject(resumed)
+        self.inject(resumed)?;
+        self.copying = true;
+        Ok(())
     }
 
     fn await_copy(&mut self) -> Result<(), CopyError> {
         let Some(intermediate) = self.intermediate.filter(|_| self.wanted.copy) else {
             return Ok(());
         };
+        self.copying = false;
         loop {
             let stop = trace("await", intermediate, |tid| ptrace::wait(tid, true));
             match self.inject(stop)? {
@@ -334,6 +340,13 @@ impl<'tree> Birth<'tree> {
         // As long as nobody lets the intermediate go the thread would wait for it.
         if self.stage == Stage::Bearing {
             self.take_hold()?;
+        }
+        // Somebody else has failed, and nobody has waited for this one's copy: only who is stopped can be let
+        // go. The copy ends with the others.
+        if self.copying
+            && let Err(error) = self.await_copy()
+        {
+            self.failure.get_or_insert(error);
         }
         if let Some(intermediate) = self.intermediate.take() {
             // Stopped where it was born, or where the copy was; a failure says that it was killed.
@@ -493,6 +506,41 @@ mod tests {
         tree.thaw().expect("it is let go");
         assert_eq!(procfs::mapping_heads(pid).expect("its mappings"), before);
         assert!(child.try_wait().expect("it is ours").is_none(), "it has ended");
+        child.kill().expect("it is not reaped yet");
+        child.wait().expect("it is not reaped yet");
+    }
+
+    /// Where another process cannot be copied, nobody waits for this one's copy. It does not stay behind.
+    #[test]
+    fn a_copy_that_nobody_waits_for_ends() {
+        let mut child = Command::new("sleep").arg("1000").spawn().expect("sleep");
+        let pid = Pid::from_raw(child.id().cast_signed());
+        let (told, over) = std::sync::mpsc::channel();
+        thread::spawn(move || {
+            for _ in 0..20 {
+                let mut tree = freeze(pid);
+                let wanted = Wanted { copy: true, watch: false };
+                let mut birth = Birth::prepare(&mut tree.processes[0], wanted).expect("room");
+                for step in [
+                    Birth::begin,
+                    Birth::make_intermediate,
+                    Birth::await_intermediate,
+                    Birth::make_copy,
+                ] {
+                    assert!(birth.take(step));
+                }
+                for step in [Birth::let_go, Birth::leave_clone, Birth::enter_wait, Birth::end_wait]
+                {
+                    birth.take_back(step);
+                }
+                drop(birth.finish().expect("nothing went wrong with it"));
+                tree.thaw().expect("it is let go");
+                let children = procfs::children(pid, pid).expect("it is there");
+                assert!(children.is_none_or(|it| it.is_empty()), "something is left");
+            }
+            told.send(()).expect("the test waits");
+        });
+        over.recv_timeout(Duration::from_secs(30)).expect("it hangs, or fails");
         child.kill().expect("it is not reaped yet");
         child.wait().expect("it is not reaped yet");
     }
