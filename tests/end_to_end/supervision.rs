@@ -456,11 +456,15 @@ fn outputs_are_pointed_out() {
 #[test]
 fn words_for_people() {
     let place = Workplace::new(User::Plain);
-    let script = "exec 5> pipe; touch ready; while [ ! -e go ]; do sleep 0.01; done";
-    let reader = "mkfifo pipe; touch made; exec sleep 1000 < pipe";
-    place.start(place.command("sh").args(["-c", reader]));
+    // The other end of a pipe that somebody outside reads from.
+    let read = "import os, time; reader, writer = os.pipe(); os.dup2(reader, 9); os.close(writer); \
+                open('made', 'w'); time.sleep(1000)";
+    let outside = place.start(place.command("/usr/bin/python3").args(["-c", read]));
     assert!(poll(PATIENCE, || place.has("made").then_some(())).is_some());
-    let child = place.start(place.rckpt(&["run", "--dir", "job", "--", "sh", "-c", script]));
+    let script = format!(
+        "exec 5> /proc/{outside}/fd/9; touch ready; while [ ! -e go ]; do sleep 0.01; done"
+    );
+    let child = place.start(place.rckpt(&["run", "--dir", "job", "--", "sh", "-c", &script]));
     assert!(poll(PATIENCE, || place.has("ready").then_some(())).is_some());
     let root = process::children(child)[0].to_string();
     let asked = [place.ask(&["dump", &root]), place.ask(&["dump", &root])];
