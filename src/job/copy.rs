@@ -118,10 +118,17 @@ impl Route {
         let home = JobDirectory::open(&self.home, Trust::Own)?;
         let there = home.generations()?;
         let newest = there.last().map_or(0, |generation| generation.number);
-        let Some(generation) = local.generations()?.pop().filter(|it| it.number > newest) else {
-            return Ok(None);
+        let (generation, source) = loop {
+            let Some(chosen) = local.generations()?.pop().filter(|it| it.number > newest) else {
+                return Ok(None);
+            };
+            match local.read(&chosen, Trust::Own) {
+                Ok(source) => break (chosen, source),
+                // It has given way to newer ones meanwhile.
+                Err(_) if !chosen.path.exists() => {}
+                Err(error) => return Err(error.into()),
+            }
         };
-        let source = local.read(&generation, Trust::Own)?;
         // One that cannot be read is no help, and no hindrance.
         let relative = there.last().and_then(|newest| home.read(newest, Trust::Own).ok());
         let pending = home.begin_generation()?;
